@@ -1,0 +1,47 @@
+# Every target sets up what it needs in .venv; a machine needs Python 3.10 or newer, and make.
+#   make test   lint, types and all tests (ARGS="-k masks" goes to pytest); OMG_WEBUI=DIR adds those in a real web UI
+#   make demo   both passes on a tiny model: a contact sheet, without web UI or GPU
+#   make bench  the measured claims: a table, and JSON in bench/results
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# with the version the tests were written for first
+CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
+USABLE := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for p in $(CANDIDATES); do if $$p -c '$(USABLE)' 2>/dev/null; then echo $$p; break; fi; done)
+ARGS ?=
+
+.PHONY: test lint demo bench clean
+.DELETE_ON_ERROR:
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo: $(READY)
+	$(BIN)/python bench/demo.py $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find omg_ext scripts tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+# pip is upgraded because old resolvers pick source packages. Torch comes first and alone so that a local build of this
+# version, say one without CUDA, is taken where pip is told of one.
+$(READY): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.10 or newer found: install one, or name it: make PYTHON=/path/to/python"; exit 1; fi
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: installing Debian's python3-venv"; \
+	  apt-get update -q && apt-get install -qy python3-venv; } || { \
+	  echo "Install the venv module first (Debian, Ubuntu: sudo apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@

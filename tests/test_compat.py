@@ -1,0 +1,79 @@
+"""The core imports on the web UI's own Python, and knows neither of its hosts."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "omg_ext"
+HOSTS = ("webui", "diffusers")
+# top-level modules that only a host package may import
+HOST_MODULES = {"modules", "gradio", "fastapi", "launch", "networks", "network", "ldm", "sgm", "k_diffusion",
+                "diffusers", "transformers", "peft"}
+
+
+def core_files() -> list[Path]:
+    """The package's files outside its two host packages."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return [file for file in files if file.relative_to(PACKAGE).parts[0] not in HOSTS]
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Full names of all modules that a file imports anywhere, relative imports resolved."""
+    package = file.parent.relative_to(ROOT).parts
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[:len(package) + 1 - node.level]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("file", core_files(), ids=module_name)
+def test_the_core_knows_no_host(file):
+    imported = imported_modules(file)
+    hosts = {f"omg_ext.{host}" for host in HOSTS}
+    assert {name for name in imported if name.split(".")[0] in HOST_MODULES} == set()
+    assert {name for name in imported if ".".join(name.split(".")[:2]) in hosts} == set()
+
+
+@pytest.mark.parametrize(("host", "foreign"), [
+    ("webui", {"diffusers"}), ("diffusers", {"modules", "gradio", "networks"}),
+])
+def test_no_host_knows_the_other(host, foreign):
+    for file in sorted((PACKAGE / host).rglob("*.py")):
+        imported = imported_modules(file)
+        assert {name for name in imported if name.split(".")[0] in foreign} == set(), file
+        other = next(name for name in HOSTS if name != host)
+        assert not any(f"{name}.".startswith(f"omg_ext.{other}.") for name in imported), file
+
+
+@pytest.mark.webui
+def test_the_core_imports_on_the_web_uis_python():
+    webui = os.environ.get("OMG_WEBUI")
+    if not webui:
+        pytest.skip("OMG_WEBUI names no web UI installation")
+    python = Path(webui, "venv/bin/python")
+    # as the web UI does at a launch
+    installed = run([python, ROOT / "install.py"], PYTHONPATH=webui, COMMANDLINE_ARGS="")
+    assert installed.returncode == 0, installed.stderr
+    imports = "; ".join(f"import {module_name(file)}" for file in core_files())
+    result = run([python, "-c", imports], PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, installed.stdout + result.stderr
+
+
+def run(command: list[str | Path], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
