@@ -1,0 +1,23 @@
+"""Visual comprehension: where in the first-pass picture each concept goes. Detectors behind one small protocol."""
+
+from __future__ import annotations
+
+from ..errors import OMGError
+from .attention import AttentionDetector, AttentionRecorder, token_positions
+from .base import Detector, FirstPass, Instance
+
+__all__ = ["DETECTORS", "AttentionDetector", "AttentionRecorder", "Detector", "FirstPass", "Instance", "get_detector",
+           "token_positions"]
+
+DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AttentionDetector(),)}
+
+
+def get_detector(name: str) -> Detector:
+    """The detector of that name.
+
+    Raises:
+        OMGError: there is none; the message lists those there are.
+    """
+    if name not in DETECTORS:
+        raise OMGError("detector", f"there is no detector `{name}`; known: {', '.join(sorted(DETECTORS))}")
+    return DETECTORS[name]

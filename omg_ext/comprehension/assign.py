@@ -1,0 +1,103 @@
+"""Which instance is which concept's, and the concepts' masks at the picture's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import UNSET
+
+from ..masks import FloatArray, box_mask, decode_mask, resize
+from ..request import Concept, Where
+from .base import Detector, FirstPass, Instance
+
+# how far beside an instance a point may lie and still mean it, in picture widths
+POINT_REACH = 0.05
+
+
+def find_masks(concepts: Sequence[Concept], detector: Detector, first_pass: FirstPass, height: int,
+               width: int) -> list[FloatArray | None]:
+    """Each concept's mask, float32 ``[height, width]``: given by its box or mask, else found; None is not found.
+
+    Raises:
+        OMGError: a given mask cannot be read; the message names ``concepts[i].where.mask``.
+    """
+    masks = [given_mask(concept.where, f"concepts[{index}].where.mask", height, width)
+             for index, concept in enumerate(concepts)]
+    wanted = [index for index, concept in enumerate(concepts) if concept.needs_detection]
+    if wanted:
+        sought = [concepts[index] for index in wanted]
+        phrases = distinct_phrases(sought)
+        found = assign(sought, phrases, detector.find(first_pass, phrases))
+        for index, instance in zip(wanted, found, strict=True):
+            masks[index] = None if instance is None else resize(instance.mask, height, width)
+    return masks
+
+
+def distinct_phrases(concepts: Sequence[Concept]) -> list[str]:
+    """The phrases to look for, in the concepts' order; case and extra spaces make no new phrase."""
+    phrases: dict[str, str] = {}
+    for concept in concepts:
+        if concept.needs_detection:
+            phrases.setdefault(_key(concept.phrase), concept.phrase)
+    return list(phrases.values())
+
+
+def assign(concepts: Sequence[Concept], phrases: Sequence[str],
+           instances: Sequence[Sequence[Instance]]) -> list[Instance | None]:
+    """Give each concept an instance of its phrase, each instance to one concept at most; None is not found.
+
+    Args:
+        concepts: concepts that need detection. Points and indices are served first, then those that take the best of
+            what is left; within each kind in order.
+        phrases: the distinct phrases that were looked for.
+        instances: per phrase what was found, best first.
+    """
+    by_phrase = {_key(phrase): found for phrase, found in zip(phrases, instances, strict=True)}
+    chosen: list[Instance | None] = [None] * len(concepts)
+    used: set[Instance | None] = set()
+    for index in sorted(range(len(concepts)), key=lambda i: concepts[i].where is None):
+        concept = concepts[index]
+        instance = _choose(concept.where, by_phrase[_key(concept.phrase)], used)
+        chosen[index] = instance
+        used.add(instance)
+    return chosen
+
+
+def _key(phrase: str) -> str:
+    return " ".join(phrase.casefold().split())
+
+
+def given_mask(where: Where | None, field: str, height: int, width: int) -> FloatArray | None:
+    """The mask that the request itself gives, float32 ``[height, width]``; None if it is to be detected.
+
+    Raises:
+        OMGError: the PNG cannot be read; the message names ``field``.
+    """
+    if where is not None and where.box is not UNSET:
+        return box_mask(where.box, height, width)
+    if where is not None and where.mask is not UNSET:
+        return resize(decode_mask(where.mask, field), height, width)
+    return None
+
+
+def _choose(where: Where | None, found: Sequence[Instance], used: set[Instance | None]) -> Instance | None:
+    """The instance that ``where`` means. An index counts all instances; one that is used is not given again."""
+    if where is not None and where.index is not UNSET:
+        in_order = sorted(found, key=lambda instance: instance.centre[0])
+        found = in_order[where.index:where.index + 1]
+    left = [instance for instance in found if instance not in used]
+    if where is not None and where.point is not UNSET:
+        x, y = where.point
+        left = [instance for instance in left if _distance(instance, x, y) <= POINT_REACH]
+        left.sort(key=lambda instance: _distance(instance, x, y))
+    return left[0] if left else None
+
+
+def _distance(instance: Instance, x: float, y: float) -> float:
+    """From the point to the nearest cell of the mask, in picture widths; 0 inside."""
+    height, width = instance.mask.shape
+    rows, columns = np.nonzero(instance.mask >= 0.5)
+    dx = np.maximum(np.abs(columns + 0.5 - x * width) - 0.5, 0)
+    dy = np.maximum(np.abs(rows + 0.5 - y * height) - 0.5, 0)
+    return float(np.hypot(dx, dy).min(initial=np.inf)) / width

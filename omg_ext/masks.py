@@ -1,0 +1,219 @@
+"""Mask algebra: reading and writing masks, growing and softening them, and their way to the latent grid.
+
+A mask is float32 ``[height, width]`` with values in 0..1, row 0 at the top. Resizing treats a mask as areas, never as
+samples: shrinking averages exactly, so a mask keeps its share of the picture whatever the sizes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from .errors import OMGError
+
+FloatArray = npt.NDArray[np.float32]
+
+MAX_PIXELS = 4096 * 4096
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_DATA_PREFIX = re.compile(r"data:[^,]*,")
+# what Pillow raises for damaged files, beside its own kinds of OSError
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+
+def decode_mask(text: str, field: str) -> FloatArray:
+    """A mask from a base64 PNG, with or without a ``data:`` prefix: luminance times alpha.
+
+    Args:
+        field: the request field that errors name.
+
+    Returns:
+        float32 ``[H, W]`` in 0..1, in the PNG's own size.
+
+    Raises:
+        OMGError: the text is not base64, not a PNG, damaged, larger than :data:`MAX_PIXELS` (found in the header,
+            before anything is decoded) or shows nothing but black.
+    """
+    data = _png_bytes(text, field)
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > MAX_PIXELS:
+        raise OMGError(field, f"the PNG is {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
+    try:
+        # the checksums first: decoding can be set to take a truncated file for a black one
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            picture.verify()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            mask = _luminance(picture)
+    except UnidentifiedImageError:
+        raise OMGError(field, "the PNG is damaged: its header cannot be read; save it again") from None
+    except _DAMAGED as error:
+        raise OMGError(field, f"the PNG is damaged ({error}); save it again") from None
+    if not mask.any():
+        raise OMGError(field, "the mask is all black or fully transparent; paint the concept's place white")
+    return mask
+
+
+def encode_mask(mask: npt.NDArray[np.floating]) -> str:
+    """A mask ``[H, W]`` in 0..1 as a base64 PNG: one bit per pixel if it holds only 0 and 1, else eight."""
+    picture = Image.fromarray(np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8))
+    if _is_binary(mask):
+        picture = picture.convert("1")
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def shrink_mask_text(text: str, limit: int = 4000) -> str:
+    """The same mask, halved in size until its base64 PNG has at most ``limit`` characters; for infotext.
+
+    A mask of only 0 and 1 stays one. The smallest text there is has about a hundred characters.
+
+    Raises:
+        OMGError: the text is not a mask, see :func:`decode_mask`.
+    """
+    if len(text) <= limit:
+        return text
+    mask = decode_mask(text, "mask")
+    binary = _is_binary(mask)
+    text = encode_mask(mask)
+    while len(text) > limit and mask.size > 1:
+        height, width = mask.shape
+        mask = resize(mask, math.ceil(height / 2), math.ceil(width / 2))
+        if binary:
+            # thin lines are under a half everywhere: the fullest pixels stay, so that the mask does not go black
+            mask = (mask >= min(0.5, mask.max())).astype(np.float32)
+        text = encode_mask(mask)
+    return text
+
+
+def box_mask(box: Sequence[float], height: int, width: int) -> FloatArray:
+    """The rectangle ``[x0, y0, x1, y1]`` (fractions) as float32 ``[height, width]``: the share of a pixel it covers."""
+    x0, y0, x1, y1 = box
+    return np.outer(_coverage(y0, y1, height), _coverage(x0, x1, width)).astype(np.float32)
+
+
+def resize(mask: npt.NDArray[np.floating], height: int, width: int) -> FloatArray:
+    """Resize ``[H, W]`` to float32 ``[height, width]``: exact area average where it shrinks, linear where it grows."""
+    if mask.shape == (height, width):
+        return mask.astype(np.float32)
+    rows, columns = (_area_weights(old, new) if new <= old else _linear_weights(old, new)
+                     for old, new in zip(mask.shape, (height, width), strict=True))
+    return _resample(mask, rows, columns)
+
+
+def refine(mask: FloatArray, grow: float, feather: float) -> FloatArray:
+    """Widen and soften a mask ``[H, W]``; both distances are fractions of its width.
+
+    Args:
+        grow: radius of the disc that the mask is dilated by (grey dilation: no threshold).
+        feather: standard deviation of the Gaussian that follows. Beyond the border the edge pixels repeat, so a mask
+            of all ones stays exactly that.
+    """
+    width = mask.shape[1]
+    grown = _dilate(mask.astype(np.float32), grow * width)
+    return np.clip(ndimage.gaussian_filter(grown, feather * width, mode="nearest"), 0, 1)
+
+
+def to_latent_grid(mask: npt.NDArray[np.floating], height: int, width: int) -> Tensor:
+    """The mask ``[H, W]`` on the latent grid by area: float32 ``[height, width]``; H and W may be any sizes."""
+    old_height, old_width = mask.shape
+    return torch.from_numpy(_resample(mask, _area_weights(old_height, height), _area_weights(old_width, width)))
+
+
+def blend_weights(masks: Tensor, strengths: Sequence[float]) -> Tensor:
+    """The concepts' weights of Eq. 6 from masks ``[K, h, w]`` in 0..1, as ``[K, h, w]``.
+
+    Where masks overlap to a sum over 1 they share the position in proportion. The global prediction has the weight
+    ``1 - weights.sum(0)``, never negative: together they are a partition of unity at every position.
+
+    Args:
+        strengths: K shares, 0..1, of a concept's prediction inside its mask.
+    """
+    shares = masks / masks.sum(0).clamp(min=1)
+    return shares * torch.as_tensor(strengths, dtype=masks.dtype, device=masks.device)[:, None, None]
+
+
+def is_vanished(mask: Tensor) -> bool:
+    """Whether a mask ``[h, w]`` on the latent grid weighs less than half a cell in all: nothing would be blended."""
+    return mask.sum().item() < 0.5
+
+
+def _png_bytes(text: str, field: str) -> bytes:
+    """The bytes of a base64 PNG, at least its signature and header."""
+    text = "".join(_DATA_PREFIX.sub("", text.strip(), count=1).split())
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise OMGError(field, f"this is not base64 ({error}); encode the PNG file's bytes") from None
+    if not data.startswith(_PNG_SIGNATURE):
+        raise OMGError(field, "this is not a PNG file; save the mask as PNG")
+    if len(data) < 24 or data[12:16] != b"IHDR":
+        raise OMGError(field, "the PNG is damaged: its header cannot be read; save it again")
+    return data
+
+
+def _luminance(picture: Image.Image) -> FloatArray:
+    """Luminance times alpha as float32 ``[H, W]`` in 0..1."""
+    if picture.mode.startswith("I"):
+        # 16-bit grey, which Pillow would clip to 255
+        return np.asarray(picture, dtype=np.float32) / np.float32(65535)
+    picture = picture.convert("RGBA")
+    grey, alpha = (np.asarray(part, dtype=np.float32) for part in (picture.convert("L"), picture.getchannel("A")))
+    return grey * alpha / np.float32(255 * 255)
+
+
+def _is_binary(mask: npt.NDArray[np.floating]) -> bool:
+    return bool(np.isin(mask, (0, 1)).all())
+
+
+def _coverage(start: float, stop: float, size: int) -> npt.NDArray[np.float64]:
+    """The share of each of ``size`` pixels that lies between two fractions of the whole."""
+    edges = np.clip(np.arange(size + 1.0), start * size, stop * size)
+    return edges[1:] - edges[:-1]
+
+
+def _area_weights(old: int, new: int) -> npt.NDArray[np.float64]:
+    """``[new, old]``: the share of each old pixel in each new one; rows sum to 1."""
+    edges = np.arange(new + 1.0) * old / new
+    cuts = np.clip(np.arange(old + 1.0), edges[:-1, None], edges[1:, None])
+    return (cuts[:, 1:] - cuts[:, :-1]) * (new / old)
+
+
+def _linear_weights(old: int, new: int) -> npt.NDArray[np.float64]:
+    """``[new, old]``: linear interpolation between pixel centres, edge pixels repeated; rows sum to 1."""
+    centres = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(old)))
+
+
+def _resample(mask: npt.NDArray[np.floating], rows: npt.NDArray[np.float64],
+              columns: npt.NDArray[np.float64]) -> FloatArray:
+    """``rows @ mask @ columns.T``; the weights are nearly all zero."""
+    shrunk = csr_matrix(rows) @ mask
+    resampled = (csr_matrix(columns) @ shrunk.T).T
+    return np.ascontiguousarray(np.clip(resampled, 0, 1), dtype=np.float32)
+
+
+def _dilate(mask: FloatArray, radius: float) -> FloatArray:
+    """Grey dilation by the disc of all offsets with ``dx^2 + dy^2 <= radius^2``.
+
+    A disc is a stack of horizontal runs, and the maximum over a run costs the same whatever its length.
+    """
+    height = len(mask)
+    grown = mask.copy()
+    for dy in range(min(math.floor(radius), height - 1) + 1):
+        run = 2 * math.floor(math.sqrt(radius * radius - dy * dy)) + 1
+        widened = ndimage.maximum_filter1d(mask, run, axis=1, mode="nearest")
+        np.maximum(grown[dy:], widened[:height - dy], out=grown[dy:])
+        np.maximum(grown[:height - dy], widened[dy:], out=grown[:height - dy])
+    return grown

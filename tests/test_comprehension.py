@@ -1,0 +1,518 @@
+"""Visual comprehension: the attention recorder against materialised attention, the detector on drawn heat maps, and
+which instance goes to which concept."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import weakref
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from omg_ext.comprehension import (
+    DETECTORS,
+    AttentionDetector,
+    AttentionRecorder,
+    FirstPass,
+    Instance,
+    get_detector,
+    token_positions,
+)
+from omg_ext.comprehension.assign import assign, distinct_phrases, find_masks
+from omg_ext.errors import OMGError
+from omg_ext.masks import encode_mask, resize
+from omg_ext.request import Concept, Where
+
+
+def disc(x: float, y: float, radius: float, height: int = 64, width: int = 64) -> np.ndarray:
+    """True inside the disc; centre in fractions, radius in widths."""
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    return np.hypot(columns - x * width, rows - y * height) <= radius * width
+
+
+def first_pass(**heats: np.ndarray) -> FirstPass:
+    """A first pass whose prompt has the phrases given, with these heat maps."""
+    return FirstPass("a prompt", lambda: pytest.fail("the picture is not needed"), heats.get)
+
+
+def find(*phrases: str, **heats: np.ndarray) -> list[list[Instance]]:
+    return AttentionDetector().find(first_pass(**heats), phrases)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union."""
+    return (np.minimum(a, b).sum() / np.maximum(a, b).sum()).item()
+
+
+class TestTokenPositions:
+    def test_every_occurrence(self):
+        assert token_positions([0, 5, 6, 1, 5, 6, 5, 9], [5, 6]) == [1, 2, 4, 5]
+
+    @pytest.mark.parametrize("phrase", [[], [6, 5], [5, 6, 5], [9, 5, 0], [7]])
+    def test_absent(self, phrase):
+        assert token_positions([0, 5, 6, 9, 5], phrase) == []
+
+    def test_overlapping_occurrences_count_once(self):
+        assert token_positions([3, 3, 3], [3, 3]) == [0, 1, 2]
+
+    @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2), min_size=1, max_size=3), st.integers(0, 9))
+    def test_finds_what_was_put_in(self, prompt, phrase, at):
+        at = min(at, len(prompt))
+        found = token_positions(prompt[:at] + phrase + prompt[at:], phrase)
+        assert set(range(at, at + len(phrase))) <= set(found)
+
+
+TOKENS = 13
+POSITIONS = [[[2, 3], [5]], [[1], []], [[7, 8, 9], [10, 11]]]
+
+
+class Attention(nn.Module):
+    """Cross-attention as LDM and sgm have it: heads side by side in the projections, any kernel after them."""
+
+    def __init__(self, width: int, context: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context, width, bias=False)
+        self.to_v = nn.Linear(context, width, bias=False)
+
+    def forward(self, x, context):
+        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                   for p in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Block(nn.Module):
+    def __init__(self, heads: int):
+        super().__init__()
+        self.attn1 = Attention(32, 32, 4)
+        self.attn2 = Attention(32, 24, heads)
+
+    def forward(self, x, context):
+        return x + self.attn2(x + self.attn1(x, x), context)
+
+
+class Levels(nn.Module):
+    """Cross-attention on the token grids of two levels of a 7 x 5 latent, beside self-attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(heads) for heads in (4, 2, 4))
+        self.grids = [(7, 5), (4, 3), (7, 5)]
+
+    def forward(self, x, context):
+        for block, (height, width) in zip(self.blocks, self.grids, strict=True):
+            tokens = height * width
+            x = torch.cat([block(x[:, :tokens], context), x[:, tokens:]], 1)
+        return x
+
+
+@cache
+def tiny_unet() -> nn.Module:
+    """A diffusers UNet with cross-attention at the levels 0, 1 and 2 (middle)."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed in this environment")
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=24,
+        attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D")).eval()
+
+
+def unet_call(rows: int, height: int = 12, width: int = 10, seed: int = 1) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    # contexts far apart, so that attention is not uniform
+    return {"sample": torch.randn(rows, 4, height, width, generator=generator), "timestep": torch.tensor(500),
+            "encoder_hidden_states": 40 * torch.randn(rows, TOKENS, 24, generator=generator), "return_dict": False}
+
+
+def materialised(unet: nn.Module, run) -> list[tuple[int, torch.Tensor]]:
+    """(image tokens, softmax(q k^T / sqrt(d)) [rows, heads, image tokens, prompt tokens]) of every attn2 in a run."""
+    inputs: dict[str, list[torch.Tensor]] = {}
+    handles = [getattr(module, part).register_forward_hook(
+                   lambda module, args, output, name=name: inputs.setdefault(name, []).append(output.double()))
+               for name, module in unet.named_modules() if name.endswith("attn2") for part in ("to_q", "to_k")]
+    run()
+    for handle in handles:
+        handle.remove()
+    maps = []
+    for name, (query, key) in inputs.items():
+        heads: Any = unet.get_submodule(name).heads
+        q, k = (x.reshape(len(x), -1, heads, x.shape[-1] // heads).permute(0, 2, 1, 3) for x in (query, key))
+        maps.append((q.shape[2], (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)))
+    return maps
+
+
+def expected_heat(maps, row: int, tokens: list[int], grids: dict[int, tuple[int, int]]) -> np.ndarray:
+    """DAAM by its definition: the mean over all heads and layers of the token's maps, at the largest size."""
+    finest = grids[max(count for count, _ in maps)]
+    layers = [resize(probabilities[row, :, :, tokens].mean((0, 2)).reshape(grids[count]).numpy(), *finest)
+              for count, probabilities in maps]
+    return np.mean(layers, axis=0)
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+class TestAttentionRecorder:
+    @pytest.fixture(autouse=True)
+    def _no_grad(self):
+        with torch.no_grad():
+            yield
+
+    def test_equals_materialised_attention_on_diffusers(self):
+        unet, call = tiny_unet(), unet_call(5)
+        maps = materialised(unet, lambda: unet(**call))
+        assert {count for count, _ in maps} == {120, 30}
+        with AttentionRecorder(unet, POSITIONS) as recorder:
+            # the last three rows of the call are the conditional ones
+            recorder.rows = (slice(2, 5), slice(0, 3))
+            unet(**call)
+        for row, phrases in enumerate(POSITIONS):
+            for phrase, tokens in enumerate(phrases):
+                heat = recorder.heat(row, phrase, 12, 10)
+                assert heat.dtype == np.float32
+                assert heat.shape == (12, 10)
+                if tokens:
+                    expected = expected_heat(maps, row + 2, tokens, {120: (12, 10), 30: (6, 5)})
+                    assert np.ptp(expected) > 0.05
+                    np.testing.assert_allclose(heat, expected, rtol=1e-4, atol=1e-6)
+                else:
+                    assert not heat.any()
+
+    def test_equals_materialised_attention_on_odd_grids(self):
+        torch.manual_seed(0)
+        model, x, context = Levels(), torch.randn(3, 35, 32), torch.randn(3, TOKENS, 24) * 10
+        maps = materialised(model, lambda: model(x, context))
+        with AttentionRecorder(model, POSITIONS) as recorder:
+            recorder.rows = (slice(0, 3), slice(0, 3))
+            model(x, context)
+        expected = expected_heat(maps, 2, POSITIONS[2][0], {35: (7, 5), 12: (4, 3)})
+        np.testing.assert_allclose(recorder.heat(2, 0, 7, 5), expected, rtol=1e-4, atol=1e-6)
+
+    def test_output_is_bit_equal_and_no_hook_remains(self):
+        unet, call = tiny_unet(), unet_call(3)
+        before, plain = hook_count(unet), unet(**call)[0]
+        with AttentionRecorder(unet, POSITIONS) as recorder:
+            recorder.rows = (slice(0, 3), slice(0, 3))
+            assert hook_count(unet) > before
+            recorded = unet(**call)[0]
+        assert torch.equal(recorded, plain)
+        assert hook_count(unet) == before
+        assert torch.equal(unet(**call)[0], plain)
+
+    def test_no_hook_or_query_remains_after_an_error(self):
+        unet = tiny_unet()
+        before = hook_count(unet)
+        recorder = AttentionRecorder(unet, POSITIONS)
+        queries = []
+        handle = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_q")) \
+            .register_forward_hook(lambda module, args, output: queries.append(weakref.ref(output)))
+        recorder.rows = (slice(0, 3), slice(0, 3))
+        wrong_context = {**unet_call(3), "encoder_hidden_states": torch.zeros(3, TOKENS, 7)}
+        with pytest.raises(RuntimeError), recorder:
+            unet(**wrong_context)
+        handle.remove()
+        gc.collect()
+        assert hook_count(unet) == before
+        assert queries
+        assert all(query() is None for query in queries)
+
+    def test_nothing_is_recorded_while_rows_is_none(self):
+        unet = tiny_unet()
+        with AttentionRecorder(unet, POSITIONS) as recorder:
+            unet(**unet_call(3))
+        with pytest.raises(OMGError, match="do not have the picture's shape"):
+            recorder.heat(0, 0, 12, 10)
+
+    def test_calls_split_in_any_way_give_the_same(self):
+        unet, call = tiny_unet(), unet_call(3)
+
+        def record(*calls):
+            with AttentionRecorder(unet, POSITIONS) as recorder:
+                for local, absolute in calls:
+                    recorder.rows = (local, absolute)
+                    unet(**{**call, **{name: call[name][absolute] for name in ("sample", "encoder_hidden_states")}})
+            return [recorder.heat(row, 0, 12, 10) for row in range(3)]
+
+        whole = record((slice(0, 3), slice(0, 3)))
+        split = record((slice(0, 1), slice(0, 1)), (slice(0, 2), slice(1, 3)))
+        np.testing.assert_allclose(split, whole, rtol=1e-4, atol=1e-6)
+
+    def test_mean_over_steps(self):
+        unet = tiny_unet()
+
+        def record(*seeds):
+            with AttentionRecorder(unet, POSITIONS) as recorder:
+                recorder.rows = (slice(0, 3), slice(0, 3))
+                for seed in seeds:
+                    unet(**unet_call(3, seed=seed))
+            return recorder.heat(0, 1, 12, 10)
+
+        np.testing.assert_allclose(record(1, 2), (record(1) + record(2)) / 2, rtol=1e-4, atol=1e-6)
+
+    def test_rows_with_longer_prompts_in_calls_of_their_own(self):
+        model, x = Levels(), torch.randn(1, 35, 32)
+        short, long = torch.randn(1, TOKENS, 24), torch.randn(1, 2 * TOKENS, 24)
+        with AttentionRecorder(model, [[[4]], [[20, 21]]]) as recorder:
+            for row, context in enumerate((short, long)):
+                recorder.rows = (slice(0, 1), slice(row, row + 1))
+                model(x, context)
+        for row, (context, tokens) in enumerate(((short, [4]), (long, [20, 21]))):
+            maps = materialised(model, lambda context=context: model(x, context))
+            expected = expected_heat(maps, 0, tokens, {35: (7, 5), 12: (4, 3)})
+            np.testing.assert_allclose(recorder.heat(row, 0, 7, 5), expected, rtol=1e-4, atol=1e-6)
+
+    def test_more_phrases_than_a_head_is_wide(self):
+        model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
+        with AttentionRecorder(model, [[[token] for token in range(TOKENS)]]) as recorder:
+            recorder.rows = (slice(0, 1), slice(0, 1))
+            model(x, context)
+        # every image token's attention is spent on the prompt's tokens
+        total = sum(recorder.heat(0, phrase, 7, 5) for phrase in range(TOKENS))
+        np.testing.assert_allclose(total, np.ones((7, 5)), rtol=1e-5)
+
+    def test_half_precision(self):
+        model = Levels().bfloat16()
+        x, context = (torch.randn(1, *shape, dtype=torch.bfloat16) for shape in ((35, 32), (TOKENS, 24)))
+        with AttentionRecorder(model, [[[3]]]) as recorder:
+            recorder.rows = (slice(0, 1), slice(0, 1))
+            model(x, context)
+        maps = materialised(model, lambda: model(x, context))
+        expected = expected_heat(maps, 0, [3], {35: (7, 5), 12: (4, 3)})
+        np.testing.assert_allclose(recorder.heat(0, 0, 7, 5), expected, rtol=0.05)
+
+    def test_inference_mode(self):
+        model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
+        with torch.inference_mode(), AttentionRecorder(model, [[[3]]]) as recorder:
+            recorder.rows = (slice(0, 1), slice(0, 1))
+            model(x, context)
+            model(x, context)
+        assert recorder.heat(0, 0, 7, 5).any()
+
+    def test_merged_tokens_are_noticed(self):
+        model = Levels()
+        with AttentionRecorder(model, [[[3]]]) as recorder:
+            recorder.rows = (slice(0, 1), slice(0, 1))
+            model(torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24))
+        with pytest.raises(OMGError, match="turn off token merging"):
+            recorder.heat(0, 0, 64, 64)
+
+
+class TestAttentionDetector:
+    left, right = disc(0.3, 0.5, 0.15), disc(0.75, 0.4, 0.1)
+
+    def test_two_discs(self):
+        (found,) = find("man", man=0.01 + 0.2 * self.left + 0.18 * self.right)
+        assert len(found) == 2
+        assert overlap(found[0].mask, self.left) > 0.9
+        assert overlap(found[1].mask, self.right) > 0.9
+        assert found[0].score > found[1].score
+        assert found[0].centre == pytest.approx((0.3, 0.5), abs=0.02)
+        assert found[0].mask.dtype == np.float32
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.integers(0, 999))
+    def test_two_discs_in_noise(self, seed):
+        noise = np.random.default_rng(seed).normal(0, 0.05, (64, 64))
+        (found,) = find("man", man=0.3 + 0.2 * self.left + 0.2 * self.right + noise)
+        assert len(found) == 2
+        assert overlap(found[0].mask, self.left) > 0.85
+        assert overlap(found[1].mask, self.right) > 0.8
+
+    def test_wide_picture(self):
+        heat = disc(0.2, 0.5, 0.1, 32, 64) + disc(0.8, 0.5, 0.08, 32, 64)
+        (found,) = find("man", man=heat.astype(np.float32))
+        assert [round(instance.centre[0], 1) for instance in found] == [0.2, 0.8]
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.integers(0, 999), st.sampled_from([(64, 64), (32, 48), (8, 8)]))
+    def test_pure_noise_gives_exclusive_instances_of_size(self, seed, shape):
+        noise = np.random.default_rng(seed).random((2, *shape))
+        found = find("man", "dog", man=noise[0], dog=noise[1])
+        instances = [instance.mask for per_phrase in found for instance in per_phrase]
+        assert np.sum(instances, axis=0).max(initial=0) <= 1
+        assert all(mask.mean() >= 0.005 for mask in instances)
+        assert all(per_phrase == sorted(per_phrase, key=lambda i: -i.score) for per_phrase in found)
+
+    @pytest.mark.parametrize("level", [0.0, 0.2])
+    def test_flat_heat_finds_nothing(self, level):
+        assert find("man", man=np.full((64, 64), level, dtype=np.float32)) == [[]]
+
+    def test_phrase_not_in_the_prompt(self):
+        found = find("cat", "man", man=self.left.astype(np.float32))
+        assert found[0] == []
+        assert len(found[1]) == 1
+
+    def test_exclusive_between_phrases(self):
+        man = np.maximum(self.left, 0.6 * self.right)
+        dog = np.maximum(0.5 * self.left, self.right)
+        found = find("man", "dog", man=man, dog=dog)
+        assert [len(per_phrase) for per_phrase in found] == [1, 1]
+        assert overlap(found[0][0].mask, self.left) > 0.9
+        assert overlap(found[1][0].mask, self.right) > 0.85
+
+    def test_scale_of_a_phrase_does_not_matter(self):
+        faint = find("man", "dog", man=self.left * 1.0, dog=self.right * 1e-3)
+        assert [len(per_phrase) for per_phrase in faint] == [1, 1]
+
+    def test_specks_are_dropped(self):
+        speck = disc(0.1, 0.1, 0.03)
+        (found,) = find("man", man=1.0 * (self.left | speck))
+        assert len(found) == 1
+
+    def test_hole_is_filled(self):
+        ring = disc(0.5, 0.5, 0.3) & ~disc(0.5, 0.5, 0.1)
+        (found,) = find("man", man=1.0 * ring)
+        assert overlap(found[0].mask, disc(0.5, 0.5, 0.3)) > 0.9
+
+    def test_hole_with_something_in_it_is_not_filled(self):
+        ring, inside = disc(0.5, 0.5, 0.3) & ~disc(0.5, 0.5, 0.12), disc(0.5, 0.5, 0.1)
+        (man,), (dog,) = find("man", "dog", man=1.0 * ring, dog=1.0 * inside)
+        assert np.minimum(man.mask, dog.mask).max() == 0
+        assert overlap(dog.mask, inside) > 0.8
+
+    def test_rings_in_rings_stay_apart(self):
+        rings = [disc(0.5, 0.5, r) & ~disc(0.5, 0.5, r - 0.08) for r in (0.45, 0.3, 0.17)]
+        found = find("man", "dog", man=1.0 * (rings[0] | rings[2]), dog=1.0 * rings[1])
+        instances = [instance.mask for per_phrase in found for instance in per_phrase]
+        assert len(instances) == 3
+        assert np.sum(instances, axis=0).max() == 1
+        # the innermost hole is the innermost ring's
+        assert sum(mask[32, 32] for mask in instances) == 1
+        assert min(instances, key=np.sum)[32, 32] == 1
+
+    def test_by_name(self):
+        assert get_detector("attention") is DETECTORS["attention"]
+        assert get_detector("attention").needs_attention
+
+    def test_unknown_name_lists_the_known(self):
+        with pytest.raises(OMGError, match="no detector `magic`; known: attention") as caught:
+            get_detector("magic")
+        assert caught.value.field == "detector"
+
+
+def concept(phrase: str = "man", **where) -> Concept:
+    return Concept(prompt="p", phrase=phrase, where=Where(**where) if where else None)
+
+
+def scene() -> dict[str, Instance]:
+    """Three men, the middle one the best match."""
+    return {"left": Instance(disc(0.2, 0.5, 0.1).astype(np.float32), 0.5),
+            "middle": Instance(disc(0.5, 0.5, 0.1).astype(np.float32), 0.9),
+            "right": Instance(disc(0.8, 0.5, 0.1).astype(np.float32), 0.7)}
+
+
+def assigned(*concepts: Concept) -> list[str | None]:
+    """The scene's names of what the concepts get."""
+    men = scene()
+    names = {instance: name for name, instance in men.items()}
+    best_first = sorted(men.values(), key=lambda instance: -instance.score)
+    return [names[instance] if instance else None for instance in assign(concepts, ["man"], [best_first])]
+
+
+class TestAssign:
+    @pytest.mark.parametrize(("concepts", "expected"), [
+        ([concept()], ["middle"]),
+        ([concept(), concept(), concept()], ["middle", "right", "left"]),
+        ([concept(), concept(), concept(), concept()], ["middle", "right", "left", None]),
+        ([concept(index=0), concept(index=1), concept(index=2)], ["left", "middle", "right"]),
+        ([concept(index=3)], [None]),
+        ([concept(index=1), concept(index=1)], ["middle", None]),
+        # the left one stays the leftmost even when it is used
+        ([concept(point=(0.2, 0.5)), concept(index=1)], ["left", "middle"]),
+        ([concept(point=(0.8, 0.5))], ["right"]),
+        ([concept(point=(0.64, 0.5))], ["middle"]),
+        ([concept(point=(0.935, 0.5))], ["right"]),
+        ([concept(point=(0.965, 0.5))], [None]),
+        ([concept(point=(0.5, 0.1))], [None]),
+        ([concept(point=(0.0, 0.0)), concept(point=(1.0, 1.0))], [None, None]),
+        ([concept(point=(0.5, 0.5)), concept(point=(0.52, 0.5))], ["middle", None]),
+        # explicit choices are served first
+        ([concept(), concept(index=1)], ["right", "middle"]),
+        ([concept(), concept(point=(0.5, 0.5))], ["right", "middle"]),
+    ])
+    def test_rules(self, concepts, expected):
+        assert assigned(*concepts) == expected
+
+    def test_phrases_are_apart(self):
+        man, dog = Instance(np.ones((2, 2), dtype=np.float32), 1), Instance(np.ones((2, 2), dtype=np.float32), 1)
+        assert assign([concept("dog"), concept("man"), concept("Dog")], ["man", "dog"], [[man], [dog]]) == \
+            [dog, man, None]
+
+    def test_nothing_found(self):
+        assert assign([concept(), concept(index=0), concept(point=(0.5, 0.5))], ["man"], [[]]) == [None] * 3
+
+    def test_soft_mask_without_a_core_is_no_place_for_a_point(self):
+        faint = Instance(np.full((4, 4), 0.3, dtype=np.float32), 1)
+        assert assign([concept(point=(0.5, 0.5))], ["man"], [[faint]]) == [None]
+
+    @given(st.lists(st.sampled_from([concept(), concept(index=0), concept(index=2), concept(point=(0.5, 0.5))]),
+                    min_size=1, max_size=6))
+    def test_each_instance_once(self, concepts):
+        names = [name for name in assigned(*concepts) if name]
+        assert len(names) == len(set(names))
+
+    def test_distinct_phrases(self):
+        concepts = [concept("Man"), concept("old  dog"), concept("man"), concept("old dog"),
+                    concept("tree", box=(0, 0, 1, 1))]
+        assert distinct_phrases(concepts) == ["Man", "old  dog"]
+
+
+class Scripted:
+    """A detector that finds the men of the scene and notes what it was asked."""
+
+    name, needs_attention = "scripted", False
+
+    def __init__(self):
+        self.asked: list[list[str]] = []
+
+    def find(self, first_pass, phrases):
+        self.asked.append(list(phrases))
+        men = sorted(scene().values(), key=lambda instance: -instance.score)
+        return [men if phrase == "man" else [] for phrase in phrases]
+
+
+class TestFindMasks:
+    def test_given_and_found(self):
+        detector = Scripted()
+        drawn = np.zeros((16, 16), dtype=np.float32)
+        drawn[:, :8] = 1
+        masks = find_masks([concept("", box=(0, 0, 0.5, 1)), concept(index=0), concept("cat"),
+                            concept("", mask=encode_mask(drawn)), concept()], detector, first_pass(), 96, 128)
+        assert detector.asked == [["man", "cat"]]
+        assert [mask is None for mask in masks] == [False, False, True, False, False]
+        box, left, given_mask, middle = (mask for mask in masks if mask is not None)
+        assert box.mean() == given_mask.mean() == 0.5
+        assert box[:, :64].all()
+        assert left[48, 25] == middle[48, 64] == 1
+        assert left[48, 64] == 0
+        for mask in (box, left, given_mask, middle):
+            assert mask.shape == (96, 128)
+            assert mask.dtype == np.float32
+
+    def test_detector_is_left_alone_when_all_is_given(self):
+        detector = Scripted()
+        find_masks([concept("man", box=(0, 0, 1, 1))], detector, first_pass(), 8, 8)
+        assert detector.asked == []
+
+    def test_a_bad_mask_names_its_concept(self):
+        concepts = [concept(), concept("", mask=base64.b64encode(b"no picture").decode())]
+        with pytest.raises(OMGError) as caught:
+            find_masks(concepts, Scripted(), first_pass(), 8, 8)
+        assert caught.value.field == "concepts[1].where.mask"
+
+    def test_attention_from_end_to_end(self):
+        heat = (0.1 * disc(0.3, 0.5, 0.15) + 0.1 * disc(0.75, 0.5, 0.15)).astype(np.float32)
+        masks = find_masks([concept(point=(0.75, 0.5)), concept()], get_detector("attention"), first_pass(man=heat),
+                           512, 512)
+        for mask, x in zip(masks, (0.75, 0.3), strict=True):
+            assert mask is not None
+            assert overlap(mask, disc(x, 0.5, 0.15, 512, 512)) > 0.85

@@ -1,0 +1,323 @@
+"""The mask algebra: what holds for every mask, and what the decoder says of every kind of bad picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from omg_ext.errors import OMGError
+from omg_ext.masks import (
+    blend_weights,
+    box_mask,
+    decode_mask,
+    encode_mask,
+    is_vanished,
+    refine,
+    resize,
+    shrink_mask_text,
+    to_latent_grid,
+)
+
+FIELD = "concepts[0].where.mask"
+sizes = st.integers(1, 24)
+shapes = st.tuples(sizes, sizes)
+unit = st.floats(0, 1, width=32)
+masks = hnp.arrays(np.float32, shapes, elements=unit)
+binary_masks = hnp.arrays(np.float32, shapes, elements=st.sampled_from([0.0, 1.0]))
+# drawing a picture the first time is slow on a busy machine
+relaxed = settings(deadline=None)
+
+
+def png(picture: Image.Image, **options) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG", **options)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def png_of_header(width: int, height: int) -> str:
+    """A PNG of a signature and a header alone: a few bytes that claim any size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return base64.b64encode(data).decode()
+
+
+def half_white(mode: str = "L") -> Image.Image:
+    """The left half white, 6 x 4."""
+    return Image.fromarray(np.repeat([[255] * 3 + [0] * 3], 4, axis=0).astype(np.uint8)).convert(mode)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(OMGError) as caught:
+        decode_mask(text, FIELD)
+    assert caught.value.field == FIELD
+    return caught.value.message
+
+
+class TestDecode:
+    @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "LA", "RGBA"])
+    def test_modes(self, mode):
+        mask = decode_mask(png(half_white(mode)), FIELD)
+        assert mask.dtype == np.float32
+        np.testing.assert_array_equal(mask, np.repeat([[1, 1, 1, 0, 0, 0]], 4, axis=0))
+
+    def test_sixteen_bit_grey(self):
+        grey = np.array([[0, 32768, 65535]], dtype=np.uint16)
+        np.testing.assert_allclose(decode_mask(png(Image.fromarray(grey)), FIELD), [[0, 0.5, 1]], atol=1e-4)
+
+    def test_alpha_multiplies_luminance(self):
+        picture = Image.fromarray(np.array([[[255, 255], [255, 51], [51, 255], [255, 0]]], dtype=np.uint8), "LA")
+        np.testing.assert_allclose(decode_mask(png(picture), FIELD), [[1, 0.2, 0.2, 0]], atol=1e-6)
+
+    def test_transparent_palette_colour(self):
+        picture = half_white("P")
+        assert decode_mask(png(picture, transparency=picture.getpixel((5, 0))), FIELD).mean() == 0.5
+
+    def test_data_prefix_and_line_breaks(self):
+        text = png(half_white())
+        broken = "data:image/png;base64," + "\n".join(text[i:i + 20] for i in range(0, len(text), 20)) + "\n"
+        np.testing.assert_array_equal(decode_mask(broken, FIELD), decode_mask(text, FIELD))
+
+    @pytest.mark.parametrize("text", ["this is no base64!", "iVBORw0KGgo", "é"])
+    def test_not_base64(self, text):
+        assert "this is not base64" in refusal(text)
+
+    @pytest.mark.parametrize("text", ["", "AAAA", base64.b64encode(b"GIF89a" * 20).decode()])
+    def test_not_png(self, text):
+        assert "not a PNG" in refusal(text)
+
+    def test_jpeg_under_a_png_prefix(self):
+        file = io.BytesIO()
+        half_white().save(file, "JPEG")
+        assert "not a PNG" in refusal("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+
+    @pytest.mark.parametrize("cut", [8, 20, 33, 45, -12, -20])
+    @pytest.mark.parametrize("lenient", [False, True])
+    def test_truncated(self, cut, lenient, monkeypatch):
+        # other extensions set this for the whole process
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+        data = base64.b64decode(png(half_white().resize((60, 40))))
+        assert "the PNG is damaged" in refusal(base64.b64encode(data[:cut]).decode())
+
+    @pytest.mark.parametrize("size", [(4097, 4096), (100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**32 - 1, 1)])
+    def test_bomb_is_refused_by_its_header(self, size, monkeypatch):
+        monkeypatch.setattr(Image, "open", lambda *args, **kwargs: pytest.fail("the bomb was opened"))
+        message = refusal(png_of_header(*size))
+        assert f"{size[0]} x {size[1]} pixels" in message
+        assert "make it smaller" in message
+
+    def test_largest_size_is_allowed(self):
+        picture = Image.new("1", (4096, 4096), 1)
+        assert decode_mask(png(picture), FIELD).shape == (4096, 4096)
+
+    @pytest.mark.parametrize("size", [(4096, 4096), (0, 5)])
+    def test_header_without_picture(self, size):
+        assert "the PNG is damaged" in refusal(png_of_header(*size))
+
+    @pytest.mark.parametrize("picture", [Image.new("L", (8, 8)), Image.new("LA", (8, 8), (255, 0))])
+    def test_all_black(self, picture):
+        assert "all black or fully transparent" in refusal(png(picture))
+
+    @relaxed
+    @given(st.data())
+    def test_damage_anywhere_gives_a_mask_or_a_message(self, data):
+        file = bytearray(base64.b64decode(png(half_white("RGBA"))))
+        for _ in range(data.draw(st.integers(1, 4))):
+            file[data.draw(st.integers(8, len(file) - 1))] = data.draw(st.integers(0, 255))
+        try:
+            assert decode_mask(base64.b64encode(bytes(file)).decode(), FIELD).ndim == 2
+        except OMGError as error:
+            assert error.field == FIELD
+
+
+class TestEncode:
+    @relaxed
+    @given(masks)
+    def test_round_trip(self, mask):
+        assume(mask.max() > 0.01)
+        np.testing.assert_allclose(decode_mask(encode_mask(mask), FIELD), mask, atol=0.5 / 255 + 1e-6)
+
+    @relaxed
+    @given(binary_masks)
+    def test_binary_is_exact_and_one_bit(self, mask):
+        assume(mask.any())
+        text = encode_mask(mask)
+        np.testing.assert_array_equal(decode_mask(text, FIELD), mask)
+        assert base64.b64decode(text)[24] == 1
+
+    def test_shrink_leaves_what_fits(self):
+        text = png(half_white())
+        assert shrink_mask_text(text) == text
+
+    @relaxed
+    @given(st.integers(0, 99), st.booleans(), st.sampled_from([150, 400, 1000]))
+    def test_shrink_fits_and_keeps_the_area(self, seed, binary, limit):
+        rng = np.random.default_rng(seed)
+        mask = np.zeros((97, 130), dtype=np.float32)
+        mask[20:70, 30:100] = 1 if binary else rng.random((50, 70))
+        mask[:20, :20] = rng.random((20, 20)) > 0.5
+        small = shrink_mask_text(encode_mask(mask), limit)
+        assert len(small) <= limit
+        assert abs(decode_mask(small, FIELD).mean() - mask.mean()) < 0.1
+
+    def test_shrink_keeps_thin_drawings(self):
+        mask = np.zeros((300, 300), dtype=np.float32)
+        mask[np.random.default_rng(0).random(mask.shape) < 0.02] = 1
+        small = decode_mask(shrink_mask_text(encode_mask(mask), 200), FIELD)
+        assert set(np.unique(small)) <= {0, 1}
+        assert small.any()
+
+
+class TestBox:
+    def test_whole_pixels(self):
+        expected = np.zeros((4, 8))
+        expected[1:3, 2:6] = 1
+        np.testing.assert_array_equal(box_mask([0.25, 0.25, 0.75, 0.75], 4, 8), expected)
+
+    def test_fractional_edges(self):
+        np.testing.assert_allclose(box_mask([0.125, 0, 0.5, 0.75], 2, 4), [[0.5, 1, 0, 0], [0.25, 0.5, 0, 0]])
+
+    @given(st.lists(unit, min_size=2, max_size=2, unique=True), st.lists(unit, min_size=2, max_size=2, unique=True),
+           shapes)
+    def test_mean_is_the_area(self, xs, ys, shape):
+        (x0, x1), (y0, y1) = sorted(xs), sorted(ys)
+        mask = box_mask([x0, y0, x1, y1], *shape)
+        assert mask.dtype == np.float32
+        assert mask.mean(dtype=np.float64) == pytest.approx((x1 - x0) * (y1 - y0), abs=1e-6)
+
+
+class TestResize:
+    @given(masks, shapes)
+    def test_stays_in_range(self, mask, shape):
+        small = resize(mask, *shape)
+        assert small.dtype == np.float32
+        assert small.shape == shape
+        assert mask.min() - 1e-6 <= small.min()
+        assert small.max() <= mask.max() + 1e-6
+
+    @given(masks, st.data())
+    def test_shrinking_keeps_the_mean_area(self, mask, data):
+        shape = [data.draw(st.integers(1, old)) for old in mask.shape]
+        assert resize(mask, *shape).mean(dtype=np.float64) == pytest.approx(mask.mean(dtype=np.float64), abs=1e-6)
+
+    @given(masks, st.integers(1, 4), st.integers(1, 4))
+    def test_growing_by_whole_factors_keeps_the_mean_area(self, mask, down, right):
+        large = resize(mask, mask.shape[0] * down, mask.shape[1] * right)
+        assert large.mean(dtype=np.float64) == pytest.approx(mask.mean(dtype=np.float64), abs=1e-6)
+
+    @given(shapes, shapes)
+    def test_all_ones_stay_all_ones(self, old, new):
+        assert (resize(np.ones(old, dtype=np.float32), *new) == 1).all()
+
+    @given(masks)
+    def test_same_size_changes_nothing(self, mask):
+        np.testing.assert_array_equal(resize(mask, *mask.shape), mask)
+
+    def test_growing_is_linear(self):
+        np.testing.assert_allclose(resize(np.array([[0.0, 1.0]]), 1, 4), [[0, 0.25, 0.75, 1]])
+
+
+class TestLatentGrid:
+    @given(masks, shapes)
+    def test_keeps_the_mean_area(self, mask, shape):
+        grid = to_latent_grid(mask, *shape)
+        assert grid.shape == shape
+        assert grid.dtype == torch.float32
+        assert grid.double().mean().item() == pytest.approx(mask.mean(dtype=np.float64), abs=1e-6)
+
+    @given(shapes, shapes)
+    def test_all_ones_stay_all_ones(self, old, new):
+        assert (to_latent_grid(np.ones(old, dtype=np.float32), *new) == 1).all()
+
+    def test_fractional_cells(self):
+        grid = to_latent_grid(np.array([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]), 2, 2)
+        torch.testing.assert_close(grid, torch.tensor([[1 / 2.25, 0], [0, 0]]))
+
+    @given(hnp.arrays(np.float32, (24, 16), elements=unit))
+    def test_equals_average_pooling_at_whole_factors(self, mask):
+        pooled = torch.nn.functional.avg_pool2d(torch.from_numpy(mask)[None], 8)[0]
+        torch.testing.assert_close(to_latent_grid(mask, 3, 2), pooled)
+
+
+class TestRefine:
+    @relaxed
+    @given(shapes, st.floats(0, 0.5), st.floats(0, 0.5))
+    def test_all_ones_stay_all_ones(self, shape, grow, feather):
+        assert (refine(np.ones(shape, dtype=np.float32), grow, feather) == 1).all()
+
+    @relaxed
+    @given(masks)
+    def test_nothing_asked_changes_nothing(self, mask):
+        np.testing.assert_array_equal(refine(mask, 0, 0), mask)
+
+    @relaxed
+    @given(masks, st.floats(0, 0.5))
+    def test_grow_is_dilation_by_a_disc(self, mask, grow):
+        height, width = mask.shape
+        expected = mask.copy()
+        radius = grow * width
+        for dy in range(-height, height + 1):
+            for dx in range(-width, width + 1):
+                if dx * dx + dy * dy <= radius * radius:
+                    moved = np.zeros_like(mask)
+                    moved[max(dy, 0):height + min(dy, 0), max(dx, 0):width + min(dx, 0)] = \
+                        mask[max(-dy, 0):height + min(-dy, 0), max(-dx, 0):width + min(-dx, 0)]
+                    expected = np.maximum(expected, moved)
+        np.testing.assert_array_equal(refine(mask, grow, 0), expected)
+
+    @relaxed
+    @given(masks, st.floats(0, 0.5), st.floats(0, 0.5))
+    def test_stays_in_range(self, mask, grow, feather):
+        soft = refine(mask, grow, feather)
+        assert soft.dtype == np.float32
+        assert mask.min() - 1e-6 <= soft.min()
+        assert soft.max() <= mask.max() + 1e-6
+
+    def test_feather_is_a_fraction_of_the_width(self):
+        step = np.zeros((100, 200), dtype=np.float32)
+        step[:, 100:] = 1
+        soft = refine(step, 0, 0.05)
+        # one standard deviation, 10 pixels, beyond the edge
+        assert soft[50, 109:111].mean() == pytest.approx(0.8413, abs=0.01)
+
+
+class TestBlendWeights:
+    @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 5), sizes, sizes), elements=unit), st.data())
+    def test_partition_of_unity(self, stack, data):
+        strengths = [data.draw(unit) for _ in stack]
+        weights = blend_weights(torch.from_numpy(stack), strengths)
+        background = 1 - weights.sum(0)
+        assert weights.shape == stack.shape
+        assert (weights >= 0).all()
+        assert (background >= -1e-6).all()
+        torch.testing.assert_close(background + weights.sum(0), torch.ones(stack.shape[1:]))
+
+    @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 5), sizes, sizes), elements=unit))
+    def test_without_overlap_a_weight_is_mask_times_strength(self, stack):
+        stack = stack / len(stack)
+        weights = blend_weights(torch.from_numpy(stack), [0.5] * len(stack))
+        torch.testing.assert_close(weights, torch.from_numpy(stack) * 0.5)
+
+    def test_overlap_is_shared_in_proportion(self):
+        weights = blend_weights(torch.tensor([[[1.0, 1.0, 0.0]], [[0.0, 0.5, 0.25]]]), [1, 0.5])
+        torch.testing.assert_close(weights, torch.tensor([[[1.0, 2 / 3, 0.0]], [[0.0, 1 / 6, 0.125]]]))
+
+    @given(shapes)
+    def test_one_mask_of_all_ones_takes_everything(self, shape):
+        assert (blend_weights(torch.ones(1, *shape), [1.0]) == 1).all()
+
+
+@pytest.mark.parametrize(("weight", "vanished"), [(0, True), (0.49, True), (0.5, False), (3, False)])
+def test_vanished(weight, vanished):
+    mask = torch.zeros(4, 4)
+    mask[1, :3] = weight / 3
+    assert is_vanished(mask) is vanished
