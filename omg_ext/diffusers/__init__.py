@@ -1,0 +1,6 @@
+"""OMG on a diffusers SDXL or SD 1.5 pipeline: for scripts, tests, benchmarks and the demo."""
+
+from .pipeline import OMGOutput, OMGPipeline
+from .prompts import PromptEmbeds
+
+__all__ = ["OMGOutput", "OMGPipeline", "PromptEmbeds"]
