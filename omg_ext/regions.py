@@ -103,8 +103,18 @@ def find_regions(request: Request, pictures: Sequence[FirstPass], size: tuple[in
         raise OMGError("strict", "; ".join(warnings))
     refined = [[None if mask is None else refine(mask, request.mask.grow, request.mask.feather) for mask in masks]
                for masks in found]
-    weights = [_weights(request.concepts, masks, latent_size) for masks in refined]
-    return Regions(torch.stack(weights, dim=1).unsqueeze(2), refined, warnings)
+    return Regions(latent_weights(request, refined, latent_size), refined, warnings)
+
+
+def latent_weights(request: Request, masks: Sequence[Sequence[np.ndarray | None]],
+                   latent_size: tuple[int, int]) -> Tensor:
+    """Blend weights [K, B, 1, h, w] from grown and feathered masks [H, W] by picture and concept.
+
+    Raises:
+        OMGError: a mask vanishes on the latent grid.
+    """
+    weights = [_weights(request.concepts, of_picture, latent_size) for of_picture in masks]
+    return torch.stack(weights, dim=1).unsqueeze(2)
 
 
 def _weights(concepts: Sequence[Concept], masks: Sequence[np.ndarray | None],

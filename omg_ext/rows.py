@@ -149,7 +149,7 @@ class ConceptPredictor:
         networks: the concepts' networks, entered.
         evaluate: the host's UNet evaluation.
         pictures: for each concept, the pictures of the batch it has a mask in.
-        rows_per_call: at most so many rows in one UNet call; 0 for all.
+        rows_per_call: at most so many rows in one UNet call; 0 for all. Halved where they do not fit into memory.
     """
 
     networks: RowNetworks
@@ -168,7 +168,7 @@ class ConceptPredictor:
             scales: classifier-free guidance scale per concept; None evaluates no unconditional rows.
 
         Raises:
-            OMGError: the rows do not fit into graphics memory.
+            OMGError: not even one row fits into graphics memory.
         """
         rows = [row for concept, conditioning in enumerate(conditionings)
                 for row in _rows_of(concept, conditioning, self.pictures[concept], scales[concept] is not None)]
@@ -198,6 +198,10 @@ class ConceptPredictor:
             with self.networks.acting(_spans(call), len(call)):
                 return self.evaluate(x[pictures], t[pictures], cond, pictures)
         except torch.cuda.OutOfMemoryError as error:
-            raise OMGError("concepts", f"{len(call)} rows of concept predictions do not fit into graphics memory at "
-                                       "once; lower the rows per UNet call in OMG's settings, the batch size or the "
-                                       "picture's size") from error
+            if len(call) == 1:
+                raise OMGError("concepts", "not even one row of a concept's prediction fits into graphics memory; lower "
+                                           "the picture's size, the batch size or, in OMG's settings, the memory for "
+                                           "keeping the layout") from error
+        torch.cuda.empty_cache()
+        half = self.rows_per_call = len(call) // 2
+        return torch.cat([self._evaluate(x, t, call[:half]), self._evaluate(x, t, call[half:])])

@@ -17,7 +17,7 @@ from ..errors import OMGError
 
 _ADAPTER = "omg"
 _NOT_LOW_RANK = ("hada_", "lokr_", "oft_", "dora_scale", "lora_magnitude_vector", "on_input", ".diff", "w_norm",
-                 "a1.weight")
+                 "a1.weight", "lora_mid")
 
 
 class LoRA(NamedTuple):

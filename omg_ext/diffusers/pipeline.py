@@ -21,7 +21,7 @@ from ..regions import check_given
 from ..request import Request, parse_request
 from ..tags import Tag, parse_tags
 from .loras import LoRA, load_lora, scaled
-from .prompts import PromptEmbeds, encode, time_ids
+from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 from .run import Run, Sampler, decode
 
 Loras = str | Path | Mapping[str, str | Path]
@@ -93,7 +93,8 @@ class OMGPipeline:
             height, width: in pixels; None takes the pipeline's default.
             batch_size: pictures.
             seed: picture i is seeded with ``seed + i``.
-            latents: initial noise of unit variance, [B, C, h, w], instead of noise from the seed.
+            latents: initial noise of unit variance, [B, C, h, w], instead of noise from the seed; it decides size and
+                number of the pictures.
             eta: for schedulers that take it.
             output_type: "pil" or "latent".
 
@@ -104,15 +105,20 @@ class OMGPipeline:
         if prompt is None and prompt_embeds is None:
             raise OMGError("prompt", "give the global prompt or prompt_embeds")
         factor = self.pipe.vae_scale_factor
-        height = height or self.pipe.unet.config.sample_size * factor
-        width = width or self.pipe.unet.config.sample_size * factor
+        if latents is not None:
+            batch_size, height, width = len(latents), latents.shape[2] * factor, latents.shape[3] * factor
+        height, width = self._side(height, "height"), self._side(width, "width")
         check_given(request, (height, width), (height // factor, width // factor))
 
         text, style = self._global_networks(prompt)
         embeds = prompt_embeds or encode(self.pipe, text, negative_prompt, [te for _, te in style])
         loaded = [self._concept(index, request, style, negative_prompt, (concept_embeds or {}).get(index))
                   for index in range(len(request.concepts))]
-        ids = time_ids(self.pipe, height, width, embeds)
+        check_embeds(self.pipe, embeds, "prompt_embeds", cfg_scale > 1)
+        for index, (concept, (_, own)) in enumerate(zip(request.concepts, loaded, strict=True)):
+            scale = cfg_scale if concept.cfg_scale is None else concept.cfg_scale
+            check_embeds(self.pipe, own, f"concept_embeds[{index}]", scale > 1)
+        ids = time_ids(height, width, embeds)
         generators = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch_size)]
         if latents is None:
             shape = (batch_size, self.pipe.unet.config.in_channels, height // factor, width // factor)
@@ -131,6 +137,13 @@ class OMGPipeline:
     @property
     def _device(self) -> torch.device:
         return self.pipe._execution_device
+
+    def _side(self, pixels: int | None, field_name: str) -> int:
+        factor: int = self.pipe.vae_scale_factor
+        pixels = pixels or self.pipe.unet.config.sample_size * factor
+        if pixels % factor:
+            raise OMGError(field_name, f"expected a multiple of {factor}, got {pixels}")
+        return pixels
 
     def _global_networks(self, prompt: str | None) -> tuple[str, list[tuple[Network, Network]]]:
         text, tags = parse_tags(prompt or "", "prompt")

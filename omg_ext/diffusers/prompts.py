@@ -68,11 +68,21 @@ def phrase_positions(pipe: DiffusionPipeline, prompt: str, phrases: Sequence[str
     return [token_positions(tokens, tokenizer(phrase, add_special_tokens=False).input_ids) for phrase in phrases]
 
 
-def time_ids(pipe: DiffusionPipeline, height: int, width: int, like: PromptEmbeds) -> Tensor | None:
+def check_embeds(pipe: DiffusionPipeline, embeds: PromptEmbeds, field: str, guided: bool) -> None:
+    """Refuse embeddings that lack a part.
+
+    Raises:
+        OMGError: no pooled embeddings for SDXL, or no negative prompt's embeddings although guidance asks for them.
+    """
+    if embeds.pooled is None and pipe.unet.config.addition_embed_type == "text_time":
+        raise OMGError(field, "an SDXL pipeline needs pooled embeddings too")
+    if guided and embeds.uncond is None:
+        raise OMGError(field, "give the negative prompt's embeddings (uncond) too, or a guidance scale of 1")
+
+
+def time_ids(height: int, width: int, like: PromptEmbeds) -> Tensor | None:
     """SDXL's size conditioning, [1, 6]: the picture was never cropped or scaled. None for SD 1.5."""
     if like.pooled is None:
-        if pipe.unet.config.addition_embed_type == "text_time":
-            raise OMGError("prompt_embeds", "an SDXL pipeline needs pooled embeddings too")
         return None
     ids = [height, width, 0, 0, height, width]
     return torch.tensor([ids], dtype=like.cond.dtype, device=like.cond.device)

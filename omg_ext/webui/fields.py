@@ -1,0 +1,296 @@
+"""The one table of fields behind the accordion, and the way from component values to a request and back.
+
+The table drives the components (:mod:`.ui`), their values -> request, request -> their values, and so what a pasted
+infotext restores (:mod:`.infotext`). Defaults and limits are those of :mod:`omg_ext.request`. No Gradio in here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ..errors import OMGError
+from ..request import Concept, Request, dump_request, parse_request
+
+Values = dict[str, Any]
+"""Component values by field name."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One component of the accordion.
+
+    Attributes:
+        name: unique in its table; ends the component's element id.
+        widget: what kind of component, a key of the widget table in :mod:`.ui`.
+        label, info: what the user reads.
+        default: the component's value at the start; of the type that the host casts a pasted value to.
+        path: where the value stands in the request (or in the concept); empty if no single place does.
+        optional: the default stands for None in the request: as the picture's.
+        options: further arguments of the component.
+        panel: the title of the closed panel it lies in; empty if it lies open.
+        row: consecutive fields of one row number share a line; 0 has a line of its own.
+        saved: the web UI may keep a changed value as the default of the next start.
+    """
+
+    name: str
+    widget: str
+    label: str
+    info: str = ""
+    default: Any = ""
+    path: tuple[str, ...] = ()
+    optional: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    panel: str = ""
+    row: int = 0
+    saved: bool = True
+
+
+def value_at(struct: msgspec.Struct, path: Sequence[str]) -> Any:
+    """The value of a request field by its path as the API spells it, e.g. ``("layout", "self")``."""
+    value: Any = struct
+    for name in path:
+        value = getattr(value, next(f.name for f in msgspec.structs.fields(value) if f.encode_name == name))
+    return value
+
+
+def _of_request(name: str, widget: str, label: str, info: str, path: str, **more: Any) -> Field:
+    """A field with the request's own default."""
+    parts = tuple(path.split("."))
+    return Field(name, widget, label, info, value_at(Request(concepts=[]), parts), parts, **more)
+
+
+def _slider(minimum: float, maximum: float, step: float = 0.01) -> dict[str, float]:
+    return {"minimum": minimum, "maximum": maximum, "step": step}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One way to say which instance a concept takes.
+
+    Attributes:
+        choice: the dropdown's entry.
+        kind: the field of :class:`omg_ext.request.Where`; empty for the best match.
+        label, info, hint: of the text field that goes with it; an empty label means that there is none.
+        expected: what the text must be, for the error message.
+        parse: the text as the request's value; raises ValueError if it is something else.
+        show: the request's value as text.
+    """
+
+    choice: str
+    kind: str = ""
+    label: str = ""
+    info: str = ""
+    hint: str = ""
+    expected: str = ""
+    parse: Callable[[str], Any] = str
+    show: Callable[[Any], str] = str
+
+
+def _numbers(text: str, count: int) -> list[float]:
+    numbers = [float(part) for part in re.split(r"[\s,;]+", text.strip(" []()"))]
+    if len(numbers) != count:
+        raise ValueError(text)
+    return numbers
+
+
+def _ordinal(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number - 1
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(repr(value) for value in values)
+
+
+PLACES = (
+    Place("Best match"),
+    Place("At a point", "point", "Point: x, y", "Parts of width and height.", "0.25, 0.5", "two numbers",
+          lambda text: _numbers(text, 2), _listed),
+    Place("N-th from the left", "index", "N", "1 is the leftmost.", "1", "a whole number from 1 on", _ordinal,
+          lambda index: str(index + 1)),
+    Place("In a box", "box", "Left, top, right, bottom", "Parts of width and height.", "0, 0, 0.5, 1", "four numbers",
+          lambda text: _numbers(text, 4), _listed),
+    Place("Painted mask", "mask"),
+)
+
+BLEND = "Blending, layout and mask edges"
+MORE = "Negative prompt, strength, CFG scale"
+
+GLOBAL_FIELDS = (
+    Field("api", "request", "Request as JSON",
+          "The fields below cannot show this request, so while it stands here it alone counts. Empty it to use them.",
+          saved=False),
+    Field("enabled", "accordion", "OMG", default=False),
+    Field("count", "slider", "Number of concepts", "People or things that have their own LoRA.",
+          default=2, options=_slider(1, 6, 1), row=1, saved=False),
+    _of_request("detector", "detector", "Detector", "What finds the concepts in the first picture.", "detector", row=1),
+    _of_request("blend_start", "slider", "Blend start",
+                "When the concepts step in. 0: at once, more likeness. 1: never, as the first picture.",
+                "blend_start", options=_slider(0, 1), panel=BLEND),
+    _of_request("cross", "slider", "Keep layout until", "What stands where. 0: off, 1: to the end.",
+                "layout.cross", options=_slider(0, 1), panel=BLEND, row=1),
+    _of_request("self", "slider", "Keep outlines until", "The same for shapes.",
+                "layout.self", options=_slider(0, 1), panel=BLEND, row=1),
+    _of_request("grow", "slider", "Grow masks", "By this part of the picture's width.",
+                "mask.grow", options=_slider(0, 0.5, 0.005), panel=BLEND, row=2),
+    _of_request("feather", "slider", "Feather masks", "Soft edge; part of the picture's width.",
+                "mask.feather", options=_slider(0, 0.5, 0.005), panel=BLEND, row=2),
+    _of_request("strict", "checkbox", "Stop if a concept is not found",
+                "Off: a warning, and it is left out.", "strict", panel=BLEND, row=3),
+    _of_request("show", "checkboxes", "Also return", "Behind the result.", "show",
+                options={"choices": [("First picture", "first_pass"), ("Masks", "masks")]}, panel=BLEND, row=3),
+)
+
+CONCEPT_FIELDS = (
+    Field("phrase", "text", "Phrase", "What to look for, from the main prompt.", path=("phrase",),
+          options={"placeholder": "man", "max_lines": 1}, row=1, saved=False),
+    Field("where", "dropdown", "Where", "Which one, or a place of your own.", PLACES[0].choice,
+          options={"choices": [place.choice for place in PLACES]}, row=1, saved=False),
+    Field("where_text", "text", "Position", options={"visible": False, "max_lines": 1}, row=1, saved=False),
+    Field("mask_picture", "picture", "Mask: white is the concept", default=None, options={"visible": False},
+          saved=False),
+    Field("prompt", "prompt", "Prompt", "This concept alone, with its trigger words and its LoRA.", path=("prompt",),
+          options={"placeholder": "photo of sks man, smiling <lora:sks_man:1>", "lines": 2}, saved=False),
+    Field("negative_prompt", "prompt", "Negative prompt", "Empty: that of the picture.", path=("negative_prompt",),
+          optional=True, panel=MORE, saved=False),
+    Field("strength", "slider", "Strength", "1: all of it, 0: none.",
+          value_at(Concept(prompt="-", phrase="-"), ("strength",)), ("strength",), options=_slider(0, 1), panel=MORE,
+          row=1, saved=False),
+    Field("cfg_scale", "slider", "CFG scale", "0: that of the picture.", 0.0, ("cfg_scale",), optional=True,
+          options=_slider(0, 30, 0.5), panel=MORE, row=1, saved=False),
+)
+
+
+def arg_count(groups: int) -> int:
+    """How many component values an accordion with this many concept groups has."""
+    return len(GLOBAL_FIELDS) + groups * len(CONCEPT_FIELDS)
+
+
+def concept_count(args: int) -> int:
+    """How many concept groups there are behind this many component values."""
+    return (args - len(GLOBAL_FIELDS)) // len(CONCEPT_FIELDS)
+
+
+def request_from_args(args: Sequence[Any]) -> dict[str, Any] | None:
+    """The request that the script's component values ask for, as the API would take it; None if OMG is off.
+
+    Args:
+        args: the API slot, then the rest of :data:`GLOBAL_FIELDS`, then :data:`CONCEPT_FIELDS` for each concept.
+            Anything in the API slot is the request, as an object or its JSON text, and the rest does not count.
+
+    Raises:
+        OMGError: naming the field, if the request in the slot is not valid or a value in the fields cannot be read.
+            Fields are not validated beyond that; :func:`omg_ext.request.parse_request` does it.
+    """
+    slot = args[0]
+    if slot is not None and slot != "":
+        return dump_request(parse_request(slot))
+    values = _named(GLOBAL_FIELDS, args)
+    if not values["enabled"]:
+        return None
+    shown = min(int(values["count"] or 0), concept_count(len(args)))
+    request = _gather(GLOBAL_FIELDS, values)
+    request["concepts"] = [_concept(index, _named(CONCEPT_FIELDS, args[arg_count(index):])) for index in range(shown)]
+    return request
+
+
+def args_from_request(request: Request, groups: int) -> list[Any]:
+    """The component values, in the order of :func:`request_from_args`, that ask for this request.
+
+    A mask is its base64 text; :mod:`.ui` makes a picture of it.
+
+    Args:
+        groups: number of concept groups in the accordion. A request that the fields cannot show (more concepts than
+            that, a negative prompt that is empty on purpose) also goes into the API slot, as JSON.
+    """
+    count = max(1, min(len(request.concepts), groups))
+    values = {"enabled": request.enabled, "count": count, **_spread(GLOBAL_FIELDS, request)}
+    args = [values.get(each.name, each.default) for each in GLOBAL_FIELDS]
+    for index in range(groups):
+        concept = _concept_values(request.concepts[index]) if index < len(request.concepts) else {}
+        args += [concept.get(each.name, each.default) for each in CONCEPT_FIELDS]
+    if request.enabled and parse_request(request_from_args(args)) != request:
+        args[0] = request_text(request)
+    return args
+
+
+def request_text(request: Request) -> str:
+    """The request as compact JSON, defaults left out."""
+    return json.dumps(dump_request(request), ensure_ascii=False, separators=(",", ":"))
+
+
+def _named(table: Sequence[Field], args: Sequence[Any]) -> Values:
+    return {each.name: value for each, value in zip(table, args[:len(table)], strict=True)}
+
+
+def _gather(table: Sequence[Field], values: Values) -> dict[str, Any]:
+    """The values that have a path, as the nested object of the request."""
+    gathered: dict[str, Any] = {}
+    for each in table:
+        if each.path and not (each.optional and values[each.name] == each.default):
+            inner = gathered
+            for name in each.path[:-1]:
+                inner = inner.setdefault(name, {})
+            inner[each.path[-1]] = values[each.name]
+    return gathered
+
+
+def _spread(table: Sequence[Field], struct: msgspec.Struct) -> Values:
+    """The opposite of :func:`_gather`."""
+    found = {each.name: value_at(struct, each.path) for each in table if each.path}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _concept(index: int, values: Values) -> dict[str, Any]:
+    name = f"Concept {index + 1}"
+    if all(values[each.name] == each.default for each in CONCEPT_FIELDS):
+        raise OMGError(f"concepts[{index}]",
+                       f"{name} is empty: fill in its phrase and prompt, or lower the number of concepts")
+    concept = _gather(CONCEPT_FIELDS, values)
+    place = next((place for place in PLACES if place.choice == values["where"]), None)
+    if place is None:
+        raise OMGError(f"concepts[{index}].where", f"{name}: choose one of {', '.join(p.choice for p in PLACES)}")
+    if place.kind:
+        concept["where"] = {place.kind: _where_value(f"concepts[{index}].where.{place.kind}", name, place, values)}
+    return concept
+
+
+def _where_value(where: str, name: str, place: Place, values: Values) -> Any:
+    picture = values["mask_picture"]
+    if place.kind == "mask" and picture is None:
+        raise OMGError(where, f"{name} has no mask: upload a picture that is white where the concept is")
+    if place.kind == "mask":
+        return picture if isinstance(picture, str) else _png_text(picture)
+    text = str(values["where_text"] or "")
+    try:
+        return place.parse(text)
+    except ValueError:
+        raise OMGError(where, f"{name}: expected {place.expected}, such as {place.hint}, got {text!r}") from None
+
+
+def _concept_values(concept: Concept) -> Values:
+    """The opposite of :func:`_concept`."""
+    values = _spread(CONCEPT_FIELDS, concept)
+    if concept.where is not None:
+        place = next(place for place in PLACES if place.kind == concept.where.kind)
+        values["where"] = place.choice
+        text = place.show(getattr(concept.where, place.kind))
+        values["mask_picture" if place.kind == "mask" else "where_text"] = text
+    return values
+
+
+def _png_text(picture: Any) -> str:
+    """A PIL picture as base64 PNG."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()

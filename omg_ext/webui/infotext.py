@@ -1,0 +1,39 @@
+"""The request in the picture's infotext: one compact value under one key, and the way back into the accordion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..masks import shrink_mask_text
+from ..request import Request, Where
+from .fields import request_text
+
+KEY = "OMG"
+"""The infotext key of the request."""
+
+
+def infotext_value(request: Request) -> str:
+    """The request as compact JSON, defaults left out and given masks scaled down to a few kilobytes each.
+
+    The host quotes it (it holds commas and colons); :func:`omg_ext.request.parse_request` reads it back.
+    """
+    concepts = [msgspec.structs.replace(concept, where=_shrunk(concept.where)) for concept in request.concepts]
+    return request_text(msgspec.structs.replace(request, concepts=concepts))
+
+
+def _shrunk(where: Where | None) -> Where | None:
+    if where is None or where.kind != "mask":
+        return where
+    return Where(mask=shrink_mask_text(str(where.mask)))
+
+
+def paste_fields(api: Any, enabled: Any) -> list[tuple[Any, Any]]:
+    """The ``infotext_fields`` of the script.
+
+    The value goes into the API slot whole, which serves the API's infotext replay: that casts values by the type of the
+    component's, and could not fill more concepts than the accordion has. In the browser the slot's change event spreads
+    it over the fields (:mod:`.ui`). An infotext without OMG switches the accordion off and leaves the fields alone.
+    """
+    return [(api, KEY), (enabled, lambda params: KEY in params)]

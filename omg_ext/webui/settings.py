@@ -1,0 +1,72 @@
+"""The extension's page in the web UI's settings, and typed access to what is set there.
+
+Read in the host package only: the core gets the numbers as arguments.
+"""
+
+from __future__ import annotations
+
+import gradio as gr
+import psutil
+import torch
+from modules import devices, script_callbacks, shared
+
+SECTION = ("omg", "OMG")
+MIB = 1024 * 1024
+
+
+def register() -> None:
+    """Ask the host to add the settings; to be called from the script, as a UI reload forgets callbacks."""
+    script_callbacks.on_ui_settings(_add_settings, name="omg")
+
+
+def device_budget() -> int:
+    """Bytes that the stored attention queries may take of the device's memory: never more than half of what is free."""
+    budget = _whole("omg_device_budget_mb") * MIB
+    if devices.device.type != "cuda":
+        return budget
+    free = torch.cuda.mem_get_info(devices.device)[0]
+    unused = torch.cuda.memory_reserved(devices.device) - torch.cuda.memory_allocated(devices.device)
+    return min(budget, (free + unused) // 2)
+
+
+def host_budget() -> int:
+    """Bytes that they may take of ordinary memory, where the device's does not do: never more than half of it."""
+    return min(_whole("omg_host_budget_mb") * MIB, psutil.virtual_memory().available // 2)
+
+
+def rows_per_call() -> int:
+    """How many concept rows go into one UNet call at most; 0 for all at once."""
+    return _whole("omg_rows_per_call")
+
+
+def ui_concepts() -> int:
+    """How many concept groups the accordion has."""
+    return max(1, _whole("omg_ui_concepts"))
+
+
+_OPTIONS = {
+    "omg_device_budget_mb": shared.OptionInfo(
+        2048, "Graphics memory for keeping the layout, MB", gr.Number, {"precision": 0, "minimum": 0}
+    ).info("the first picture's attention queries; what does not fit is kept in ordinary memory"),
+    "omg_host_budget_mb": shared.OptionInfo(
+        8192, "Ordinary memory for keeping the layout, MB", gr.Number, {"precision": 0, "minimum": 0}
+    ).info("what fits neither here nor there is computed again, at the cost of one more UNet row per step"),
+    "omg_rows_per_call": shared.OptionInfo(
+        0, "Concept rows per UNet call", gr.Slider, {"minimum": 0, "maximum": 32, "step": 1}
+    ).info("0 = all at once; lower it if memory runs out with many concepts; a concept takes two rows per picture"),
+    "omg_ui_concepts": shared.OptionInfo(
+        6, "Concepts shown in the accordion", gr.Slider, {"minimum": 1, "maximum": 16, "step": 1}
+    ).info("the API takes any number").needs_reload_ui(),
+}
+
+
+def _add_settings() -> None:
+    for key, option in _OPTIONS.items():
+        option.section = SECTION
+        shared.opts.add_option(key, option)
+
+
+def _whole(key: str) -> int:
+    """The setting; its default if it was never saved, or cleared in the settings page."""
+    value = shared.opts.data.get(key)
+    return int(_OPTIONS[key].default if value is None else value)

@@ -1,0 +1,142 @@
+"""The accordion. What it consists of stands in :mod:`.fields`; here it becomes Gradio components and their events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from modules.ui_components import FormRow, InputAccordion
+
+from ..comprehension import DETECTORS
+from ..errors import OMGError
+from ..masks import decode_mask
+from ..request import parse_request
+from . import infotext, settings
+from .fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES, Field, args_from_request, concept_count, request_from_args
+
+__all__ = ["build", "request_from_args"]
+
+Component = Any
+Components = dict[str, Component]
+"""Components by field name."""
+
+HINT = ("The main prompt describes the whole picture, say <i>a man and a woman at the beach</i>. "
+        "Each concept says who or what one part of it is.")
+
+WIDGETS: dict[str, Callable[..., Component]] = {
+    "accordion": lambda info, **kwargs: InputAccordion(**kwargs),
+    "checkbox": gr.Checkbox,
+    "checkboxes": gr.CheckboxGroup,
+    "detector": lambda **kwargs: gr.Dropdown(choices=list(DETECTORS), **kwargs),
+    "dropdown": gr.Dropdown,
+    "picture": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGBA", source="upload", height=200, **kwargs),
+    # the host's attention keys, and tag completion, look for this class
+    "prompt": lambda **kwargs: gr.Textbox(elem_classes=["prompt"], **kwargs),
+    "request": lambda **kwargs: gr.Textbox(lines=3, visible=False, **kwargs),
+    "slider": gr.Slider,
+    "text": gr.Textbox,
+}
+
+
+def build(script: Any, is_img2img: bool) -> list[Component]:
+    """The components of the script, in the order that :func:`request_from_args` takes their values.
+
+    Sets ``script.infotext_fields``. The host calls this again to read the defaults for the API: the number of concept
+    groups then stays that of the first call, whatever the setting says by now.
+    """
+    groups = concept_count(len(script.controls)) if script.controls else settings.ui_concepts()
+    shown = min(2, groups)
+    table = {each.name: each for each in GLOBAL_FIELDS}
+    table["count"] = replace(table["count"], default=shown, options={**table["count"].options, "maximum": groups})
+    accordion = table.pop("enabled")
+    made = {"enabled": _component(accordion, script.elem_id(accordion.name))}
+    panels, concepts = [], []
+    with made["enabled"]:
+        gr.HTML(HINT)
+        made |= _render((each for each in table.values() if not each.panel), script.elem_id)
+        for number in range(1, groups + 1):
+            with gr.Accordion(f"Concept {number}", visible=number <= shown, elem_id=script.elem_id(f"concept{number}"),
+                              elem_classes=["omg-concept"]) as panel:
+                concepts.append(_render(CONCEPT_FIELDS, script.elem_id, f"concept{number}_"))
+            panels.append(panel)
+        made |= _render((each for each in table.values() if each.panel), script.elem_id)
+    components = [made[each.name] for each in GLOBAL_FIELDS]
+    components += [concept[each.name] for concept in concepts for each in CONCEPT_FIELDS]
+    _connect(made, panels, concepts, components)
+    script.infotext_fields = infotext.paste_fields(made["api"], made["enabled"])
+    return components
+
+
+def _component(each: Field, elem_id: str) -> Component:
+    component = WIDGETS[each.widget](label=each.label, info=each.info or None, value=each.default, elem_id=elem_id,
+                                     **each.options)
+    component.do_not_save_to_config = not each.saved
+    return component
+
+
+def _render(table: Iterable[Field], elem_id: Callable[[str], str], prefix: str = "") -> Components:
+    """Lay the fields out: a closed panel for those that name one, a line for those that share a row."""
+    made: Components = {}
+    for panel, fields in groupby(table, key=lambda each: each.panel):
+        with gr.Accordion(panel, open=False) if panel else nullcontext():
+            for row, line in groupby(fields, key=lambda each: each.row):
+                with FormRow() if row else nullcontext():
+                    made |= {each.name: _component(each, elem_id(prefix + each.name)) for each in line}
+    return made
+
+
+def _connect(made: Components, panels: list[Component], concepts: list[Components],
+             components: list[Component]) -> None:
+    """What happens in the accordion as values change, whether the user or a pasted infotext changed them."""
+    quiet = {"show_progress": False, "queue": False}
+    made["count"].change(_shown_panels(len(panels)), [made["count"]], panels, **quiet)
+    for concept in concepts:
+        concept["where"].change(_place_inputs, [concept["where"]], [concept["where_text"], concept["mask_picture"]],
+                                **quiet)
+    made["api"].change(_spread_request(len(panels)), [made["api"]], components, **quiet)
+    # a request that the fields cannot show must not outlive the accordion that it came with
+    made["enabled"].change(None, [made["enabled"], made["api"]], [made["api"]],
+                           _js="(enabled, request) => enabled ? request : ''", show_progress=False)
+
+
+def _shown_panels(groups: int) -> Callable[[Any], list[Any]]:
+    return lambda count: [gr.update(visible=index < (count or 1)) for index in range(groups)]
+
+
+def _place_inputs(choice: str) -> list[Any]:
+    """The text field and the mask picture that go with a choice of "which one"."""
+    place = next(place for place in PLACES if place.choice == choice)
+    return [gr.update(visible=bool(place.label), label=place.label, info=place.info, placeholder=place.hint),
+            gr.update(visible=place.kind == "mask")]
+
+
+def _spread_request(groups: int) -> Callable[[str], list[Any]]:
+    """From the text of a request (pasted with an infotext) to the fields.
+
+    The text stays, in sight, if the fields cannot show what it asks for or if it is no valid request.
+    """
+    names = [each.name for each in GLOBAL_FIELDS] + [each.name for each in CONCEPT_FIELDS] * groups
+
+    def spread(text: str) -> list[Any]:
+        leave = [gr.update() for _ in names]
+        if not text:
+            return [gr.update(visible=False), *leave[1:]]
+        try:
+            args = args_from_request(parse_request(text), groups)
+            values = [_mask_picture(value) if name == "mask_picture" else value
+                      for name, value in zip(names, args, strict=True)]
+        except OMGError:
+            return [gr.update(visible=True), *leave[1:]]
+        return [gr.update(value=values[0], visible=bool(values[0])), *values[1:]]
+
+    return spread
+
+
+def _mask_picture(text: str | None) -> np.ndarray | None:
+    """A mask as the picture component takes it."""
+    return None if text is None else np.rint(decode_mask(text, "mask") * 255).astype(np.uint8)

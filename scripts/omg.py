@@ -1,0 +1,29 @@
+"""The AlwaysOn script: hands the web UI's calls to :mod:`omg_ext.webui`."""
+
+from typing import Any
+
+from modules import scripts
+
+from omg_ext.webui import process, settings, ui
+
+
+class OMGScript(scripts.Script):
+    """OMG in the txt2img tab and its API."""
+
+    def title(self) -> str:
+        return "OMG"
+
+    def show(self, is_img2img: bool) -> Any:
+        return False if is_img2img else scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        return ui.build(self, is_img2img)
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        process.before_sampling(p, args)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        process.postprocess(p, processed)
+
+
+settings.register()

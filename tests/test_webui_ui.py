@@ -1,0 +1,226 @@
+"""The accordion without Gradio: component values to a request and back, and through the web UI's infotext."""
+
+import base64
+import io
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from omg_ext.errors import OMGError
+from omg_ext.masks import decode_mask, encode_mask
+from omg_ext.request import Concept, Request, Where, parse_request
+from omg_ext.webui.fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES, arg_count, args_from_request, request_from_args
+from omg_ext.webui.infotext import KEY, infotext_value, paste_fields
+
+# as in the web UI's modules/infotext_utils.py
+HOST_PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+HALF = encode_mask(np.eye(8))
+
+words = st.text(min_size=1).filter(str.strip)
+fractions = st.floats(0, 1)
+places = st.one_of(
+    st.builds(lambda x, y: {"point": [x, y]}, fractions, fractions),
+    st.builds(lambda index: {"index": index}, st.integers(0, 20)),
+    st.builds(lambda x, y: {"box": [x / 2, y / 2, 0.5 + x / 2, 0.5 + y / 2]}, fractions.filter(bool),
+              fractions.filter(bool)),
+    st.just({"mask": HALF}),
+)
+concepts = st.fixed_dictionaries(
+    {"prompt": words, "phrase": words},
+    optional={"negative_prompt": st.text(), "where": places, "strength": fractions, "cfg_scale": st.floats(0, 100)},
+)
+requests = st.fixed_dictionaries(
+    {"concepts": st.lists(concepts, min_size=1, max_size=4)},
+    optional={
+        "detector": st.just("attention"), "blend_start": fractions, "strict": st.booleans(),
+        "layout": st.fixed_dictionaries({}, optional={"cross": fractions, "self": fractions}),
+        "mask": st.fixed_dictionaries({}, optional={"grow": st.floats(0, 0.5), "feather": st.floats(0, 0.5)}),
+        "show": st.lists(st.sampled_from(["first_pass", "masks"]), unique=True),
+    },
+).map(parse_request)
+
+
+def accordion(groups: int = 2, **values):
+    """Component values; ``concept1_phrase="man"`` and the like set some, the others are as at the start."""
+    named = {each.name: each.default for each in GLOBAL_FIELDS}
+    for number in range(1, groups + 1):
+        named |= {f"concept{number}_{each.name}": each.default for each in CONCEPT_FIELDS}
+    assert not values.keys() - named.keys()
+    return list((named | {"enabled": True, "count": 1} | values).values())
+
+
+def wanted(args):
+    """The request of an accordion that is switched on."""
+    request_ = request_from_args(args)
+    assert request_ is not None
+    return request_
+
+
+def place(kind: str) -> str:
+    """The dropdown's entry for a field of :class:`omg_ext.request.Where`."""
+    return next(place.choice for place in PLACES if place.kind == kind)
+
+
+def through_infotext(value: str) -> str:
+    """What the web UI reads back after it has written the value among others."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    line = f"Steps: 20, Sampler: Euler a, Size: 512x512, {KEY}: {quoted}, Version: v1.10.1"
+    found = dict(HOST_PARAMETER.findall(line))
+    assert found["Version"] == "v1.10.1"
+    return json.loads(found[KEY])
+
+
+@given(requests, st.integers(1, 5))
+def test_any_request_survives_the_accordion(request_, groups):
+    args = args_from_request(request_, groups)
+    assert len(args) == arg_count(groups)
+    assert parse_request(request_from_args(args)) == request_
+
+
+@given(requests)
+def test_any_request_survives_the_infotext(request_):
+    text = through_infotext(infotext_value(request_))
+    assert parse_request(text) == request_
+    assert parse_request(request_from_args(accordion(api=text))) == request_
+
+
+def test_fields_alone_show_an_ordinary_request():
+    concepts = [Concept(prompt="a", phrase="man", negative_prompt="b", where=Where(index=1), cfg_scale=3.0),
+                Concept(prompt="c", where=Where(mask=HALF), strength=0.5)]
+    args = args_from_request(Request(concepts=concepts, blend_start=0.2, show=["masks"]), 3)
+    assert args[0] == ""
+
+
+@pytest.mark.parametrize("concepts", [
+    [{"prompt": "a", "phrase": "b"}] * 3,
+    [{"prompt": "a", "phrase": "b", "negative_prompt": ""}],
+    [{"prompt": "a", "phrase": "b", "cfg_scale": 0}],
+])
+def test_what_the_fields_cannot_show_stays_whole_in_the_api_slot(concepts):
+    request_ = parse_request({"concepts": concepts})
+    args = args_from_request(request_, 2)
+    assert parse_request(args[0]) == request_
+    assert parse_request(request_from_args(args)) == request_
+
+
+def test_untouched_fields_mean_the_defaults_of_the_request():
+    args = accordion(concept1_phrase="man", concept1_prompt="sks man")
+    assert parse_request(request_from_args(args)) == Request(concepts=[Concept(prompt="sks man", phrase="man")])
+
+
+def test_off_until_enabled():
+    assert request_from_args(accordion(enabled=False, concept1_prompt="a", concept1_phrase="b")) is None
+
+
+def test_hidden_concepts_do_not_count():
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept2_phrase="woman", concept2_prompt="b")
+    assert len(wanted(args)["concepts"]) == 1
+
+
+@pytest.mark.parametrize("form", [dict, json.dumps])
+def test_the_api_slot_counts_alone(form):
+    request_ = {"concepts": [{"prompt": "a", "phrase": "b"}]}
+    assert request_from_args(accordion(enabled=False, api=form(request_))) == request_
+
+
+@pytest.mark.parametrize("slot", [{}, [], [1], 0, False, True, "{", "null", {"concepts": [{"promt": "a"}]}])
+def test_the_api_slot_is_validated(slot):
+    with pytest.raises(OMGError):
+        request_from_args(accordion(api=slot))
+
+
+def test_an_empty_concept_is_named():
+    args = accordion(count=2, concept1_phrase="man", concept1_prompt="a")
+    with pytest.raises(OMGError, match="Concept 2 is empty") as refused:
+        request_from_args(args)
+    assert refused.value.field == "concepts[1]"
+
+
+@pytest.mark.parametrize(("kind", "text", "value"), [
+    ("point", "0.25, 0.5", [0.25, 0.5]),
+    ("point", "[.25 .5]", [0.25, 0.5]),
+    ("index", "1", 0),
+    ("index", " 3 ", 2),
+    ("box", "0,0;0.5,1", [0, 0, 0.5, 1]),
+])
+def test_places_are_read(kind, text, value):
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where=place(kind), concept1_where_text=text)
+    assert wanted(args)["concepts"][0]["where"] == {kind: value}
+
+
+@pytest.mark.parametrize(("kind", "text"), [
+    ("point", "abc"), ("point", ""), ("point", "0.5"), ("point", "0.1, 0.2, 0.3"), ("point", "0,25, 0,5"),
+    ("index", "0"), ("index", "-1"), ("index", "1.5"), ("index", "first"), ("index", ""),
+    ("box", "0, 0, 1"), ("box", "left"), ("mask", ""),
+])
+def test_places_that_cannot_be_read_are_named(kind, text):
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where=place(kind), concept1_where_text=text)
+    with pytest.raises(OMGError, match="Concept 1") as refused:
+        request_from_args(args)
+    assert refused.value.field == f"concepts[0].where.{kind}"
+
+
+def test_an_unknown_place_is_refused():
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where="somewhere")
+    with pytest.raises(OMGError, match="choose one of"):
+        request_from_args(args)
+
+
+@pytest.mark.parametrize(("kind", "text"), [("point", "nan, 0.5"), ("point", "2, 0.5"), ("box", "1, 0, 0, 1")])
+def test_places_outside_the_picture_are_refused(kind, text):
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where=place(kind), concept1_where_text=text)
+    with pytest.raises(OMGError, match="where"):
+        parse_request(request_from_args(args))
+
+
+@pytest.mark.parametrize("field", ["count", "blend_start", "cross", "grow", "concept1_strength"])
+def test_a_cleared_number_is_refused(field):
+    values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a", field: None}
+    args = accordion(**values)
+    with pytest.raises(OMGError):
+        parse_request(request_from_args(args))
+
+
+def test_an_uploaded_picture_becomes_the_mask():
+    pixels = np.zeros((6, 8), np.uint8)
+    pixels[:, 5:] = 255
+    picture = Image.fromarray(pixels).convert("RGBA")
+    args = accordion(concept1_prompt="a", concept1_where=place("mask"), concept1_mask_picture=picture)
+    text = wanted(args)["concepts"][0]["where"]["mask"]
+    assert Image.open(io.BytesIO(base64.b64decode(text))).size == (8, 6)
+    np.testing.assert_array_equal(decode_mask(text, "mask"), pixels / 255)
+
+
+def test_infotext_is_compact():
+    noise = encode_mask(np.random.default_rng(0).random((256, 256)))
+    request_ = Request(concepts=[Concept(prompt="a", where=Where(mask=noise)), Concept(prompt="b", phrase="c")])
+    text = infotext_value(request_)
+    assert len(noise) > 50_000
+    assert len(text) < 4100
+    mask = json.loads(text)["concepts"][0]["where"]["mask"]
+    assert decode_mask(mask, "mask").mean() == pytest.approx(0.5, abs=0.05)
+    assert infotext_value(Request(concepts=request_.concepts[1:])) == '{"concepts":[{"prompt":"b","phrase":"c"}]}'
+
+
+@pytest.mark.parametrize("params", [{}, {KEY: "{}"}])
+def test_the_infotext_key_switches_the_accordion(params):
+    (api, key), (enabled, target) = paste_fields("api", "enabled")
+    assert (api, key, enabled) == ("api", KEY, "enabled")
+    assert target(params) is bool(params)
+
+
+def test_field_names_are_unique_and_every_field_is_explained():
+    for table in (GLOBAL_FIELDS, CONCEPT_FIELDS):
+        names = [each.name for each in table]
+        assert len(set(names)) == len(names)
+    saved = [each.label for each in GLOBAL_FIELDS if each.saved]
+    assert len(set(saved)) == len(saved), "the web UI keeps defaults by label"
+    without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS) if not each.info}
+    assert without_help == {"enabled", "where_text", "mask_picture"}
