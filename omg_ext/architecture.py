@@ -42,7 +42,8 @@ def _from_keys(shapes: Mapping[str, Sequence[int]]) -> str | None:
         return "SD 3"
     for key, shape in shapes.items():
         reads_text = "attn2" in key and ("to_k" in key or "to_v" in key)
-        if reads_text and ("down" in key or "lora_A" in key) and len(shape) > 1 and shape[1] in _CONTEXT_WIDTH:
+        is_down = key.endswith(("down.weight", "lora_A.weight"))
+        if reads_text and is_down and len(shape) > 1 and shape[1] in _CONTEXT_WIDTH:
             return _CONTEXT_WIDTH[shape[1]]
     if any("te2_" in key or "text_encoder_2" in key or "transformer_blocks_1_" in key or "transformer_blocks.1." in key
            for key in shapes):

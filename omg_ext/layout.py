@@ -36,7 +36,7 @@ class LayoutPreservation(Hooks):
                       for name, layer in modules_named(unet, "attn1", part).items()} if layout.self_ else {}
         self._tokens: dict[str, int] = {}
         self._wanted: set[str] = set()
-        self._size = 1
+        self._sizes: dict[tuple[int, int], int] = {}  # bytes, by numbers of rows and layers
         self._total = 0
         self._rows = slice(0, 0)
         self._carried = slice(0, 0)
@@ -77,12 +77,15 @@ class LayoutPreservation(Hooks):
         """
         entries: list[Entry] = []
         self._mode, self._rows, self._total, self._recorded = "record", rows, total, {}
+        wanted, count = self.wanted(progress), rows.stop - rows.start
         # once a call of this size was turned away there is no point in copying its tensors
-        self._wanted = self.wanted(progress) if keep and self._store.place_for(self._size) else set()
+        has_room = self._store.place_for(self._sizes.get((count, len(wanted)), 1)) is not None
+        self._wanted = wanted if keep and has_room else set()
         try:
             yield entries
             recorded = {name: tensor for name, tensor in self._recorded.items() if name in self.wanted(progress)}
-            self._size = size_of(recorded) or self._size
+            if recorded:
+                self._sizes[count, len(recorded)] = size_of(recorded)
             entry = self._store.put(recorded)
             if entry is not None:
                 entries.append(entry)
@@ -115,7 +118,8 @@ class LayoutPreservation(Hooks):
         if not self._mode:
             return
         if name in self._self and name not in self._tokens:
-            self._tokens[name] = output.shape[1]
+            # of a whole row: HyperTile cuts rows into tiles
+            self._tokens[name] = output.shape[0] * output.shape[1] // self._total
         if name not in self._wanted or self._rows.stop == self._rows.start:
             return
         mine = batch_rows(self._rows, self._total, output.shape[0])

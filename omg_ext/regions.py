@@ -98,7 +98,11 @@ def find_regions(request: Request, pictures: Sequence[FirstPass], size: tuple[in
     for index, concept in enumerate(request.concepts):
         missing = [number for number, masks in enumerate(found) if masks[index] is None]
         if missing:
-            warnings.append(_not_found(index, concept, missing, len(pictures)))
+            where = "" if len(pictures) == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
+            by_prompt = detector.needs_attention and pictures[missing[0]].heat(concept.phrase) is None
+            hint = "; the prompt does not name it, and this detector goes by the prompt's words" if by_prompt else ""
+            warnings.append(f"concepts[{index}]: no {concept.phrase!r} was found{where}, "
+                            f"so this concept is left out{hint}")
     if warnings and request.strict:
         raise OMGError("strict", "; ".join(warnings))
     refined = [[None if mask is None else refine(mask, request.mask.grow, request.mask.feather) for mask in masks]
@@ -120,9 +124,11 @@ def latent_weights(request: Request, masks: Sequence[Sequence[np.ndarray | None]
 def _weights(concepts: Sequence[Concept], masks: Sequence[np.ndarray | None],
              latent_size: tuple[int, int]) -> Tensor:
     """[K, h, w] for one picture."""
-    grids = [torch.zeros(latent_size) if mask is None else _latent_mask(index, mask, latent_size)
-             for index, mask in enumerate(masks)]
-    return blend_weights(torch.stack(grids), [concept.strength for concept in concepts])
+    grids = torch.zeros(len(masks), *latent_size)
+    for index, mask in enumerate(masks):
+        if mask is not None:
+            grids[index] = _latent_mask(index, mask, latent_size)
+    return blend_weights(grids, [concept.strength for concept in concepts])
 
 
 def _latent_mask(index: int, mask: np.ndarray, latent_size: tuple[int, int]) -> Tensor:
@@ -131,8 +137,3 @@ def _latent_mask(index: int, mask: np.ndarray, latent_size: tuple[int, int]) -> 
         raise OMGError(f"concepts[{index}]", "its mask is smaller than half a cell of the latent grid (8x8 pixels), "
                                              "so nothing would be drawn; give a larger mask or raise mask.grow")
     return grid
-
-
-def _not_found(index: int, concept: Concept, missing: Sequence[int], batch: int) -> str:
-    where = "" if batch == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
-    return f"concepts[{index}]: no {concept.phrase!r} was found{where}, so this concept is left out"

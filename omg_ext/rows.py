@@ -147,21 +147,20 @@ class ConceptPredictor:
 
     Attributes:
         networks: the concepts' networks, entered.
-        evaluate: the host's UNet evaluation.
         pictures: for each concept, the pictures of the batch it has a mask in.
         rows_per_call: at most so many rows in one UNet call; 0 for all. Halved where they do not fit into memory.
     """
 
     networks: RowNetworks
-    evaluate: EvaluateRows
     pictures: Sequence[Sequence[int]]
     rows_per_call: int = 0
 
-    def __call__(self, x: Tensor, t: Tensor, conditionings: Sequence[ConceptConditioning],
+    def __call__(self, evaluate: EvaluateRows, x: Tensor, t: Tensor, conditionings: Sequence[ConceptConditioning],
                  scales: Sequence[float | None]) -> ConceptPrediction:
         """Evaluate all concepts' rows.
 
         Args:
+            evaluate: the host's UNet evaluation.
             x: latents as the sampler passes them to the denoiser, [B, C, h, w].
             t: timesteps or sigmas, [B].
             conditionings: one per concept.
@@ -174,7 +173,7 @@ class ConceptPredictor:
                 for row in _rows_of(concept, conditioning, self.pictures[concept], scales[concept] is not None)]
         outputs: dict[tuple[int, int, int | None], Tensor] = {}
         for call in _calls(rows, self.rows_per_call):
-            for row, output in zip(call, self._evaluate(x, t, call), strict=True):
+            for row, output in zip(call, self._evaluate(evaluate, x, t, call), strict=True):
                 outputs[row.concept, row.picture, row.part] = output
 
         guided = x.new_zeros((len(conditionings), *x.shape))
@@ -191,17 +190,17 @@ class ConceptPredictor:
                 unconds[concept, picture] = base
         return ConceptPrediction(guided, unconds)
 
-    def _evaluate(self, x: Tensor, t: Tensor, call: list[_Row]) -> Tensor:
+    def _evaluate(self, evaluate: EvaluateRows, x: Tensor, t: Tensor, call: list[_Row]) -> Tensor:
         pictures = [row.picture for row in call]
         cond = {name: torch.stack([row.cond[name] for row in call]) for name in call[0].cond}
         try:
             with self.networks.acting(_spans(call), len(call)):
-                return self.evaluate(x[pictures], t[pictures], cond, pictures)
+                return evaluate(x[pictures], t[pictures], cond, pictures)
         except torch.cuda.OutOfMemoryError as error:
             if len(call) == 1:
-                raise OMGError("concepts", "not even one row of a concept's prediction fits into graphics memory; lower "
-                                           "the picture's size, the batch size or, in OMG's settings, the memory for "
-                                           "keeping the layout") from error
+                raise OMGError("concepts", "not even one row of a concept's prediction fits into graphics memory; "
+                                           "lower the picture's size, the batch size or, in OMG's settings, the "
+                                           "memory for keeping the layout") from error
         torch.cuda.empty_cache()
         half = self.rows_per_call = len(call) // 2
-        return torch.cat([self._evaluate(x, t, call[:half]), self._evaluate(x, t, call[half:])])
+        return torch.cat([self._evaluate(evaluate, x, t, call[:half]), self._evaluate(evaluate, x, t, call[half:])])

@@ -4,14 +4,13 @@ The first pass is the user's ordinary picture. The second repeats it; from the i
 call blends the concepts' predictions into the global one (Eq. 6), whose attention is the first pass's (Eq. 7).
 
 A host's sampler calls its *denoiser*, which evaluates the UNet once or several times on global rows: conditional ones
-first, in order, then unconditional ones. A host wraps both: :meth:`Pass.denoiser_call` around each denoiser call,
+first, in order, then unconditional ones. A host calls :meth:`Pass.begin_denoiser_call` before each denoiser call, and
 :meth:`Pass.unet_call` in place of each UNet evaluation within it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,12 +36,14 @@ class StoredCall:
 
     Attributes:
         progress: fraction of the trajectory.
+        rows: which of the denoiser call's conditional rows it evaluated.
         x, t: its inputs, [n, C, h, w] and [n]; None where nothing will ask for them.
         output: the model's output, kept until the initiation timestep (the prefix memo).
         entry: recorded queries; None where they were not wanted or did not fit.
     """
 
     progress: float
+    rows: slice
     x: Tensor | None = None
     t: Tensor | None = None
     output: Tensor | None = None
@@ -63,16 +64,14 @@ class Pass:
         self.cond_rows = 0
         self.rows_seen = 0
 
-    @contextmanager
-    def denoiser_call(self, progress: float, cond_rows: int) -> Iterator[None]:
-        """Within the block the sampler's denoiser is called once.
+    def begin_denoiser_call(self, progress: float, cond_rows: int) -> None:
+        """The sampler is about to call its denoiser.
 
         Args:
             progress: fraction of the trajectory that lies behind, in model timesteps.
             cond_rows: conditional rows this call evaluates; they come before the unconditional ones.
         """
         self.progress, self.cond_rows, self.rows_seen = progress, cond_rows, 0
-        yield
 
     @property
     def has_uncond(self) -> bool:
@@ -110,7 +109,7 @@ class FirstPass(Pass):
     def unet_call(self, evaluate: EvaluateGlobal, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """Evaluate the UNet on global rows as the host would, and remember."""
         local, absolute = self.take_rows(len(x))
-        call = StoredCall(self.progress)
+        call = StoredCall(self.progress, absolute)
         in_prefix = self.progress < self.blend_start
         if self.observer is not None:
             self.observer.rows = (local, absolute)
@@ -143,6 +142,7 @@ class SecondPass(Pass):
         self.first = first
         self.weights = weights
         self.index = 0
+        self.has_blended = False
 
     @property
     def blends(self) -> bool:
@@ -151,17 +151,25 @@ class SecondPass(Pass):
 
     def unet_call(self, evaluate: EvaluateGlobal, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """Evaluate the UNet on global rows: from memory in the prefix, with the first pass's attention after it."""
-        local, _ = self.take_rows(len(x))
+        local, absolute = self.take_rows(len(x))
         index, self.index = self.index, self.index + 1
         stored = self.first.calls[index] if index < len(self.first.calls) else None
         if not self.blends:
             remembered = stored.output_for(x, t) if stored is not None else None
             return remembered if remembered is not None else evaluate(x, t, cond)
-        if stored is None or stored.progress != self.progress:
-            stored = self._nearest()
+        if stored is None or (stored.progress, stored.rows) != (self.progress, absolute):
+            stored = self._nearest(absolute)
         if stored is None or not local.stop or not self.first.layout.wanted(self.progress):
             return evaluate(x, t, cond)
         return self._with_layout(evaluate, x, t, cond, local, stored, self._entry_at(index + 1))
+
+    def warnings(self) -> list[str]:
+        """What the user should know after the pass."""
+        found = sorted(self.first.layout.warnings)
+        if not self.has_blended and self.first.blend_start < 1.0:
+            found.append(f"blend_start: none of the sampler's steps comes after {self.first.blend_start:g} of the "
+                         "trajectory, so the concepts were not drawn; lower it, or take more steps")
+        return found
 
     def blend(self, global_prediction: Tensor, concept_predictions: Tensor) -> Tensor:
         """Concept noise blending (Eq. 6): ``(1 - sum_i M_i) z' + sum_i M_i C^i``.
@@ -170,6 +178,7 @@ class SecondPass(Pass):
             global_prediction: z', [B, C, h, w].
             concept_predictions: C^i, [K, B, C, h, w].
         """
+        self.has_blended = True
         weights = self.weights.to(global_prediction)
         return (1 - weights.sum(0)) * global_prediction + (weights * concept_predictions).sum(0)
 
@@ -184,9 +193,10 @@ class SecondPass(Pass):
         with self.first.layout.replaying(self.progress, rows, len(x), stored.entry, following, carried, x):
             return evaluate(x, t, cond)[:count]
 
-    def _nearest(self) -> StoredCall | None:
-        """Adaptive samplers choose other timesteps once the latents differ; the closest recorded one serves."""
-        recorded = [call for call in self.first.calls if call.progress >= self.first.blend_start]
+    def _nearest(self, rows: slice) -> StoredCall | None:
+        """Adaptive samplers choose other timesteps once the latents differ; the closest one with these rows serves."""
+        recorded = [call for call in self.first.calls
+                    if call.progress >= self.first.blend_start and call.rows == rows]
         return min(recorded, key=lambda call: abs(call.progress - self.progress), default=None)
 
     def _entry_at(self, index: int) -> Entry | None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import safetensors
 from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from ..architecture import wrong_architecture
 from ..deltas import Delta, LowRankDelta
@@ -20,11 +21,51 @@ _NOT_LOW_RANK = ("hada_", "lokr_", "oft_", "dora_scale", "lora_magnitude_vector"
                  "a1.weight", "lora_mid")
 
 
+Source = str | Path | Mapping[str, str | Path]
+"""Where LoRA files are: a folder of ``name.safetensors`` files, or the files by name"""
+
+
 class LoRA(NamedTuple):
     """One file's layers, by the module they act on, with multiplier 1."""
 
     unet: dict[nn.Module, LowRankDelta]
     text_encoders: dict[nn.Module, LowRankDelta]
+
+
+class LoraFiles:
+    """The files that tags name. Each is read once, and again if it has changed or is to act on other models.
+
+    Args:
+        source: a folder, or files by name; None is the working folder.
+    """
+
+    def __init__(self, source: Source | None):
+        self._source = source if source is not None else "."
+        self._read: dict[Path, tuple[tuple[int, ...], LoRA]] = {}
+
+    def load(self, pipe: DiffusionPipeline, name: str, field: str) -> LoRA:
+        """The LoRA of that name for the models of ``pipe``, which stay as they are.
+
+        Raises:
+            OMGError: see :func:`load_lora`; or there is no such name.
+        """
+        path = self._path(name, field)
+        if not path.is_file():
+            raise OMGError(field, f"there is no LoRA file {path}")
+        stamp = (path.stat().st_mtime_ns, *map(id, _parts(pipe)))
+        known, lora = self._read.get(path, (None, None))
+        if lora is None or known != stamp:
+            lora = load_lora(pipe, path, field)
+            self._read[path] = (stamp, lora)
+        return lora
+
+    def _path(self, name: str, field: str) -> Path:
+        if not isinstance(self._source, Mapping):
+            return Path(self._source) / f"{name}.safetensors"
+        if name not in self._source:
+            known = ", ".join(sorted(self._source)) or "none"
+            raise OMGError(field, f"there is no LoRA {name!r}; known: {known}")
+        return Path(self._source[name])
 
 
 def scaled(layers: Mapping[nn.Module, LowRankDelta], multiplier: float, dyn: int | None) -> dict[nn.Module, Delta]:
@@ -39,7 +80,7 @@ def load_lora(pipe: DiffusionPipeline, path: Path, field: str) -> LoRA:
     """Read a LoRA file through diffusers, which knows the key formats, and leave the pipeline as it was.
 
     Raises:
-        OMGError: the file is missing, broken, of an unsupported kind or made for another architecture.
+        OMGError: the file is broken, of an unsupported kind or made for another architecture.
     """
     shapes, metadata = _header(path, field)
     if any(mark in key for key in shapes for mark in _NOT_LOW_RANK):
@@ -47,7 +88,11 @@ def load_lora(pipe: DiffusionPipeline, path: Path, field: str) -> LoRA:
                               "loads the other kinds too)")
     had_adapters = any(isinstance(module, LoraLayer) for part in _parts(pipe) for module in part.modules())
     try:
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=_ADAPTER, local_files_only=True)
+        if any(key.endswith(".alpha") for key in shapes):
+            pipe.load_lora_weights(_without_alpha(load_file(path)), adapter_name=_ADAPTER)
+        else:
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=_ADAPTER,
+                                   local_files_only=True)
         unet, *text_encoders = [_layers(part) for part in _parts(pipe)]
         lora = LoRA(unet, {layer: delta for layers in text_encoders for layer, delta in layers.items()})
     except (ValueError, RuntimeError, KeyError) as error:
@@ -60,6 +105,16 @@ def load_lora(pipe: DiffusionPipeline, path: Path, field: str) -> LoRA:
     if not lora.unet and not lora.text_encoders:
         raise _wrong_architecture(pipe, path, field, shapes, metadata)
     return lora
+
+
+def _without_alpha(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Kohya's weights with each layer's alpha / rank in its upper matrix: diffusers keeps one alpha for all layers."""
+    scales = {key.removesuffix("alpha"): float(value) for key, value in weights.items() if key.endswith(".alpha")}
+    kept = {key: value for key, value in weights.items() if not key.endswith(".alpha")}
+    for layer, alpha in scales.items():
+        up, down = f"{layer}lora_up.weight", f"{layer}lora_down.weight"
+        kept[up] = kept[up].float() * (alpha / len(kept[down]))
+    return kept
 
 
 def _parts(pipe: DiffusionPipeline) -> list[nn.Module]:
@@ -75,8 +130,6 @@ def _layers(part: nn.Module) -> dict[nn.Module, LowRankDelta]:
 
 
 def _header(path: Path, field: str) -> tuple[dict[str, Any], dict[str, str]]:
-    if not path.is_file():
-        raise OMGError(field, f"there is no LoRA file {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return {key: file.get_slice(key).get_shape() for key in list(file.keys())}, file.metadata() or {}

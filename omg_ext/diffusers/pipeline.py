@@ -18,13 +18,12 @@ from ..deltas import Delta, DeltaSum
 from ..errors import OMGError
 from ..query_store import QueryStore
 from ..regions import check_given
-from ..request import Request, parse_request
+from ..request import Layout, Request, parse_request
 from ..tags import Tag, parse_tags
-from .loras import LoRA, load_lora, scaled
+from .loras import LoraFiles, Source, scaled
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 from .run import Run, Sampler, decode
 
-Loras = str | Path | Mapping[str, str | Path]
 Network = dict[nn.Module, Delta]
 
 
@@ -54,23 +53,24 @@ class OMGPipeline:
 
     Args:
         pipe: the diffusers pipeline; its scheduler is used. It is left as it was after every call.
-        loras: the folder of the files that ``<lora:name>`` tags name, or a mapping from names to files.
+        loras: the folder of the files that ``<lora:name>`` tags name, or a mapping from names to files. What was read
+            stays in memory with this object.
         device_budget, host_budget: bytes for stored attention queries on the UNet's device and in host memory; what
             fits in neither is recomputed.
         rows_per_call: at most so many concept rows in one UNet call; 0 for all.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, loras: Loras | None = None, *, device_budget: int = 2 << 30,
+    def __init__(self, pipe: DiffusionPipeline, loras: Source | None = None, *, device_budget: int = 2 << 30,
                  host_budget: int = 8 << 30, rows_per_call: int = 0):
         self.pipe = pipe
-        self.loras = loras
+        self._loras = LoraFiles(loras)
         self.device_budget, self.host_budget, self.rows_per_call = device_budget, host_budget, rows_per_call
 
     @classmethod
-    def from_folder(cls, folder: str | Path, loras: Loras | None = None, *,
-                    torch_dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any) -> OMGPipeline:
+    def from_folder(cls, folder: str | Path, loras: Source | None = None, *,
+                    dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any) -> OMGPipeline:
         """Load a diffusers pipeline folder; ``options`` are those of the constructor."""
-        pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch_dtype, local_files_only=True)
+        pipe = DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
         return cls(pipe.to(device), loras, **options)
 
     @torch.no_grad()
@@ -82,7 +82,8 @@ class OMGPipeline:
         """Generate.
 
         Args:
-            request: concepts and options, see :class:`omg_ext.request.Request`.
+            request: concepts and options, see :class:`omg_ext.request.Request`; one that is not enabled gives the
+                ordinary picture.
             prompt: the global prompt p; its ``<lora:...>`` tags act everywhere (style). May be left out if
                 ``prompt_embeds`` are given and no concept is to be found by attention.
             negative_prompt: the global negative prompt.
@@ -101,7 +102,9 @@ class OMGPipeline:
         Raises:
             OMGError: anything the user can mend; the pipeline is as it was.
         """
-        request = request if isinstance(request, Request) else parse_request(request)
+        request = parse_request(request)
+        if not request.enabled:
+            request = Request(concepts=[], layout=Layout(cross=0, self_=0))
         if prompt is None and prompt_embeds is None:
             raise OMGError("prompt", "give the global prompt or prompt_embeds")
         factor = self.pipe.vae_scale_factor
@@ -161,18 +164,8 @@ class OMGPipeline:
 
     def _network(self, tag: Tag, field_name: str) -> tuple[Network, Network]:
         """The tag's layers in the UNet and in the text encoders."""
-        lora = self._lora(tag.name, field_name)
+        lora = self._loras.load(self.pipe, tag.name, field_name)
         return scaled(lora.unet, tag.unet, tag.dyn), scaled(lora.text_encoders, tag.te, tag.dyn)
-
-    def _lora(self, name: str, field_name: str) -> LoRA:
-        if isinstance(self.loras, Mapping):
-            if name not in self.loras:
-                known = ", ".join(sorted(self.loras)) or "none"
-                raise OMGError(field_name, f"there is no LoRA {name!r}; known: {known}")
-            path = Path(self.loras[name])
-        else:
-            path = Path(self.loras or ".") / f"{name}.safetensors"
-        return load_lora(self.pipe, path, field_name)
 
 
 def _merged(networks: Sequence[Network]) -> Network:

@@ -117,10 +117,9 @@ class Run:
             if not any(regions.pictures()):
                 return plain, plain, regions
             second = SecondPass(first, regions.weights)
-            predictor = ConceptPredictor(rows, lambda x, t, cond, pictures: self._unet(x, t, cond), regions.pictures(),
-                                         self.rows_per_call)
+            predictor = ConceptPredictor(rows, regions.pictures(), self.rows_per_call)
             final = self.sampler(partial(self._blended, second, predictor), "second pass")
-            regions.warnings += sorted(layout.warnings)
+            regions.warnings += second.warnings()
             return plain, final, regions
 
     def _blended(self, stage: SecondPass, predictor: ConceptPredictor, x: Tensor, t: Tensor) -> Tensor:
@@ -130,19 +129,20 @@ class Run:
         scales = [self.cfg_scale if concept.cfg_scale is None else concept.cfg_scale
                   for concept in self.request.concepts]
         guided = [scale if scale > 1 else None for scale in scales]
-        return stage.blend(prediction, predictor(x, t.expand(len(x)), self.concepts, guided).guided)
+        predictions = predictor(self._rows, x, t.expand(len(x)), self.concepts, guided)
+        return stage.blend(prediction, predictions.guided)
 
     def _global(self, stage: Pass, x: Tensor, t: Tensor) -> Tensor:
         """The global prediction with classifier-free guidance, which diffusers leaves out at scales up to 1."""
         batch, total = len(x), self.pipe.scheduler.config.num_train_timesteps
         cond = {name: rows.expand(batch, *rows.shape[1:]) for name, rows in self.conditioning.cond.items()}
-        with stage.denoiser_call((total - 1 - float(t)) / total, batch):
-            if self.cfg_scale <= 1:
-                return stage.unet_call(self._unet, x, t.expand(batch), cond)
-            both = {name: torch.cat([rows, self.conditioning.uncond[name]]) for name, rows in cond.items()}
-            output = stage.unet_call(self._unet, torch.cat([x, x]), t.expand(2 * batch), both)
-            conditional, unconditional = output.chunk(2)
-            return unconditional + self.cfg_scale * (conditional - unconditional)
+        stage.begin_denoiser_call((total - 1 - float(t)) / total, batch)
+        if self.cfg_scale <= 1:
+            return stage.unet_call(self._unet, x, t.expand(batch), cond)
+        both = {name: torch.cat([rows, self.conditioning.uncond[name]]) for name, rows in cond.items()}
+        output = stage.unet_call(self._unet, torch.cat([x, x]), t.expand(2 * batch), both)
+        conditional, unconditional = output.chunk(2)
+        return unconditional + self.cfg_scale * (conditional - unconditional)
 
     def _positions(self, phrases: Sequence[str]) -> tuple[list[list[list[int]]], list[list[int]]]:
         batch = len(self.sampler.noise)
@@ -154,6 +154,9 @@ class Run:
         with self._style_rows.acting([(0, slice(0, len(x)))], len(x)):
             return self.pipe.unet(x, t, encoder_hidden_states=cond["encoder_hidden_states"],
                                   added_cond_kwargs=added or None, return_dict=False)[0]
+
+    def _rows(self, x: Tensor, t: Tensor, cond: dict[str, Tensor], pictures: Sequence[int]) -> Tensor:
+        return self._unet(x, t, cond)
 
     def _picture(self, latents: Tensor, index: int) -> np.ndarray:
         """uint8 [H, W, 3]"""

@@ -11,7 +11,7 @@ from modules import sd_samplers_common
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 from torch import Tensor
 
-from ..rows import ConceptPrediction, ConceptPredictor, RowNetworks
+from ..rows import ConceptPrediction, ConceptPredictor
 from ..two_stage import FirstPass, Pass, SecondPass
 from .conditioning import EncodedPrompts, as_host_conditioning
 
@@ -40,8 +40,8 @@ def first_pass(denoiser: Any, stage: FirstPass) -> Iterator[None]:
     evaluate = denoiser.forward
 
     def forward(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Tensor:
-        with stage.denoiser_call(progress_of(denoiser, sigma), _cond_rows(cond)):
-            return evaluate(x, sigma, uncond, cond, *args, **kwargs)
+        stage.begin_denoiser_call(progress_of(denoiser, sigma), _cond_rows(cond))
+        return evaluate(x, sigma, uncond, cond, *args, **kwargs)
 
     with taken_over(denoiser, forward), _unet_calls(denoiser, stage):
         yield
@@ -49,21 +49,17 @@ def first_pass(denoiser: Any, stage: FirstPass) -> Iterator[None]:
 
 @dataclass
 class Concepts:
-    """What the second pass asks the concepts' models with, one entry per concept.
+    """What the second pass asks the concepts' models with.
 
     Attributes:
-        networks: entered.
+        predictor: with the concepts' networks.
         prompts: encoded prompts.
         scales: guidance scales; None takes the sampler's.
-        pictures: the pictures of the batch that each concept is in.
-        rows_per_call: see :class:`omg_ext.rows.ConceptPredictor`.
     """
 
-    networks: RowNetworks
+    predictor: ConceptPredictor
     prompts: Sequence[EncodedPrompts]
     scales: Sequence[float | None]
-    pictures: Sequence[Sequence[int]]
-    rows_per_call: int
 
 
 @contextmanager
@@ -76,26 +72,26 @@ def second_pass(denoiser: Any, stage: SecondPass, concepts: Concepts) -> Iterato
         def evaluate(x: Tensor, t: Tensor, cond: dict[str, Tensor], pictures: Sequence[int]) -> Tensor:
             return evaluate_rows(x, t, cond=as_host_conditioning(cond, image_cond[pictures]))
 
-        predictor = ConceptPredictor(concepts.networks, evaluate, concepts.pictures, concepts.rows_per_call)
         scales: list[float | None] = [None] * len(concepts.scales)
         if stage.has_uncond:
             scales = [(cond_scale if scale is None else scale) * denoiser.cond_scale_miltiplier
                       for scale in concepts.scales]
-        return predictor(x, sigma, [prompts.at(step, denoiser) for prompts in concepts.prompts], scales)
+        conditionings = [prompts.at(step, denoiser) for prompts in concepts.prompts]
+        return concepts.predictor(evaluate, x, sigma, conditionings, scales)
 
     def forward(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, cond_scale: float, s_min_uncond: float,
                 image_cond: Tensor) -> Tensor:
         step = denoiser.step  # the host's own forward goes on to the next
-        with stage.denoiser_call(progress_of(denoiser, sigma), _cond_rows(cond)):
-            prediction = evaluate_global(x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond)
-            if not stage.blends:
-                return prediction
-            predictions = predict(x, sigma, step, cond_scale, image_cond)
-            if denoiser.need_last_noise_uncond:  # DDIM CFG++ steps along the unconditional noise
-                denoiser.last_noise_uncond = stage.blend(denoiser.last_noise_uncond, predictions.uncond)
-            blended = stage.blend(prediction, predictions.guided)
-            _show(denoiser, x, blended, sigma)
-            return blended
+        stage.begin_denoiser_call(progress_of(denoiser, sigma), _cond_rows(cond))
+        prediction = evaluate_global(x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond)
+        if not stage.blends:
+            return prediction
+        predictions = predict(x, sigma, step, cond_scale, image_cond)
+        if denoiser.need_last_noise_uncond:  # DDIM CFG++ steps along the unconditional noise
+            denoiser.last_noise_uncond = stage.blend(denoiser.last_noise_uncond, predictions.uncond)
+        blended = stage.blend(prediction, predictions.guided)
+        _show(denoiser, x, blended, sigma)
+        return blended
 
     with taken_over(denoiser, forward), _unet_calls(denoiser, stage):
         yield

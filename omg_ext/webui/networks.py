@@ -110,6 +110,18 @@ def unet_deltas(nets: Sequence[Any], field: str) -> dict[nn.Module, Delta]:
     return deltas
 
 
+def add_hashes(p: Any, nets: Sequence[Any]) -> None:
+    """Into the infotext's "Lora hashes", by which model sites recognise what a picture was made with."""
+    if not shared.opts.lora_add_hashes_to_infotext:
+        return
+    for net in nets:
+        if net.network_on_disk.shorthash and net.mentioned_name:
+            name = net.mentioned_name.translate(lora.extra_network_lora.remove_symbols)
+            p.lora_hashes[name] = net.network_on_disk.shorthash
+    if p.lora_hashes:
+        p.extra_generation_params["Lora hashes"] = ", ".join(": ".join(item) for item in p.lora_hashes.items())
+
+
 def _weight(layer: Any) -> Tensor:
     """The layer's weight; in half precision where the web UI keeps it in fp8."""
     half = getattr(layer, "fp16_weight", None)

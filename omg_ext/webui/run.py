@@ -20,13 +20,13 @@ from ..noise import NoiseSnapshot
 from ..query_store import QueryStore
 from ..regions import HeatOf, Regions, check_given, class_token_attention, find_regions, latent_weights
 from ..request import Layout, Request
-from ..rows import Networks, RowNetworks
+from ..rows import ConceptPredictor, Networks, RowNetworks
 from ..tags import parse_tags
 from ..two_stage import FirstPass, SecondPass
 from . import settings
 from .conditioning import EncodedPrompts, encode, phrase_positions
 from .denoiser import Concepts, first_pass, second_pass
-from .networks import activated, refuse_unknown, unet_deltas
+from .networks import activated, add_hashes, refuse_unknown, unet_deltas
 
 Sample = Callable[[], Tensor]
 
@@ -86,10 +86,10 @@ def run_two_passes(p: Any, request: Request, sample: Sample) -> Result:
 
         shared.state.nextjob()
         noise.restore()
-        with second_pass(p.sampler.model_wrap_cfg, SecondPass(stage, regions.weights),
-                         _concepts(request, rows, prompts, regions)):
+        second = SecondPass(stage, regions.weights)
+        with second_pass(p.sampler.model_wrap_cfg, second, _concepts(request, rows, prompts, regions)):
             latents = sample()
-        return Result(latents, pictures, regions.warnings + sorted(layout.warnings))
+        return Result(latents, pictures, regions.warnings + second.warnings())
 
 
 def run_hires_pass(p: Any, request: Request, sample: Sample) -> Result:
@@ -119,8 +119,8 @@ def run_hires_pass(p: Any, request: Request, sample: Sample) -> Result:
 
 
 def _concepts(request: Request, rows: RowNetworks, prompts: list[EncodedPrompts], regions: Regions) -> Concepts:
-    return Concepts(rows, prompts, [concept.cfg_scale for concept in request.concepts], regions.pictures(),
-                    settings.rows_per_call())
+    return Concepts(ConceptPredictor(rows, regions.pictures(), settings.rows_per_call()), prompts,
+                    [concept.cfg_scale for concept in request.concepts])
 
 
 def _check_host(p: Any) -> None:
@@ -146,6 +146,7 @@ def _concept_models(request: Request, p: Any) -> tuple[list[EncodedPrompts], lis
         refuse_unknown(tags, field_name)
         with activated(tags, field_name) as nets:
             prompts.append(encode(p, text, concept.negative_prompt))
+        add_hashes(p, nets)
         loaded.append((nets, field_name))
     # only now are the active networks those of the global prompt for good, which the UNet's weights will have
     return prompts, [unet_deltas(nets, field_name) for nets, field_name in loaded]

@@ -1,0 +1,142 @@
+"""Memory: what each storage mode of the attention queries takes, and whether anything is left behind by a run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from bench.speed import steps_before
+from bench.subject import Subject
+from bench.table import Row
+from omg_ext.hooks import Hooks
+from omg_ext.query_store import QueryStore
+from omg_ext.request import Layout
+
+MIB = 2**20
+PLENTY = 1 << 40
+# by storage mode: budgets that leave only that one
+MODES = {"device": {"device_budget": PLENTY, "host_budget": 0}, "host": {"device_budget": 0, "host_budget": PLENTY},
+         "recompute": {"device_budget": 0, "host_budget": 0}}
+
+
+def live_bytes() -> int:
+    """Bytes of all living tensors, those that share memory counted once."""
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (Tensor, nn.Parameter):
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+@dataclass
+class Peak:
+    """The most that was seen at the starts of UNet calls, in bytes.
+
+    Attributes:
+        live: living tensors.
+        stored: by the package's own account, device and host memory together.
+        cuda: highest mark of the CUDA allocator; 0 without.
+    """
+
+    live: int = 0
+    stored: int = 0
+    cuda: int = 0
+
+
+@contextmanager
+def watched(unet: nn.Module) -> Iterator[Peak]:
+    """Looks at the memory at each UNet call within the block."""
+    peak = Peak()
+
+    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+        stores = [thing for thing in gc.get_objects() if type(thing) is QueryStore]
+        peak.live = max(peak.live, live_bytes())
+        peak.stored = max([peak.stored, *(sum(store.used.values()) for store in stores)])
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    handle = unet.register_forward_pre_hook(look)
+    try:
+        yield peak
+    finally:
+        handle.remove()
+        if torch.cuda.is_available():
+            peak.cuda = torch.cuda.max_memory_allocated()
+
+
+@torch.no_grad()
+def computed_bytes(subject: Subject, steps: int) -> dict[str, int]:
+    """What each mode has to keep for one picture, from the UNet's shape: nothing of the package is asked."""
+    unet, layout = subject.pipe.unet, Layout()
+    cross: list[int] = []
+    own: list[tuple[int, int]] = []  # tokens, bytes
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        own.append((output.shape[1], output.nbytes))
+
+    with Hooks() as hooks:
+        for name, layer in unet.named_modules():
+            if name.endswith("attn2.to_q"):
+                hooks.on_output(layer, lambda module, args, output: cross.append(output.nbytes))
+            if name.endswith(("attn1.to_q", "attn1.to_k")):
+                hooks.on_output(layer, note)
+        args, kwargs = subject.inputs(1)
+        unet(*args, **kwargs)
+
+    fewest = min(tokens for tokens, _ in own)
+    deepest = sum(size for tokens, size in own if tokens == fewest)
+    before = steps_before(subject, steps)
+    with_self = steps_before(subject, steps, layout.self_) - before
+    queries = (steps - before) * sum(cross) + with_self * deepest
+    return {"device": queries, "host": queries, "recompute": (steps - before) * args[0].nbytes}
+
+
+def storage_modes(subject: Subject, steps: int) -> list[Row]:
+    """Peak extra memory of each mode over a run that keeps no layout, against the computed size."""
+    def peak_of(**more: Any) -> Peak:
+        with watched(subject.pipe.unet) as peak:
+            subject.omg(steps, **more)
+        return peak
+
+    peak_of(layout={"cross": 0, "self": 0})
+    without = peak_of(layout={"cross": 0, "self": 0})
+    about = f"{steps} steps, {subject.size} x {subject.size}"
+    rows = []
+    for mode, computed in computed_bytes(subject, steps).items():
+        peak = peak_of(options=MODES[mode])
+        rows += [
+            Row(f"Storage mode {mode}: computed size", computed / MIB, "MiB", note=about),
+            Row(f"Storage mode {mode}: by the package's account", peak.stored / MIB, "MiB", note=about),
+            Row(f"Storage mode {mode}: tensors alive beyond a run without layout", (peak.live - without.live) / MIB,
+                "MiB", note=about)]
+        if peak.cuda:
+            rows.append(Row(f"Storage mode {mode}: peak of graphics memory beyond a run without layout",
+                            (peak.cuda - without.cuda) / MIB, "MiB", note=about))
+    return rows
+
+
+def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
+    """What many small runs of ``work`` leave in memory; the first few, which fill caches, do not count."""
+    process = psutil.Process()
+
+    def resident_and_live() -> tuple[int, int]:
+        gc.collect()
+        return process.memory_info().rss, live_bytes()
+
+    for _ in range(30):
+        work()
+    resident, live = resident_and_live()
+    for _ in range(times):
+        work()
+    resident_after, live_after = resident_and_live()
+    about = "after 30 that do not count"
+    return [Row(f"Growth of resident memory over {times} {what}", (resident_after - resident) / MIB, "MiB", note=about),
+            Row(f"Growth of living tensors over {times} {what}", (live_after - live) / MIB, "MiB", note=about,
+                exactly=0)]

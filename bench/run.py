@@ -1,0 +1,73 @@
+"""Measures the claims about speed and memory: a table, and JSON in bench/results.
+
+On a CPU the model is a tiny one of SDXL's shape at 512x512, on a CUDA GPU one of SDXL's full size in float16 at
+1024x1024. Both are random: speed and memory do not depend on training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import torch
+
+from bench.memory import left_behind, storage_modes
+from bench.speed import one_call, read_loras, whole_runs
+from bench.subject import Subject, full_size, tiny
+from bench.table import Row, formatted, hardware, save
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument("--gpu", action="store_true", default=torch.cuda.is_available(),
+                        help="the full-size model (the default where CUDA is)")
+    device.add_argument("--cpu", dest="gpu", action="store_false", help="the tiny model")
+    parser.add_argument("--threads", type=int, help="CPU threads; one gives the steadiest numbers on a busy machine")
+    parser.add_argument("--quick", action="store_true", help="small and few runs, to see that it works; writes nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    args = arguments()
+    diffusers.logging.set_verbosity_error()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    size, steps = (1024 if args.gpu else 512), 50
+    small = size // 2 if args.gpu else 64
+    repeats, runs = 9, 50
+    if args.quick:
+        size, steps, repeats, runs = size // 4, 10, 3, 10
+    rows: list[Row] = []
+
+    def report(part: list[Row]) -> None:
+        if args.quick:  # the targets are meant for whole runs at full size
+            part = [replace(row, most=None) for row in part]
+        rows.extend(part)
+        print(formatted(part), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        # rank 32 is to SDXL's layers what rank 4 is to the tiny model's, which are a tenth as wide
+        subject = Subject(full_size(), size, Path(folder), 32) if args.gpu else Subject(tiny(), size, Path(folder), 4)
+        model = f"random SDXL-shaped UNet of {subject.parameters / 1e6:.3g} M parameters, {subject.pipe.unet.dtype}"
+        print(f"{hardware()}; {model}")
+        little = replace(subject, size=small)
+        report(left_behind("small runs", lambda: little.omg(4), runs))
+        report(left_behind("small runs without LoRAs", lambda: little.omg(4, tags=False), runs))
+        report(left_behind("readings of both LoRA files", lambda: read_loras(little), runs))
+        report(storage_modes(replace(subject, size=size // 2), 10))
+        report(one_call(replace(subject, rank=32), repeats))
+        report(whole_runs(subject, steps))
+    if not args.quick:
+        print(f"Written: {save(rows, {'model': model, 'diffusers': diffusers.__version__}, RESULTS)}")
+
+
+if __name__ == "__main__":
+    main()

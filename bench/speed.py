@@ -1,0 +1,140 @@
+"""Speed: whole runs against bare UNet calls and plain txt2img, and one UNet call with row-wise LoRAs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from bench.scene import PROMPTS
+from bench.subject import BLEND_START, Subject
+from bench.table import Row
+from bench.timing import Runner, Turns, median_seconds
+from omg_ext.deltas import LowRankDelta
+from omg_ext.diffusers.loras import load_lora, scaled
+from omg_ext.rows import RowNetworks
+
+K = len(PROMPTS)
+
+
+def steps_before(subject: Subject, steps: int, fraction: float = BLEND_START) -> int:
+    """How many of the steps lie before a fraction of the trajectory; by default, before the initiation timestep."""
+    scheduler = type(subject.pipe.scheduler).from_config(subject.pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    total = scheduler.config.num_train_timesteps
+    return sum((total - 1 - int(t)) / total < fraction for t in scheduler.timesteps)
+
+
+def call_rows(steps: int, before: int) -> list[int]:
+    """The rows of each UNet call of a whole run, by the cost model: global ones, then concepts' too."""
+    return [2] * steps + [2, 2 * K] * (steps - before)
+
+
+@torch.no_grad()
+def bare_calls(subject: Subject, rows: list[int]) -> None:
+    """UNet calls of these batch shapes and nothing else."""
+    inputs = {count: subject.inputs(count) for count in set(rows)}
+    for count in rows:
+        args, kwargs = inputs[count]
+        subject.pipe.unet(*args, **kwargs)
+
+
+def read_loras(subject: Subject) -> list[Mapping[nn.Module, LowRankDelta]]:
+    """Each concept's LoRA, by the UNet's layers."""
+    return [load_lora(subject.pipe, path, "lora").unet for path in subject.loras.values()]
+
+
+@torch.no_grad()
+def decode(subject: Subject) -> None:
+    """A picture from latents."""
+    (latents, _), _ = subject.inputs(1)
+    subject.pipe.vae.decode(latents)
+
+
+def whole_runs(subject: Subject, steps: int) -> list[Row]:
+    """Rows evaluated and wall time of whole runs, K = 2."""
+    before = steps_before(subject, steps)
+    calls = call_rows(steps, before)
+
+    def runner(work: Callable[[Subject], None], expected: int) -> Runner:
+        twin = subject.twin()
+        return Runner(lambda: work(twin), twin.pipe.unet, expected)
+
+    runners = {
+        "plain": runner(lambda twin: twin.plain(steps), 2 * steps),
+        "bare": runner(lambda twin: bare_calls(twin, calls), sum(calls)),
+        "given": runner(lambda twin: twin.omg(steps), sum(calls)),
+        "found": runner(lambda twin: twin.omg(steps, given=False), sum(calls)),
+    }
+    subject.omg(2)  # warms up: kernels, memory, imports
+    Turns(runners).run()
+    plain, bare, given, found = (runners[name] for name in ("plain", "bare", "given", "found"))
+    fixed = median_seconds({"files": lambda: read_loras(subject), "decoding": lambda: decode(subject)}, 3)
+    about = (f"K = {K}, rank {subject.rank}, {steps} steps, {before} before the blend start, "
+             f"{subject.size} x {subject.size}")
+    return [
+        Row("UNet rows of a whole run", given.rows, "rows", note=about, exactly=sum(calls)),
+        Row("The same with the attention detector", found.rows, "rows", note=about, exactly=sum(calls)),
+        Row("Plain txt2img", plain.seconds, "s", note=about),
+        Row("Bare UNet calls of a whole run", bare.seconds, "s", note=about),
+        Row("Whole run, given masks", given.seconds, "s", note=about),
+        Row("Whole run, attention detector", found.seconds, "s", note=about),
+        Row("Of it: reading the LoRA files", fixed["files"], "s", note=about),
+        Row("Of it: decoding the picture", fixed["decoding"], "s", note=about),
+        Row("Whole run without these two / bare UNet calls", (given.seconds - sum(fixed.values())) / bare.seconds,
+            "times", most=1.05),
+        Row("Whole run, given masks / bare UNet calls", given.seconds / bare.seconds, "times", most=1.05),
+        Row("Whole run, attention detector / bare UNet calls", found.seconds / bare.seconds, "times", most=1.05),
+        Row("Whole run, given masks / plain txt2img", given.seconds / plain.seconds, "times", most=3.4),
+        Row("Whole run, attention detector / plain txt2img", found.seconds / plain.seconds, "times", most=3.4),
+    ]
+
+
+@contextmanager
+def merged(deltas: Mapping[nn.Module, LowRankDelta]) -> Iterator[None]:
+    """Within the block the LoRA is added to the layers' weights."""
+    for layer, delta in deltas.items():
+        layer.get_parameter("weight").addmm_(delta.up, delta.down, alpha=delta.scale)
+    try:
+        yield
+    finally:
+        for layer, delta in deltas.items():
+            layer.get_parameter("weight").addmm_(delta.up, delta.down, alpha=-delta.scale)
+
+
+@torch.no_grad()
+def one_call(subject: Subject, repeats: int) -> list[Row]:
+    """One UNet call on 2K rows: bare, with K row-wise LoRAs, and as K calls with merged weights."""
+    unet = subject.pipe.unet
+    loras = read_loras(subject)
+    args, kwargs = subject.inputs(2 * K)
+    two_args, two_kwargs = subject.inputs(2)
+    deltas = [scaled(lora, 1.0, None) for lora in loras]
+    rows = RowNetworks(deltas)
+
+    def with_merging() -> None:
+        for lora in loras:
+            with merged(lora):
+                unet(*two_args, **two_kwargs)
+
+    def with_rows() -> None:
+        with rows.acting([(concept, slice(2 * concept, 2 * concept + 2)) for concept in range(K)], 2 * K):
+            unet(*args, **kwargs)
+
+    # hooks that have nothing to do cost a little too, so the bare calls have a UNet of their own
+    bare = subject.twin().pipe.unet
+    with rows:
+        seconds = median_seconds({"bare": lambda: bare(*args, **kwargs), "rows": with_rows}, repeats)
+    merging = median_seconds({"bare": lambda: bare(*args, **kwargs), "merged": with_merging}, repeats)
+    about = f"K = {K}, rank {subject.rank}, on all attention and feed-forward Linears"
+    # the target is meant for the full-size UNet on a GPU
+    most = 1.15 if torch.cuda.is_available() else None
+    slowdown = seconds["rows"] / seconds["bare"]
+    return [
+        Row(f"UNet call of {2 * K} rows", seconds["bare"], "s", note=about),
+        Row("The same with row-wise LoRAs / without", slowdown, "times", most=most, note=about),
+        Row("Merging for each concept and step / row-wise LoRAs", merging["merged"] / merging["bare"] / slowdown,
+            "times", note=about),
+    ]
