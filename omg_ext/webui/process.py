@@ -41,8 +41,8 @@ def before_sampling(p: Any, args: Sequence[Any]) -> None:
             request = _request(args)
             if request is None:
                 return once()
-            p.extra_generation_params["OMG"] = infotext_value(request)
             result = run(p, request, once)
+            p.extra_generation_params["OMG"] = infotext_value(request)
         except OMGError as error:
             raise RefusedRequest(error) from error
         _tell(p, result.warnings)

@@ -53,7 +53,7 @@ _OPTIONS = {
     ).info("what fits neither here nor there is computed again, at the cost of one more UNet row per step"),
     "omg_rows_per_call": shared.OptionInfo(
         0, "Concept rows per UNet call", gr.Slider, {"minimum": 0, "maximum": 32, "step": 1}
-    ).info("0 = all at once; lower it if memory runs out with many concepts; a concept takes two rows per picture"),
+    ).info("0 = all at once, or as many as fit into graphics memory; a concept takes two rows per picture"),
     "omg_ui_concepts": shared.OptionInfo(
         6, "Concepts shown in the accordion", gr.Slider, {"minimum": 1, "maximum": 16, "step": 1}
     ).info("the API takes any number").needs_reload_ui(),

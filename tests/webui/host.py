@@ -1,0 +1,340 @@
+"""A real web UI as a subprocess, for tests: started on a free loopback port with a data folder of its own.
+
+The installation is named by the environment variable ``OMG_WEBUI``: a web UI v1.10 folder with its own Python
+environment in ``venv/``. A copy of its code runs, and nothing in it is changed, but that this extension's
+``install.py`` runs in its environment, as at every launch of the web UI.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXTENSION = "sd-webui-omg"
+CHECKPOINTS = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
+START_SECONDS = 300
+REQUEST_SECONDS = 600
+
+FLAGS = ("--skip-torch-cuda-test", "--use-cpu", "all", "--no-half", "--precision", "full", "--api", "--no-hashing",
+         "--do-not-download-clip", "--no-download-sd-model", "--skip-version-check", "--skip-prepare-environment",
+         "--no-prompt-history", "--disable-console-progressbars")
+# A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
+# stay loaded, which saves time.
+SETTINGS = {
+    "sd_checkpoints_limit": len(CHECKPOINTS),
+    "sd_model_checkpoint": CHECKPOINTS[0], "show_progress_type": "Approx cheap", "auto_launch_browser": "Disable",
+    "samples_save": False, "grid_save": False, "return_grid": False, "batch_cond_uncond": True,
+    "pad_cond_uncond": False, "pad_cond_uncond_v0": False, "randn_source": "GPU", "eta_noise_seed_delta": 0,
+    "omg_rows_per_call": 0,
+}
+NOT_COPIED = ("venv", ".git", "repositories", "models", "embeddings", "extensions", "outputs", "log", "tmp", "cache")
+DEFAULTS: dict[str, Any] = {
+    "prompt": "a photo of a man and a woman", "negative_prompt": "blurry", "width": 128, "height": 128, "steps": 8,
+    "seed": 7, "cfg_scale": 5.0, "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
+}
+
+
+class ApiError(Exception):
+    """The web UI answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        detail: the answer's ``detail``, or its whole text.
+    """
+
+    def __init__(self, status: int, detail: str):
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Result:
+    """What txt2img returned.
+
+    Attributes:
+        images: uint8 [H, W, 3] each.
+        info: the web UI's info object (``infotexts``, ``all_seeds``, ...).
+        comments: what the web UI shows under the picture besides its parameters.
+    """
+
+    images: list[np.ndarray]
+    info: dict[str, Any]
+    comments: list[str]
+
+    @property
+    def image(self) -> np.ndarray:
+        """The first picture."""
+        return self.images[0]
+
+
+def find_installation() -> Path | None:
+    """The web UI named by ``OMG_WEBUI``, or None if the variable is not set.
+
+    Raises:
+        FileNotFoundError: the variable names something that is no web UI with its own environment.
+    """
+    named = os.environ.get("OMG_WEBUI", "")
+    if not named:
+        return None
+    root = Path(named).expanduser().absolute()
+    for part in (root / "launch.py", python_of(root)):
+        if not part.exists():
+            raise FileNotFoundError(f"OMG_WEBUI={named}: there is no {part}")
+    return root
+
+
+def python_of(installation: Path) -> Path:
+    """The web UI's own Python."""
+    windows = installation / "venv" / "Scripts" / "python.exe"
+    return windows if windows.exists() else installation / "venv" / "bin" / "python"
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """This process's environment without what would lead the web UI's Python astray, and without network.
+
+    One thread: the models are too small for more, and threads that wait for each other crawl on a busy machine.
+    """
+    unwanted = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COMMANDLINE_ARGS", "SD_WEBUI_RESTARTING")
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return {**env, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
+            "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1", **extra}
+
+
+def write_checkpoints(installation: Path, folder: Path) -> None:
+    """Run ``checkpoints.py`` with the web UI's Python.
+
+    Raises:
+        RuntimeError: with what it printed.
+    """
+    script = Path(__file__).with_name("checkpoints.py")
+    run([python_of(installation), script, installation, folder], clean_environment())
+
+
+def install_extension(installation: Path, data_dir: Path) -> None:
+    """Link this repository as an extension and run its installer as the web UI's launcher does.
+
+    Raises:
+        RuntimeError: with what the installer printed.
+    """
+    link = data_dir / "extensions" / EXTENSION
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(REPOSITORY, target_is_directory=True)
+    installer = link / "install.py"
+    if installer.exists():
+        run([python_of(installation), installer], clean_environment(PYTHONPATH=str(installation)), cwd=installation)
+
+
+def copy_code(installation: Path, folder: Path) -> None:
+    """Copy the web UI's own few megabytes: not its environment, its models and what its user has added.
+
+    A running web UI writes beside its code. And Gradio serves no file, so no script to the browser, from below a folder
+    whose name begins with a dot, which the installation may lie in.
+    """
+    folder.mkdir()
+    for entry in installation.iterdir():
+        if entry.name not in NOT_COPIED:
+            (shutil.copytree if entry.is_dir() else shutil.copyfile)(entry, folder / entry.name)
+    (folder / "repositories").symlink_to(installation / "repositories", target_is_directory=True)
+
+
+def run(command: list[Path], env: dict[str, str], cwd: Path | None = None) -> None:
+    """Run a command to its end.
+
+    Raises:
+        RuntimeError: it failed; with the end of its output.
+    """
+    words = [str(part) for part in command]
+    done = subprocess.run(words, env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[1]} failed:\n{(done.stdout + done.stderr)[-4000:]}")
+
+
+def make_data_dir(folder: Path, checkpoints: Path) -> None:
+    """A web UI data folder with the tiny checkpoints, the extension ``support.py`` and the tests' settings."""
+    models = folder / "models" / "Stable-diffusion"
+    models.mkdir(parents=True)
+    (folder / "models" / "Lora").mkdir()
+    for name in CHECKPOINTS:
+        for suffix in (".safetensors", ".yaml"):
+            (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))
+    scripts = folder / "extensions" / "omg-test-support" / "scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "support.py").symlink_to(Path(__file__).with_name("support.py"))
+    (folder / "openclip").symlink_to(checkpoints / "openclip", target_is_directory=True)
+    (folder / "config.json").write_text(json.dumps(SETTINGS))
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean absolute difference of two pictures in grey levels."""
+    return float(np.abs(first.astype(float) - second).mean())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class WebUI:
+    """A running web UI. Use it as a context manager, or call :meth:`stop`.
+
+    Args:
+        installation: see :func:`find_installation`.
+        data_dir: made by :func:`make_data_dir`.
+        flags: command-line flags besides :data:`FLAGS`.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time; with the end of its log.
+    """
+
+    def __init__(self, installation: Path, data_dir: Path, flags: tuple[str, ...] = ()):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.data_dir = data_dir
+        self._installation = installation
+        self._log = data_dir / "log.txt"
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        command = [str(python_of(installation)), "launch.py", *FLAGS, *flags, "--data-dir", str(data_dir),
+                   "--port", str(port)]
+        code = data_dir / "webui"
+        copy_code(installation, code)
+        env = clean_environment(OMG_TEST_OPENCLIP=str(data_dir / "openclip"))
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=code, env=env, stdout=log, stderr=subprocess.STDOUT,
+                                             stdin=subprocess.DEVNULL)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> WebUI:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        """Wait for what it prints last: a request while it still adds its API's middleware would make it fail."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the web UI ended with status {self._process.returncode}:\n{self.log()[-4000:]}")
+            if "Startup time: " in self.log():
+                return
+            time.sleep(0.25)
+        raise RuntimeError(f"the web UI did not answer within {START_SECONDS} s:\n{self.log()[-4000:]}")
+
+    def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """One HTTP request; JSON in and out.
+
+        Raises:
+            ApiError: for any status but 2xx.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with self._opener.open(request, timeout=REQUEST_SECONDS) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            raise ApiError(error.code, _detail(text)) from None
+
+    def get(self, path: str) -> Any:
+        return self.request(path)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.request(path, {} if body is None else body)
+
+    def txt2img(self, **payload: Any) -> Result:
+        """One txt2img request; what is not given comes from :data:`DEFAULTS`.
+
+        Raises:
+            ApiError: the web UI refused it.
+        """
+        return self.generate({**DEFAULTS, **payload})
+
+    def generate(self, payload: dict[str, Any]) -> Result:
+        """One txt2img request as it stands.
+
+        Raises:
+            ApiError: the web UI refused it.
+        """
+        answer = self.post("/sdapi/v1/txt2img", payload)
+        pictures = [_decode(text) for text in answer["images"]]
+        return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))
+
+    def patches(self) -> dict[str, int]:
+        """Hooks and patched modules of the model: see ``support.py``."""
+        return dict(self.get("/omg-tests/patches"))
+
+    def tensors(self) -> dict[str, int]:
+        """Number and bytes of the web UI's live tensors."""
+        return dict(self.get("/omg-tests/tensors"))
+
+    def served_file(self, name: str) -> Path:
+        """A file that the page asks for, relative to the installation unless its path is absolute."""
+        return self._installation / name
+
+    def interrupt(self) -> None:
+        self.post("/sdapi/v1/interrupt")
+
+    def skip(self) -> None:
+        self.post("/sdapi/v1/skip")
+
+    def progress(self) -> dict[str, Any]:
+        """The state of the picture in the making, without a preview."""
+        return dict(self.get("/sdapi/v1/progress?skip_current_image=true"))
+
+    def options(self, **values: Any) -> dict[str, Any]:
+        """Set the given settings; returns all of them."""
+        if values:
+            self.post("/sdapi/v1/options", values)
+        return dict(self.get("/sdapi/v1/options"))
+
+    def set_checkpoint(self, name: str) -> None:
+        """Load one of :data:`CHECKPOINTS`."""
+        self.options(sd_model_checkpoint=name)
+
+    def log(self) -> str:
+        """Everything that the web UI has printed."""
+        return self._log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _detail(text: str) -> str:
+    """The readable part of an error answer."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return text
+    return str(answer.get("detail") or answer.get("errors") or text) if isinstance(answer, dict) else text
+
+
+def _decode(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
