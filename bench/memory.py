@@ -105,8 +105,9 @@ def storage_modes(subject: Subject, steps: int) -> list[Row]:
             subject.omg(steps, **more)
         return peak
 
-    peak_of(layout={"cross": 0, "self": 0})
-    without = peak_of(layout={"cross": 0, "self": 0})
+    nothing_kept = {"layout": {"cross": 0, "self": 0}, "options": MODES["recompute"]}
+    peak_of(**nothing_kept)
+    without = peak_of(**nothing_kept)
     about = f"{steps} steps, {subject.size} x {subject.size}"
     rows = []
     for mode, computed in computed_bytes(subject, steps).items():

@@ -29,7 +29,9 @@ def arguments() -> argparse.Namespace:
     device.add_argument("--gpu", action="store_true", default=torch.cuda.is_available(),
                         help="the full-size model (the default where CUDA is)")
     device.add_argument("--cpu", dest="gpu", action="store_false", help="the tiny model")
-    parser.add_argument("--threads", type=int, help="CPU threads; one gives the steadiest numbers on a busy machine")
+    parser.add_argument("--threads", type=int, default=1,
+                        help="CPU threads; runs take turns, each in a Python thread of its own, and with more than one "
+                             "(the default) their thread pools get in each other's way")
     parser.add_argument("--quick", action="store_true", help="small and few runs, to see that it works; writes nothing")
     return parser.parse_args()
 
@@ -38,8 +40,7 @@ def main() -> None:
     """Measures, prints, writes."""
     args = arguments()
     diffusers.logging.set_verbosity_error()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     size, steps = (1024 if args.gpu else 512), 50
     small = size // 2 if args.gpu else 64
     repeats, runs = 9, 50

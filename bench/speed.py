@@ -46,13 +46,6 @@ def read_loras(subject: Subject) -> list[Mapping[nn.Module, LowRankDelta]]:
     return [load_lora(subject.pipe, path, "lora").unet for path in subject.loras.values()]
 
 
-@torch.no_grad()
-def decode(subject: Subject) -> None:
-    """A picture from latents."""
-    (latents, _), _ = subject.inputs(1)
-    subject.pipe.vae.decode(latents)
-
-
 def whole_runs(subject: Subject, steps: int) -> list[Row]:
     """Rows evaluated and wall time of whole runs, K = 2."""
     before = steps_before(subject, steps)
@@ -65,13 +58,13 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
     runners = {
         "plain": runner(lambda twin: twin.plain(steps), 2 * steps),
         "bare": runner(lambda twin: bare_calls(twin, calls), sum(calls)),
+        "engine": runner(lambda twin: twin.omg(steps, tags=False), sum(calls)),
         "given": runner(lambda twin: twin.omg(steps), sum(calls)),
         "found": runner(lambda twin: twin.omg(steps, given=False), sum(calls)),
     }
     subject.omg(2)  # warms up: kernels, memory, imports
     Turns(runners).run()
-    plain, bare, given, found = (runners[name] for name in ("plain", "bare", "given", "found"))
-    fixed = median_seconds({"files": lambda: read_loras(subject), "decoding": lambda: decode(subject)}, 3)
+    plain, bare, engine, given, found = (runners[name] for name in ("plain", "bare", "engine", "given", "found"))
     about = (f"K = {K}, rank {subject.rank}, {steps} steps, {before} before the blend start, "
              f"{subject.size} x {subject.size}")
     return [
@@ -79,12 +72,11 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
         Row("The same with the attention detector", found.rows, "rows", note=about, exactly=sum(calls)),
         Row("Plain txt2img", plain.seconds, "s", note=about),
         Row("Bare UNet calls of a whole run", bare.seconds, "s", note=about),
+        Row("Whole run, given masks, no LoRAs", engine.seconds, "s", note=about),
         Row("Whole run, given masks", given.seconds, "s", note=about),
         Row("Whole run, attention detector", found.seconds, "s", note=about),
-        Row("Of it: reading the LoRA files", fixed["files"], "s", note=about),
-        Row("Of it: decoding the picture", fixed["decoding"], "s", note=about),
-        Row("Whole run without these two / bare UNet calls", (given.seconds - sum(fixed.values())) / bare.seconds,
-            "times", most=1.05),
+        Row("Whole run, given masks, no LoRAs / bare UNet calls", engine.seconds / bare.seconds, "times", most=1.05,
+            note="what is not UNet rows: blending, layout, text encoders, decoding"),
         Row("Whole run, given masks / bare UNet calls", given.seconds / bare.seconds, "times", most=1.05),
         Row("Whole run, attention detector / bare UNet calls", found.seconds / bare.seconds, "times", most=1.05),
         Row("Whole run, given masks / plain txt2img", given.seconds / plain.seconds, "times", most=3.4),
