@@ -10,6 +10,7 @@ first, in order, then unconditional ones. A host calls :meth:`Pass.begin_denoise
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,7 +57,7 @@ class StoredCall:
         return self.output.clone() if torch.equal(self.x, x) and torch.equal(self.t, t) else None
 
 
-class Pass:
+class Pass(ABC):
     """What both passes share: telling conditional global rows from unconditional ones by a row cursor."""
 
     def __init__(self) -> None:
@@ -78,9 +79,9 @@ class Pass:
         """Whether the last denoiser call evaluated unconditional rows too."""
         return self.rows_seen > self.cond_rows
 
+    @abstractmethod
     def unet_call(self, evaluate: EvaluateGlobal, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """Stands in for one of the host's UNet evaluations of global rows."""
-        raise NotImplementedError
 
     def take_rows(self, count: int) -> tuple[slice, slice]:
         """The conditional ones among the next ``count`` rows: (within this UNet call, within the denoiser call)."""
