@@ -49,6 +49,13 @@ def inside(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(around.all(axis=(2, 3)))
 
 
+def far_inside(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask without what a soft edge reaches; the tip of a point may miss the middle of the pixel before it, too."""
+    for _ in range(6):
+        mask = inside(mask)
+    return mask
+
+
 def same(first: Picture, second: Picture) -> bool:
     return (np.array_equal(first.image, second.image) and first.caption == second.caption
             and all(np.array_equal(a.visible, b.visible) and a.character == b.character and a.depth == b.depth
@@ -107,11 +114,10 @@ def test_a_figure_changes_the_picture_just_where_its_masks_say(seed):
     np.testing.assert_array_equal(robot.visible, pictures[1].figures[2].visible)
     changed = (pictures[0].image != pictures[1].image).any(axis=2)
     assert changed[robot.region("head")].all()
-    # twice: the tip of a point may miss the middle of the pixel before the rim
-    assert not (changed & inside(inside(~robot.full))).any()
+    assert not (changed & far_inside(~robot.full)).any()
     for nearer in (other for other in before if other.depth > robot.depth):
         # slits narrower than a pixel, as between two legs, let a little through
-        assert (changed & inside(nearer.full)).sum() < 0.01 * nearer.full.sum()
+        assert (changed & far_inside(nearer.full)).sum() < 0.01 * nearer.full.sum()
 
 
 @pytest.mark.parametrize("kinds", list(product(KINDS, repeat=2)), ids="-".join)

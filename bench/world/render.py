@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from bench.world.attributes import KINDS, SCHEMA, Character, random_character
 from bench.world.captions import write_caption
@@ -22,6 +22,8 @@ _COUNTS = (0.3, 0.35, 0.2, 0.1, 0.05)
 _REPEATS = 0.3
 # pixels; below, a crowd's figures lose their parts
 SMALLEST = 48
+# pixels at size 128: edges as soft as latents of a cell for 8x8 pixels can tell them
+_SOFTNESS = 1.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def _compose(backdrop: Image.Image, cast: Sequence[Character], placed: Sequence[
         last = starts[number] + len(placed[number].sprite.inks) - 1
         own = np.where((shown > starts[number]) & (shown <= last), shown - np.uint8(starts[number]), np.uint8(0))
         figures.append(_figure(character, placed[number], order.index(number), own))
-    return np.asarray(backdrop.reduce(SAMPLES)), tuple(figures)
+    picture = backdrop.reduce(SAMPLES)
+    soft = picture.filter(ImageFilter.GaussianBlur(_SOFTNESS * picture.width / 128))
+    return np.asarray(soft), tuple(figures)
 
 
 def render(seed: int, cast: Sequence[Character] | None = None, scene: str | None = None, *,
