@@ -1,0 +1,87 @@
+"""What every training of the small SDXL shares: its loss, and captions as the UNet gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.world import model
+
+TIMESTEPS = 1000
+MIN_SNR_GAMMA = 5.0
+CAPTION_DROPOUT = 0.1
+# pixels; SDXL's size conditioning is drawn from these, so that it tells nothing and any size can be asked for
+_SIZES = (64, 257)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded captions: ``context`` [B, 77, CONTEXT] and ``pooled`` [B, TEXT_WIDTH]."""
+
+    context: Tensor
+    pooled: Tensor
+
+    def __getitem__(self, index: Tensor) -> Conditioning:
+        return Conditioning(self.context[index], self.pooled[index])
+
+    def dropped(self, share: float) -> Conditioning:
+        """With each row empty, which is all zeros as in SDXL, with probability ``share``."""
+        kept = (torch.rand(len(self.pooled)) >= share).to(self.pooled)
+        return Conditioning(self.context * kept[:, None, None], self.pooled * kept[:, None])
+
+    def unet_arguments(self, size_ids: Tensor) -> Mapping[str, Any]:
+        """Keyword arguments for a diffusers UNet; ``size_ids`` [B, 6]: heights, widths and crops in pixels."""
+        return {"encoder_hidden_states": self.context,
+                "added_cond_kwargs": {"text_embeds": self.pooled, "time_ids": size_ids}}
+
+
+def encode(networks: model.Parts, captions: Sequence[str]) -> Conditioning:
+    """The captions as the UNet gets them."""
+    return Conditioning(*model.encode_captions(networks, captions))
+
+
+@cache
+def alphas_cumprod() -> Tensor:
+    """The schedule's cumulative signal power by timestep, [TIMESTEPS]."""
+    return model.schedule().alphas_cumprod
+
+
+def random_size_ids(rows: int) -> Tensor:
+    """SDXL's size conditioning [rows, 6] at random: original size, no crop, target size."""
+    original, target = torch.randint(*_SIZES, (2, rows, 2))
+    return torch.cat([original, torch.zeros(rows, 2, dtype=torch.long), target], dim=1).float()
+
+
+def denoising_loss(unet: nn.Module, latents: Tensor, conditioning: Conditioning,
+                   caption_dropout: float = CAPTION_DROPOUT) -> Tensor:
+    """Mean squared error of the predicted noise at random timesteps, weighted by min-SNR (arXiv 2303.09556).
+
+    Draws from torch's global generator.
+
+    Args:
+        unet: a diffusers SDXL UNet.
+        latents: [B, 4, h, w], scaled to unit variance.
+        conditioning: of B rows.
+        caption_dropout: the share of captions replaced by the empty one, for classifier-free guidance.
+    """
+    rows = len(latents)
+    timesteps = torch.randint(0, TIMESTEPS, (rows,))
+    noise = torch.randn_like(latents)
+    alphas = alphas_cumprod()[timesteps]
+    signal, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
+    arguments = conditioning.dropped(caption_dropout).unet_arguments(random_size_ids(rows))
+    predicted = unet(signal * latents + sigma * noise, timesteps, **arguments).sample
+    snr = alphas / (1 - alphas)
+    weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
+    return ((predicted - noise).pow(2).mean(dim=(1, 2, 3)) * weights).mean()
+
+
+@torch.no_grad()
+def follow(average: nn.Module, trained: nn.Module, share: float) -> None:
+    """Moves a running average of weights this share of the way to the trained ones."""
+    torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), share)

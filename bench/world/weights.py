@@ -1,0 +1,21 @@
+"""Where the trained weights of the small world lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).with_name("weights")
+CHECKPOINT = WEIGHTS / "world.safetensors"
+FIGURES = WEIGHTS / "figures.safetensors"
+IDENTITY = WEIGHTS / "identity.safetensors"
+CARD = WEIGHTS / "card.json"
+
+
+def lora(identity: str) -> Path:
+    """The LoRA file of an identity, named as in ``attributes.IDENTITIES``."""
+    return WEIGHTS / "loras" / f"{identity.lower()}.safetensors"
+
+
+def embedding(identity: str) -> Path:
+    """The textual inversion of an identity."""
+    return WEIGHTS / "embeddings" / f"{identity.lower()}.safetensors"
