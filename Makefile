@@ -2,6 +2,7 @@
 #   make test   lint, types and all tests (ARGS="-k masks" goes to pytest); OMG_WEBUI=DIR adds those in a real web UI
 #   make demo   both passes on a tiny model: a contact sheet, without web UI or GPU
 #   make bench  the measured claims: a table, and JSON in bench/results
+#   make bench-world  identity, bleeding, layout and occlusion in the small world (ARGS="--cells methods")
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ USABLE := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in $(CANDIDATES); do if $$p -c '$(USABLE)' 2>/dev/null; then echo $$p; break; fi; done)
 ARGS ?=
 
-.PHONY: test lint demo bench clean
+.PHONY: test lint demo bench bench-world clean
 .DELETE_ON_ERROR:
 
 test: lint
@@ -27,6 +28,9 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench.run $(ARGS)
+
+bench-world: $(READY)
+	$(BIN)/python -m bench.world.run $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,69 @@
+"""Who is in a picture of the bench, and how prompts and requests say so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from bench.world.attributes import IDENTITIES, Character
+from bench.world.captions import PLACES
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Named individuals; those of one class stand in this order from left to right.
+
+    Attributes:
+        names: keys of ``IDENTITIES``.
+    """
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "+".join(self.names)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Each one's class."""
+        return tuple(self._character(name).kind for name in self.names)
+
+    def is_one_of_several(self, index: int) -> bool:
+        """Whether others of the same class are in the picture."""
+        return self.kinds.count(self.kinds[index]) > 1
+
+    def prompt(self, scene: str, named: Collection[int] = ()) -> str:
+        """The prompt of the whole picture, in the words of the training captions.
+
+        Args:
+            scene: a key of ``PLACES``.
+            named: whose trigger words stand before their class words.
+        """
+        figures = [" ".join(filter(None, ("another" if kind in self.kinds[:index] else "a",
+                                          self.trigger(index) if index in named else "", kind)))
+                   for index, kind in enumerate(self.kinds)]
+        listed = figures[0] if len(figures) == 1 else f"{', '.join(figures[:-1])} and {figures[-1]}"
+        return f"{listed} {PLACES[scene][0]}"
+
+    def own_prompt(self, scene: str, index: int) -> str:
+        """A prompt of one of them alone, with the trigger word."""
+        return Cast((self.names[index],)).prompt(scene, {0})
+
+    def tags(self, indices: Collection[int]) -> str:
+        """The LoRA tags of some of them."""
+        return "".join(f"<lora:{self.names[index]}:1>" for index in indices)
+
+    def trigger(self, index: int) -> str:
+        """The word that calls one of them."""
+        return IDENTITIES[self.names[index]].trigger
+
+    def concept(self, scene: str, index: int) -> dict[str, Any]:
+        """One of them as a concept of a request: own prompt and LoRA, and which of several of its class it is."""
+        prompt = self.own_prompt(scene, index) + self.tags([index])
+        concept: dict[str, Any] = {"phrase": self.kinds[index], "prompt": prompt}
+        if self.is_one_of_several(index):
+            concept["where"] = {"index": self.kinds[:index].count(self.kinds[index])}
+        return concept
+
+    def _character(self, name: str) -> Character:
+        return IDENTITIES[name].character

@@ -1,0 +1,55 @@
+"""The figure reader as a detector: masks as good as a trained reader of this world finds them in the first pass.
+
+It is to OMG here what the paper's SAM with Grounding DINO is to it on photographs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.world.readers import Images, Reading
+from omg_ext.comprehension import DETECTORS, FirstPass, Instance
+
+ReadFigures = Callable[[Images], Sequence[Reading]]
+"""``pictures uint8 [B, H, W, 3] -> what is in each``"""
+NAME = "reader"
+
+
+@dataclass(frozen=True)
+class ReaderDetector:
+    """Instances of a phrase are the figures that the reader takes for that class, the largest first.
+
+    Attributes:
+        read: the figure reader.
+    """
+
+    read: ReadFigures
+    name: str = NAME
+    needs_attention: bool = False
+
+    def find(self, first_pass: FirstPass, phrases: Sequence[str]) -> list[list[Instance]]:
+        """Per phrase, which is a class of the world, its figures' visible masks."""
+        return instances(self.read(np.stack([first_pass.picture()]))[0], phrases)
+
+
+def instances(reading: Reading, phrases: Sequence[str]) -> list[list[Instance]]:
+    """Per phrase the figures of that class, the largest first."""
+    found = [[Instance(figure.mask.astype(np.float32), float(figure.mask.mean())) for figure in reading.figures
+              if figure.kind == phrase] for phrase in phrases]
+    return [sorted(of_phrase, key=lambda instance: -instance.score) for of_phrase in found]
+
+
+@contextmanager
+def reader_masks(read: ReadFigures) -> Iterator[None]:
+    """Within the block requests can name the detector ``reader``."""
+    before = dict(DETECTORS)
+    DETECTORS[NAME] = ReaderDetector(read)
+    try:
+        yield
+    finally:
+        del DETECTORS[NAME]
+        DETECTORS.update(before)

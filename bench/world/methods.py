@@ -1,0 +1,232 @@
+"""What the bench compares: ways to put several individuals, each with a LoRA, into one picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from bench.world import detector
+from bench.world.casts import Cast
+from bench.world.regional import regional_attention
+from omg_ext.comprehension import FirstPass
+from omg_ext.diffusers import OMGPipeline
+from omg_ext.diffusers.prompts import encode
+from omg_ext.regions import find_regions
+from omg_ext.request import parse_request
+
+Pictures = npt.NDArray[np.uint8]
+Masks = Sequence[Sequence[npt.NDArray[np.float32] | None]]
+"""[H, W] by picture and concept; None where a concept was not found"""
+
+
+@dataclass(frozen=True)
+class Take:
+    """Pictures that a method made of one shot.
+
+    Attributes:
+        pictures: uint8 [B, H, W, 3].
+        shown: the concepts that these pictures are to show; the others are there for company.
+        rows: UNet rows evaluated for all of them.
+        seconds: time for all of them.
+        masks: the concepts' grown and softened masks, of methods that are given any.
+    """
+
+    pictures: Pictures
+    shown: tuple[int, ...]
+    rows: int
+    seconds: float
+    masks: Masks | None = None
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What all methods start from.
+
+    Attributes:
+        cast, scene: what is to be seen.
+        latents: initial noise [B, 4, h, w].
+    """
+
+    cast: Cast
+    scene: str
+    latents: Tensor
+
+    @property
+    def everyone(self) -> tuple[int, ...]:
+        """All concepts."""
+        return tuple(range(len(self.cast.names)))
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The request for all concepts, each with a prompt of its own, where the reader sees them."""
+        concepts = [self.cast.concept(self.scene, index) for index in self.everyone]
+        return {"concepts": concepts, "detector": detector.NAME}
+
+
+@dataclass
+class Studio:
+    """A model, LoRAs by name, and the settings that all pictures share.
+
+    Attributes:
+        pipe: the small SDXL.
+        loras: LoRA files by names of ``IDENTITIES``; they are of the UNet only.
+        steps, cfg_scale: of the sampling.
+        rows_per_call: concept rows in one UNet call.
+    """
+
+    pipe: StableDiffusionXLPipeline
+    loras: Mapping[str, str | Path]
+    steps: int = 25
+    cfg_scale: float = 4.5
+    rows_per_call: int = 32
+    omg: OMGPipeline = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.omg = OMGPipeline(self.pipe, self.loras, rows_per_call=self.rows_per_call)
+
+    def plain(self, shot: Shot, prompt: str, shown: tuple[int, ...]) -> Take:
+        """Ordinary pictures of a prompt, whose LoRAs act on the whole picture."""
+        return replace(self.draw(shot, prompt, {**shot.request, "enabled": False}, shown), masks=None)
+
+    def draw(self, shot: Shot, prompt: str, request: Mapping[str, Any], shown: tuple[int, ...]) -> Take:
+        """Both passes, from the shot's noise."""
+        with counted(self.pipe.unet) as rows:
+            start = time.perf_counter()
+            result = self.omg(dict(request), prompt, steps=self.steps, cfg_scale=self.cfg_scale, latents=shot.latents)
+            seconds = time.perf_counter() - start
+        pictures = np.stack([np.asarray(picture) for picture in result.images or []])
+        return Take(pictures, shown, sum(rows), seconds, result.masks)
+
+
+@contextmanager
+def counted(unet: torch.nn.Module) -> Iterator[list[int]]:
+    """Yields a list that grows by the number of rows of each call of the UNet."""
+    rows: list[int] = []
+    handle = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+class Method(Protocol):
+    """A way to make pictures.
+
+    Attributes:
+        name: what tables call it.
+        placed: whether it says which figure is which concept, where several are of one class.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def placed(self) -> bool: ...
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        """Pictures of the shot; ``plain`` are the ordinary ones, which are also what any first pass gives."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoLora:
+    """The lower bound: the prompt without trigger words, and no LoRA."""
+
+    name: str = "no LoRA"
+    placed: bool = False
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        return [plain]
+
+
+def ordinary(studio: Studio, shot: Shot) -> Take:
+    """The pictures without any LoRA."""
+    return studio.plain(shot, shot.cast.prompt(shot.scene), shot.everyone)
+
+
+@dataclass(frozen=True)
+class SingleLora:
+    """The upper bound: for each concept pictures of the whole scene with its trigger and its LoRA, and no other's."""
+
+    name: str = "single LoRA"
+    placed: bool = False
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        cast = shot.cast
+        return [studio.plain(shot, cast.prompt(shot.scene, {index}) + cast.tags([index]), (index,))
+                for index in shot.everyone]
+
+
+@dataclass(frozen=True)
+class SimultaneousLoras:
+    """One prompt with all trigger words, and all LoRAs at once on everything (the paper's Fig. 2 a)."""
+
+    name: str = "simultaneous LoRAs"
+    placed: bool = False
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        cast, everyone = shot.cast, shot.everyone
+        return [studio.plain(shot, cast.prompt(shot.scene, everyone) + cast.tags(everyone), everyone)]
+
+
+@dataclass(frozen=True)
+class Regional:
+    """Mix-of-Show's sampling (:mod:`bench.world.regional`) in the places where the reader sees the figures.
+
+    The places come from the ordinary pictures, so these count as its first pass, with their rows and seconds.
+    """
+
+    name: str = "regional prompts"
+    placed: bool = True
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        cast, everyone = shot.cast, shot.everyone
+        start = time.perf_counter()
+        pictures = [FirstPass("", _given(picture), lambda phrase: None) for picture in plain.pictures]
+        height, width = shot.latents.shape[2:]
+        regions = find_regions(parse_request(shot.request), pictures, plain.pictures.shape[1:3], (height, width))
+        contexts = torch.cat([encode(studio.pipe, cast.own_prompt(shot.scene, index), None, []).cond
+                              for index in everyone])
+        seconds = time.perf_counter() - start
+        with regional_attention(studio.pipe.unet, contexts, regions.weights):
+            take = studio.plain(shot, cast.prompt(shot.scene) + cast.tags(everyone), everyone)
+        return [replace(take, rows=plain.rows + take.rows, seconds=plain.seconds + seconds + take.seconds,
+                        masks=regions.masks)]
+
+
+def _given(picture: Pictures) -> Callable[[], Pictures]:
+    return lambda: picture
+
+
+@dataclass(frozen=True)
+class Omg:
+    """Both passes; each concept has a prompt of its own and is put where the detector sees it in the first pass.
+
+    Attributes:
+        options: fields of the request that differ: by default it has the product's defaults, which are the paper's,
+            and the masks of the reader.
+        whole_prompts: a concept's prompt is that of the whole picture, with the concept's trigger.
+    """
+
+    name: str = "OMG"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    whole_prompts: bool = False
+    placed: bool = True
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        cast = shot.cast
+        request = {**shot.request, **self.options}
+        if self.whole_prompts:
+            request["concepts"] = [{**concept, "prompt": cast.prompt(shot.scene, {index}) + cast.tags([index])}
+                                   for index, concept in enumerate(request["concepts"])]
+        return [studio.draw(shot, cast.prompt(shot.scene), request, shot.everyone)]

@@ -1,0 +1,148 @@
+"""What the world bench found: a JSON file that grows cell by cell, tables of it, the targets, and contact sheets."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.table import Row, hardware
+from bench.world.measure import FIGURES, Mean
+from bench.world.sweeps import OCCLUSIONS, OMG, PAIR, PAIRS, Cell, Result
+
+# the targets, for two concepts of which at most this share is hidden
+TARGET_OCCLUSION = 0.3
+MOST_IDENTITY_LOST = 0.05
+MOST_BLEED = 1.2
+_DECIMALS = {"background": 1, "rows": 0, "seconds": 2}
+_LABEL, _TEXT, _COLOURS = 190, 12, 192
+
+
+def default_path(folder: Path) -> Path:
+    """The file of today and of this machine."""
+    machine = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
+    return folder / f"world-{date.today().isoformat()}-{machine}.json"
+
+
+@dataclass
+class Record:
+    """The JSON file of a bench, and strips of its cells' pictures.
+
+    Attributes:
+        path: the file; it is written after each cell, so that an interrupted bench can go on.
+        strips: a folder for the pictures that contact sheets are made of. They are not kept with the results.
+        settings: what the figures depend on.
+        cells: figures by cell and name.
+    """
+
+    path: Path
+    strips: Path
+    settings: Mapping[str, Any]
+    cells: dict[str, dict[str, Mean]]
+
+    @classmethod
+    def open(cls, path: Path, strips: Path, settings: Mapping[str, Any]) -> Record:
+        """The record so far.
+
+        Raises:
+            ValueError: the file was made with other settings.
+        """
+        cells = {}
+        if path.exists():
+            data = json.loads(path.read_text())
+            if data["settings"] != settings:
+                raise ValueError(f"{path} has other settings ({data['settings']}, not {settings}): name another file "
+                                 "with --file, or delete it")
+            cells = {name: {figure: Mean(**mean) for figure, mean in figures.items()}
+                     for name, figures in data["cells"].items()}
+        return cls(path, strips, settings, cells)
+
+    def add(self, cell: Cell, result: Result) -> None:
+        """Enters a cell and writes the file."""
+        self.cells[cell.name] = dict(result.figures)
+        self.strips.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(list(result.pictures), axis=1)).save(self._strip(cell))
+        data = {"date": date.today().isoformat(), "hardware": hardware(), "python": platform.python_version(),
+                "torch": torch.__version__, "diffusers": diffusers.__version__, "settings": self.settings,
+                "figures": FIGURES,
+                "cells": {name: {figure: asdict(mean) for figure, mean in figures.items()}
+                          for name, figures in self.cells.items()}}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(data, indent=1) + "\n")
+
+    def sheet(self, cells: Sequence[Cell]) -> Image.Image | None:
+        """A contact sheet: a row of pictures for each cell that has been run here, a seed to a column."""
+        found = [(cell, Image.open(self._strip(cell))) for cell in cells
+                 if cell.name in self.cells and self._strip(cell).exists()]
+        if not found:
+            return None
+        widest, heights = max(strip.width for _, strip in found), [strip.height for _, strip in found]
+        sheet = Image.new("RGB", (_LABEL + widest, sum(heights)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for (cell, strip), top in zip(found, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
+            figures = [f"{name} {shown(name, self.cells[cell.name].get(name))}" for name in ("identity", "bleed")]
+            text = "\n".join([*cell.name.split(": "), *figures])
+            draw.text((4, top + 4), text, fill="black", font=ImageFont.load_default(_TEXT))
+            sheet.paste(strip, (_LABEL, top))
+        return sheet.quantize(_COLOURS)
+
+    def _strip(self, cell: Cell) -> Path:
+        return self.strips / (re.sub(r"[^a-z0-9.]+", "-", cell.name.lower()) + ".png")
+
+
+def shown(name: str, mean: Mean | None) -> str:
+    """A figure with its standard error; a dash where there is none."""
+    if mean is None or mean.mean is None:
+        return "-"
+    decimals = _DECIMALS.get(name, 3)
+    error = "" if mean.error is None or name in ("rows", "seconds") else f" ± {mean.error:.{decimals}f}"
+    return f"{mean.mean:.{decimals}f}{error}"
+
+
+def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Mean]]) -> str:
+    """The cells that were run as a Markdown table: figures that none of them has are left out."""
+    run = [cell for cell in cells if cell.name in found]
+    names = [name for name in FIGURES
+             if any((mean := found[cell.name].get(name)) is not None and mean.count for cell in run)]
+    lines = [["cast", "method", *names], ["---"] * (2 + len(names)),
+             *([cell.start, cell.method.name, *(shown(name, found[cell.name].get(name)) for name in names)]
+               for cell in run)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("| " + " | ".join(entry.ljust(width) for entry, width in zip(line, widths, strict=True)) + " |"
+                     for line in lines)
+
+
+def targets(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
+    """What is asked of OMG, and how far simultaneous LoRAs are from it: for each pair that was run."""
+    pairs = [*(Cell(pair, OMG) for pair in PAIRS),
+             *(Cell(PAIR, OMG, share) for share in OCCLUSIONS if share <= TARGET_OCCLUSION)]
+    return [row for pair in pairs for row in _targets_of(pair.start, found)]
+
+
+def _targets_of(start: str, found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
+    def mean(method: str, figure: str) -> float | None:
+        known = found.get(f"{start}: {method}", {}).get(figure)
+        return None if known is None else known.mean
+
+    rows = []
+    single = mean("single LoRA", "identity")
+    for method, most in ((OMG.name, MOST_IDENTITY_LOST), ("simultaneous LoRAs", None)):
+        own = mean(method, "identity")
+        if single and own is not None:
+            rows.append(Row(f"{start}: identity that {method} loses", 1 - own / single, "", "of single LoRA's", most))
+    bleed, least = mean(OMG.name, "bleed"), mean("no LoRA", "bleed")
+    if bleed is not None and least is not None:
+        # where chance alone looks less alike than nothing, a factor would be no tolerance
+        most = least + (MOST_BLEED - 1) * abs(least)
+        rows.append(Row(f"{start}: bleed of {OMG.name}", bleed, "", f"{least:.3f} without LoRA", round(most, 3)))
+    return rows

@@ -1,0 +1,170 @@
+"""Which pictures the bench makes: tables of cells, each one method on one cast; and how a cell is run.
+
+A cell can stand in several tables and is run once. All cells of a cast share seeds, scenes and noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.world.casts import Cast
+from bench.world.measure import FIGURES, Judges, Mean, Reference, Values, measure, summary
+from bench.world.methods import Method, NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, ordinary
+from bench.world.scenes import SCENES
+from bench.world.starts import inverted, noise, strangers
+
+PAIR = Cast(("Rusty", "Azura"))
+PAIRS = (PAIR, Cast(("Marlow", "Biscuit")), Cast(("Goldie", "Bolt")), Cast(("Biscuit", "Bolt")))
+TWO_MEN = Cast(("Rusty", "Marlow"))
+CROWD = ("Rusty", "Azura", "Biscuit", "Bolt", "Goldie")
+BLEND_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+LAYOUTS = {"off": (0.0, 0.0), "cross": (1.0, 0.0), "self": (0.0, 0.4), "both": (1.0, 0.4)}
+OCCLUSIONS = (0.0, 0.15, 0.3, 0.45, 0.6)
+# pictures of each cell that contact sheets show
+SHOWN = 6
+
+OMG = Omg()
+ATTENTION = Omg("OMG, attention masks", {"detector": "attention"})
+BLENDING = Omg("noise blending only", {"layout": {"cross": 0, "self": 0}})
+WHOLE_PROMPTS = Omg("OMG, whole prompts", whole_prompts=True)
+METHODS: tuple[Method, ...] = (
+    SingleLora(), NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, ATTENTION, WHOLE_PROMPTS)
+FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one cast.
+
+    Attributes:
+        cast: who.
+        method: how.
+        occlusion: of the rendering that each picture's noise comes from; None starts from plain noise.
+    """
+
+    cast: Cast
+    method: Method
+    occlusion: float | None = None
+
+    @property
+    def start(self) -> str:
+        """What it starts from, in words."""
+        return str(self.cast) if self.occlusion is None else f"{self.cast} occluded {self.occlusion:g}"
+
+    @property
+    def name(self) -> str:
+        """Unique: cells of one name are the same."""
+        return f"{self.start}: {self.method.name}"
+
+
+def _blend_start(value: float) -> Method:
+    return OMG if value == 0.3 else Omg(f"OMG, blend start {value:g}", {"blend_start": value})
+
+
+def _layout(name: str, cross: float, self_: float) -> Method:
+    known: Mapping[str, Method] = {"off": BLENDING, "both": OMG}
+    return known.get(name) or Omg(f"OMG, layout {name}", {"layout": {"cross": cross, "self": self_}})
+
+
+TABLES: Mapping[str, Sequence[Cell]] = {
+    "methods": [Cell(cast, method) for cast in PAIRS for method in METHODS],
+    "same-class": [Cell(TWO_MEN, method) for method in METHODS],
+    "blend-start": [Cell(PAIR, _blend_start(value)) for value in BLEND_STARTS],
+    "layout": [Cell(PAIR, _layout(name, *fractions)) for name, fractions in LAYOUTS.items()],
+    "concepts": [Cell(Cast(CROWD[:count]), method) for count in range(1, len(CROWD) + 1) for method in FEW_METHODS],
+    "occlusion": [Cell(PAIR, method, occlusion) for occlusion in OCCLUSIONS
+                  for method in (*FEW_METHODS[:3], Regional(), BLENDING, OMG)],
+}
+
+
+def chosen(patterns: Iterable[str]) -> list[Cell]:
+    """The cells of these tables or with names that match these patterns, each once; of no patterns, all.
+
+    Cells that start alike follow each other, so that they can share their ordinary pictures.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    cells = {cell.name: cell for table in TABLES.values() for cell in table}
+    wanted: dict[str, Cell] = {}
+    for pattern in list(patterns) or ["*"]:
+        found = TABLES.get(pattern) or [cell for name, cell in cells.items() if fnmatchcase(name, pattern)]
+        if not found:
+            raise ValueError(f"--cells: {pattern!r} is neither a table ({', '.join(TABLES)}) nor matches a cell's name")
+        wanted |= {cell.name: cell for cell in found}
+    starts = list(dict.fromkeys(cell.start for cell in wanted.values()))
+    return sorted(wanted.values(), key=lambda cell: starts.index(cell.start))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell's figures by name (see :data:`FIGURES`), and some of its pictures, uint8 [n, H, W, 3]."""
+
+    figures: Mapping[str, Mean]
+    pictures: npt.NDArray[np.uint8]
+
+
+@dataclass
+class Runner:
+    """Runs cells.
+
+    Attributes:
+        studio, judges: who makes and who reads the pictures.
+        seeds: pictures per cell, of the seeds from 0 on.
+        batch: pictures at once; each batch has another scene, in turn.
+    """
+
+    studio: Studio
+    judges: Judges
+    seeds: int = 64
+    batch: int = 8
+    _start: str = ""
+    _shots: list[tuple[Shot, Reference]] = field(default_factory=list)
+
+    def __call__(self, cell: Cell) -> Result:
+        """Makes, reads and sums up a cell's pictures."""
+        values: list[Values] = []
+        pictures: list[npt.NDArray[np.uint8]] = []
+        for shot, reference in self._shots_of(cell):
+            takes = cell.method(self.studio, shot, reference.take)
+            values.append(measure(shot, takes, reference, self.judges, cell.method.placed))
+            # of methods with a picture for each concept, the concepts in turn
+            pictures += [takes[(len(pictures) + picture) % len(takes)].pictures[picture]
+                         for picture in range(len(takes[0].pictures))]
+        figures = {name: summary(np.concatenate([each[name] for each in values]))
+                   for name in FIGURES if name in values[0]}
+        return Result(figures, np.stack(_spread(pictures, SHOWN)))
+
+    def _shots_of(self, cell: Cell) -> list[tuple[Shot, Reference]]:
+        """Those of the last cell are kept: cells that start alike follow each other."""
+        if self._start != cell.start:
+            batches = range(math.ceil(self.seeds / self.batch))
+            self._shots = [self._shot(cell.cast, cell.occlusion, number) for number in batches]
+            self._start = cell.start
+        return self._shots
+
+    def _shot(self, cast: Cast, occlusion: float | None, number: int) -> tuple[Shot, Reference]:
+        first = number * self.batch
+        seeds = range(first, min(first + self.batch, self.seeds))
+        scene = SCENES[number % len(SCENES)]
+        wanted = None
+        latents = noise(seeds, self.studio.pipe.unet.config.sample_size)
+        if occlusion is not None:
+            renderings = [strangers(cast, scene, occlusion, seed) for seed in seeds]
+            images = np.stack([picture.image for picture in renderings])
+            latents = inverted(self.studio.pipe, images, cast.prompt(scene), self.studio.steps)
+            wanted = [[figure.visible for figure in picture.figures] for picture in renderings]
+        shot = Shot(cast, scene, latents)
+        return shot, Reference.of(shot, ordinary(self.studio, shot), self.judges, wanted)
+
+
+def _spread(pictures: Sequence[npt.NDArray[np.uint8]], count: int) -> list[npt.NDArray[np.uint8]]:
+    """So many of the pictures, evenly from all, which are of all scenes."""
+    steps = np.linspace(0, len(pictures) - 1, min(count, len(pictures)))
+    return [pictures[round(step)] for step in steps]
