@@ -1,6 +1,6 @@
 """Tiny random checkpoints for a real web UI, written by the web UI's own Python.
 
-    <webui>/venv/bin/python checkpoints.py <webui> <folder>
+    <webui>/venv/bin/python -m tests.webui.checkpoints <webui> <folder>
 
 writes into the folder ``tiny-sdxl``, ``tiny-sdxl-v`` and ``tiny-sd15`` (each ``.safetensors`` with its ``.yaml``), the
 tokenizer and text encoder config they name (``clip/``), and the OpenCLIP architecture that the host must be told of
@@ -11,9 +11,7 @@ neither explode nor go grey. The same seeds give the same files.
 
 from __future__ import annotations
 
-import gzip
 import importlib
-import json
 import math
 import re
 import sys
@@ -23,63 +21,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from bench import sgm_config
+from bench.sgm_config import Shape
+
 OPENCLIP_ARCH = "omg-tiny-openclip"
-TEXT_WIDTH = 32
-VOCABULARY = 49408
-ADM_CHANNELS = TEXT_WIDTH + 6 * 256
-
-OPENCLIP_CONFIG = {
-    "embed_dim": TEXT_WIDTH,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": TEXT_WIDTH, "heads": 2, "layers": 3},
-}
-CLIP_CONFIG = {
-    "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "vocab_size": VOCABULARY,
-    "hidden_size": TEXT_WIDTH, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": TEXT_WIDTH,
-    "bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1,
-}
-VAE_PARAMS = {
-    "embed_dim": 4, "monitor": "val/rec_loss", "lossconfig": {"target": "torch.nn.Identity"},
-    "ddconfig": {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32,
-                 "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0},
-}
-
-
-def sdxl_config(clip: Path, scaling: str) -> dict[str, Any]:
-    """The model section of an SDXL-shaped checkpoint: three levels, attention on the lower two.
-
-    Args:
-        clip: the folder with tokenizer and config of the first text encoder.
-        scaling: ``Eps`` or ``V``.
-    """
-    sgm = "sgm.modules"
-    size_embedder = {"is_trainable": False, "target": f"{sgm}.encoders.modules.ConcatTimestepEmbedderND",
-                     "params": {"outdim": 256}}
-    return {"target": "sgm.models.diffusion.DiffusionEngine", "params": {
-        "scale_factor": 0.13025, "disable_first_stage_autocast": True,
-        "denoiser_config": {"target": f"{sgm}.diffusionmodules.denoiser.DiscreteDenoiser", "params": {
-            "num_idx": 1000,
-            "weighting_config": {"target": f"{sgm}.diffusionmodules.denoiser_weighting.EpsWeighting"},
-            "scaling_config": {"target": f"{sgm}.diffusionmodules.denoiser_scaling.{scaling}Scaling"},
-            "discretization_config": {"target": f"{sgm}.diffusionmodules.discretizer.LegacyDDPMDiscretization"}}},
-        "network_config": {"target": f"{sgm}.diffusionmodules.openaimodel.UNetModel", "params": {
-            "adm_in_channels": ADM_CHANNELS, "num_classes": "sequential", "use_checkpoint": False, "in_channels": 4,
-            "out_channels": 4, "model_channels": 32, "attention_resolutions": [4, 2], "num_res_blocks": 2,
-            "channel_mult": [1, 2, 4], "num_head_channels": 16, "use_spatial_transformer": True,
-            "use_linear_in_transformer": True, "transformer_depth": [1, 1, 2], "context_dim": 2 * TEXT_WIDTH,
-            "spatial_transformer_attn_type": "softmax-xformers", "legacy": False}},
-        "conditioner_config": {"target": f"{sgm}.GeneralConditioner", "params": {"emb_models": [
-            {"is_trainable": False, "input_key": "txt", "target": f"{sgm}.encoders.modules.FrozenCLIPEmbedder",
-             "params": {"version": str(clip), "layer": "hidden", "layer_idx": 2}},
-            {"is_trainable": False, "input_key": "txt", "target": f"{sgm}.encoders.modules.FrozenOpenCLIPEmbedder2",
-             "params": {"arch": OPENCLIP_ARCH, "version": None, "freeze": True, "layer": "penultimate",
-                        "always_return_pooled": True, "legacy": False}},
-            {**size_embedder, "input_key": "original_size_as_tuple"},
-            {**size_embedder, "input_key": "crop_coords_top_left"},
-            {**size_embedder, "input_key": "target_size_as_tuple"}]}},
-        "first_stage_config": {"target": "sgm.models.autoencoder.AutoencoderKLInferenceWrapper",
-                               "params": VAE_PARAMS}}}
+SDXL = Shape(unet_channels=(32, 64, 128), unet_blocks=2, unet_depth=(1, 1, 2), head_channels=16, vae_channels=32,
+             vae_blocks=1, text_width=32, text_layers=3, text_heads=2, text_hidden=64)
 
 
 def sd15_config(clip: Path) -> dict[str, Any]:
@@ -92,32 +39,11 @@ def sd15_config(clip: Path) -> dict[str, Any]:
         "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": {
             "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
             "attention_resolutions": [4, 2, 1], "num_res_blocks": 2, "channel_mult": [1, 2, 4, 4], "num_heads": 8,
-            "use_spatial_transformer": True, "transformer_depth": 1, "context_dim": TEXT_WIDTH,
+            "use_spatial_transformer": True, "transformer_depth": 1, "context_dim": SDXL.text_width,
             "use_checkpoint": False, "legacy": False}},
-        "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": VAE_PARAMS},
+        "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": sgm_config.vae(SDXL)},
         "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
                               "params": {"version": str(clip)}}}}
-
-
-def write_clip(folder: Path, bpe: Path) -> None:
-    """Tokenizer and config of the CLIP text encoder, as ``from_pretrained`` reads them.
-
-    Args:
-        bpe: the gzipped list of merges that open_clip ships; CLIP's vocabulary follows from it.
-    """
-    open_clip_tokenizer = importlib.import_module("open_clip.tokenizer")
-    folder.mkdir(parents=True, exist_ok=True)
-    merges = gzip.decompress(bpe.read_bytes()).decode().split("\n")[1:VOCABULARY - 512 - 2 + 1]
-    letters = list(open_clip_tokenizer.bytes_to_unicode().values())
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges),
-             "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True,
-                 "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
-                 "pad_token": "<|endoftext|>"}
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    (folder / "config.json").write_text(json.dumps(CLIP_CONFIG))
 
 
 # (parameter name, gain): a weight gets the standard deviation gain / sqrt(fan in); the first match counts
@@ -186,7 +112,7 @@ def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 def clip_weights(seed: int) -> dict[str, torch.Tensor]:
     """Weights of a transformers CLIP text model."""
     transformers = importlib.import_module("transformers")
-    return randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**CLIP_CONFIG)), seed)
+    return randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**sgm_config.clip(SDXL))), seed)
 
 
 def openclip_weights(seed: int) -> dict[str, torch.Tensor]:
@@ -201,13 +127,12 @@ def write_checkpoints(folder: Path) -> None:
     """Write all checkpoints and what they need into ``folder``."""
     open_clip = importlib.import_module("open_clip")
     clip, openclip = folder / "clip", folder / "openclip"
-    write_clip(clip, Path(str(open_clip.__file__)).with_name("bpe_simple_vocab_16e6.txt.gz"))
-    openclip.mkdir(exist_ok=True)
-    (openclip / f"{OPENCLIP_ARCH}.json").write_text(json.dumps(OPENCLIP_CONFIG))
+    sgm_config.write_clip(clip, SDXL, Path(str(open_clip.__file__)).with_name(sgm_config.MERGES))
+    sgm_config.write_openclip(openclip, SDXL, OPENCLIP_ARCH)
     open_clip.add_model_config(openclip)
 
     for name, kind in (("tiny-sdxl", "Eps"), ("tiny-sdxl-v", "V")):
-        config = sdxl_config(clip, kind)
+        config = sgm_config.sdxl(SDXL, clip, OPENCLIP_ARCH, kind)
         params = config["params"]
         save(folder / name, config, {
             **prefixed("model.diffusion_model.", predict(randomise(build(params["network_config"]), 1), kind)),
@@ -224,9 +149,9 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def save(path: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
-    """Write one checkpoint and, beside it, its architecture (JSON is YAML)."""
+    """Write one checkpoint and, beside it, its architecture."""
     save_file(weights, path.with_suffix(".safetensors"))
-    path.with_suffix(".yaml").write_text(json.dumps({"model": config}, indent=1))
+    sgm_config.write_yaml(path.with_suffix(".yaml"), config)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real web UI for the tests in this folder: started once, with the tiny SDXL checkpoint and all test networks."""
+"""A real web UI for the tests in this folder: started once, with all test checkpoints and networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def checkpoints(installation: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def running(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """The one web UI of the session."""
     folder = tmp_path_factory.mktemp("webui")
-    make_data_dir(folder, checkpoints)
+    make_data_dir(folder, installation, checkpoints)
     write_networks(checkpoints, folder / "models" / "Lora")
     install_extension(installation, folder)
     with WebUI(installation, folder) as started:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.world.webui import find_merges, install
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "sd-webui-omg"
-CHECKPOINTS = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
+TINY = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
+WORLD = "world"
+CHECKPOINTS = (*TINY, WORLD)
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 
@@ -123,8 +128,8 @@ def write_checkpoints(installation: Path, folder: Path) -> None:
     Raises:
         RuntimeError: with what it printed.
     """
-    script = Path(__file__).with_name("checkpoints.py")
-    run([python_of(installation), script, installation, folder], clean_environment())
+    run([python_of(installation), "-m", "tests.webui.checkpoints", installation, folder], clean_environment(),
+        cwd=REPOSITORY)
 
 
 def install_extension(installation: Path, data_dir: Path) -> None:
@@ -154,7 +159,7 @@ def copy_code(installation: Path, folder: Path) -> None:
     (folder / "repositories").symlink_to(installation / "repositories", target_is_directory=True)
 
 
-def run(command: list[Path], env: dict[str, str], cwd: Path | None = None) -> None:
+def run(command: list[Path | str], env: dict[str, str], cwd: Path | None = None) -> None:
     """Run a command to its end.
 
     Raises:
@@ -163,15 +168,18 @@ def run(command: list[Path], env: dict[str, str], cwd: Path | None = None) -> No
     words = [str(part) for part in command]
     done = subprocess.run(words, env=env, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{command[1]} failed:\n{(done.stdout + done.stderr)[-4000:]}")
+        raise RuntimeError(f"{' '.join(words)} failed:\n{(done.stdout + done.stderr)[-4000:]}")
 
 
-def make_data_dir(folder: Path, checkpoints: Path) -> None:
-    """A web UI data folder with the tiny checkpoints, the extension ``support.py`` and the tests' settings."""
+def make_data_dir(folder: Path, installation: Path, checkpoints: Path) -> None:
+    """A web UI data folder with the tiny checkpoints, the small world, ``support.py`` and the tests' settings.
+
+    Raises:
+        FileNotFoundError: the world's weights are missing.
+    """
+    install(folder, find_merges(installation))
     models = folder / "models" / "Stable-diffusion"
-    models.mkdir(parents=True)
-    (folder / "models" / "Lora").mkdir()
-    for name in CHECKPOINTS:
+    for name in TINY:
         for suffix in (".safetensors", ".yaml"):
             (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))
     scripts = folder / "extensions" / "omg-test-support" / "scripts"
@@ -232,12 +240,17 @@ class WebUI:
         self.stop()
 
     def _wait_until_ready(self) -> None:
-        """Wait for what it prints last: a request while it still adds its API's middleware would make it fail."""
+        """Wait for what it prints last.
+
+        A request while it still adds its API's middleware would make it fail. And the first checkpoint is loaded in a
+        thread of its own: a switch to another at that time fails, which the web UI does not tell.
+        """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the web UI ended with status {self._process.returncode}:\n{self.log()[-4000:]}")
-            if "Startup time: " in self.log():
+            log = self.log()
+            if "Startup time: " in log and "Model loaded in " in log:
                 return
             time.sleep(0.25)
         raise RuntimeError(f"the web UI did not answer within {START_SECONDS} s:\n{self.log()[-4000:]}")
@@ -281,6 +294,11 @@ class WebUI:
         pictures = [_decode(text) for text in answer["images"]]
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))
 
+    def encode(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+        """A prompt as SDXL's UNet gets it: context [tokens, width] and pooled vector with sizes [width]."""
+        answer = self.get("/omg-tests/encode?" + urllib.parse.urlencode({"prompt": prompt}))
+        return np.array(answer["crossattn"]), np.array(answer["vector"])
+
     def patches(self) -> dict[str, int]:
         """Hooks and patched modules of the model: see ``support.py``."""
         return dict(self.get("/omg-tests/patches"))
@@ -310,8 +328,15 @@ class WebUI:
         return dict(self.get("/sdapi/v1/options"))
 
     def set_checkpoint(self, name: str) -> None:
-        """Load one of :data:`CHECKPOINTS`."""
+        """Load one of :data:`CHECKPOINTS`.
+
+        Raises:
+            RuntimeError: the web UI went on with another, which its API does not tell; with the end of its log.
+        """
         self.options(sd_model_checkpoint=name)
+        loaded = self.get("/omg-tests/checkpoint")
+        if loaded != name:
+            raise RuntimeError(f"asked for the checkpoint {name}, {loaded} is loaded:\n{self.log()[-4000:]}")
 
     def log(self) -> str:
         """Everything that the web UI has printed."""

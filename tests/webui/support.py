@@ -1,8 +1,9 @@
 """Runs inside the web UI, as a script of a second extension: what tests must tell it, and what they cannot see.
 
 It registers the tiny OpenCLIP architecture before the first checkpoint is loaded, and answers at
-``/omg-tests/comments`` with the comments of the last picture, which the web UI's own API leaves out, and at
-``/omg-tests/patches`` and ``/omg-tests/tensors`` with what a run could leave behind.
+``/omg-tests/comments`` with the comments of the last picture, which the web UI's own API leaves out, at
+``/omg-tests/patches`` and ``/omg-tests/tensors`` with what a run could leave behind, at ``/omg-tests/checkpoint`` with
+the checkpoint that is loaded, and at ``/omg-tests/encode`` with an encoded prompt.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import open_clip
 import torch
-from modules import script_callbacks, scripts, shared
+from modules import prompt_parser, script_callbacks, scripts, shared
 
 open_clip.add_model_config(os.environ["OMG_TEST_OPENCLIP"])
 
@@ -52,10 +53,25 @@ def tensors() -> dict[str, int]:
     return {"number": len(found), "bytes": sum(tensor.nbytes for tensor in found if tensor.device.type != "meta")}
 
 
+def checkpoint() -> str:
+    """The name of the loaded checkpoint, whatever the setting says."""
+    name: str = shared.sd_model.sd_checkpoint_info.model_name
+    return name
+
+
+@torch.no_grad()
+def encode(prompt: str) -> dict[str, list[Any]]:
+    """SDXL's conditioning for a prompt and 128x128 pixels: ``crossattn`` [tokens, width] and ``vector`` [width]."""
+    texts = prompt_parser.SdConditioning([prompt], width=128, height=128)
+    return {name: rows[0].tolist() for name, rows in shared.sd_model.get_learned_conditioning(texts).items()}
+
+
 def add_route(demo: Any, app: Any) -> None:
     app.get("/omg-tests/comments")(comments)
     app.get("/omg-tests/patches")(patches)
     app.get("/omg-tests/tensors")(tensors)
+    app.get("/omg-tests/checkpoint")(checkpoint)
+    app.get("/omg-tests/encode")(encode)
 
 
 script_callbacks.on_app_started(add_route)
