@@ -18,8 +18,8 @@ VOCABULARY = 49408
 SIZE_EMBEDDING = 256
 MERGES = "bpe_simple_vocab_16e6.txt.gz"
 """The file in open_clip's folder that CLIP's vocabulary follows from."""
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_BYTES = 256
+START, END = "<|startoftext|>", "<|endoftext|>"
+BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -118,23 +118,33 @@ def write_clip(folder: Path, shape: Shape, merges: Path) -> None:
     Args:
         merges: the file :data:`MERGES`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = gzip.decompress(merges.read_bytes()).decode().split("\n")[1:VOCABULARY - 2 * _BYTES - 2 + 1]
-    single = letters()
-    words = [*single, *(letter + "</w>" for letter in single), *("".join(pair.split()) for pair in pairs),
-             _START, _END]
-    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True,
-                 "bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    pairs = gzip.decompress(merges.read_bytes()).decode().split("\n")[1:VOCABULARY - 2 * BYTES - 2 + 1]
+    words = [*byte_tokens(), *("".join(pair.split()) for pair in pairs), START, END]
+    write_tokenizer(folder, {word: index for index, word in enumerate(words)}, pairs)
     (folder / "config.json").write_text(json.dumps(clip(shape)))
 
 
-def letters() -> list[str]:
-    """A printable character for each byte, in the order of their ids, as in GPT-2."""
+def write_tokenizer(folder: Path, ids: Mapping[str, int], merges: Sequence[str], padding: str = END) -> None:
+    """A CLIP tokenizer as ``from_pretrained`` reads it.
+
+    Args:
+        ids: by token.
+        merges: pairs of tokens, the first to be applied first.
+        padding: the token that fills up to 77.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, "bos_token": START,
+        "eos_token": END, "unk_token": END, "pad_token": padding}))
+
+
+def byte_tokens() -> list[str]:
+    """CLIP's first tokens: a printable character for each byte, as in GPT-2, then each as the end of a word."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [*map(chr, printable), *(chr(_BYTES + index) for index in range(_BYTES - len(printable)))]
+    letters = [*map(chr, printable), *(chr(BYTES + index) for index in range(BYTES - len(printable)))]
+    return [*letters, *(letter + "</w>" for letter in letters)]
 
 
 def write_openclip(folder: Path, shape: Shape, architecture: str) -> None:

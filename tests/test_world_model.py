@@ -11,8 +11,9 @@ import torch
 from diffusers.training_utils import compute_snr
 from safetensors.torch import load_file, save_file
 
+from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import VOCABULARY, checkpoint, diffusion, model, train_autoencoder, train_unet
-from bench.world.tokens import CLIP_WORDS, tokenizer, vocabulary
+from bench.world.tokens import tokenizer
 
 torch.set_num_threads(1)
 
@@ -38,7 +39,7 @@ def test_each_word_of_captions_is_one_token(word):
 def test_other_words_fall_into_smaller_tokens():
     numbers = tokenizer()("a zebra, and naïve 東", add_special_tokens=False).input_ids
     assert len(numbers) > 10
-    assert set(numbers) <= set(vocabulary().values())
+    assert tokenizer().decode(numbers).replace(" ", "") == "azebra,andnaïve東"
 
 
 def test_tokens_that_no_caption_has_are_zero(networks):

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import (
     IDENTITIES,
     KINDS,
@@ -285,7 +286,7 @@ def test_vectors_take_the_place_of_the_word():
     at = plain.index(tokens.tokenizer().convert_tokens_to_ids("phol</w>"))
     for padding in ("<|endoftext|>", "!"):
         found = train_embedding.token_ids([caption, "a phol dog"], "phol", padding)
-        vectors = range(tokens.CLIP_WORDS, tokens.CLIP_WORDS + train_embedding.VECTORS)
+        vectors = range(CLIP_WORDS, CLIP_WORDS + train_embedding.VECTORS)
         assert found.shape == (2, 77)
         assert found[0, :at + len(vectors)].tolist() == [*plain[:at], *vectors]
         assert found[0, at + len(vectors):15].tolist() == tokens.tokenizer(padding)(

@@ -16,8 +16,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, U
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from bench.sgm_config import SIZE_EMBEDDING
+from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world.captions import VOCABULARY
-from bench.world.tokens import CLIP_WORDS, tokenizer
+from bench.world.tokens import tokenizer
 
 SIZE = 128
 """Pixels of a picture's side."""
@@ -34,7 +36,6 @@ CONTEXT = 2 * TEXT_WIDTH
 UNET_CHANNELS = (64, 128, 128)
 UNET_LAYERS = 1
 HEAD_DIM = 16
-SIZE_EMBEDDING = 256
 VAE_CHANNELS = 64
 VAE_LEVELS = 4
 # residual blocks per level of the encoder; the decoder has one more
