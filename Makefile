@@ -3,6 +3,7 @@
 #   make demo   both passes on a tiny model: a contact sheet, without web UI or GPU
 #   make bench  the measured claims: a table, and JSON in bench/results
 #   make bench-world  identity, bleeding, layout and occlusion in the small world (ARGS="--cells methods")
+#   make world  trains the small world's weights anew, about two hours on two cores (ARGS="loras" for a part)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,6 +32,10 @@ bench: $(READY)
 
 bench-world: $(READY)
 	$(BIN)/python -m bench.world.run $(ARGS)
+
+# glibc gives the memory of each step back to the system, and gets it again page by page; kept, training is thrice as fast
+world: $(READY)
+	MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 $(BIN)/python -m bench.world.make $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

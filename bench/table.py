@@ -70,12 +70,21 @@ def _processor() -> str:
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
-def save(rows: Sequence[Row], conditions: Mapping[str, Any], folder: Path) -> Path:
+def results_name() -> str:
+    """The day and the hardware, as file names have them."""
+    return f"{date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', hardware().lower()).strip('-')}"
+
+
+def conditions() -> dict[str, str]:
+    """What every file of results says about how they came about."""
+    return {"date": date.today().isoformat(), "hardware": hardware(), "python": platform.python_version(),
+            "torch": torch.__version__}
+
+
+def save(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path) -> Path:
     """Write the rows as JSON, named by date and hardware; returns the file."""
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-    path = folder / f"{date.today().isoformat()}-{slug}.json"
+    path = folder / f"{results_name()}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"date": date.today().isoformat(), "hardware": hardware(), "python": platform.python_version(),
-            "torch": torch.__version__, **conditions, "rows": [{**asdict(row), "met": row.met} for row in rows]}
+    data = {**conditions(), **settings, "rows": [{**asdict(row), "met": row.met} for row in rows]}
     path.write_text(json.dumps(data, indent=1) + "\n")
     return path

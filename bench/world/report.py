@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.table import Row, hardware
+from bench.table import Row, conditions, results_name
 from bench.world.measure import FIGURES, Mean
 from bench.world.sweeps import OCCLUSIONS, OMG, PAIR, PAIRS, Cell, Result
 
@@ -30,8 +27,7 @@ _LABEL, _TEXT, _COLOURS = 190, 12, 192
 
 def default_path(folder: Path) -> Path:
     """The file of today and of this machine."""
-    machine = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-    return folder / f"world-{date.today().isoformat()}-{machine}.json"
+    return folder / f"world-{results_name()}.json"
 
 
 @dataclass
@@ -72,8 +68,7 @@ class Record:
         self.cells[cell.name] = dict(result.figures)
         self.strips.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(list(result.pictures), axis=1)).save(self._strip(cell))
-        data = {"date": date.today().isoformat(), "hardware": hardware(), "python": platform.python_version(),
-                "torch": torch.__version__, "diffusers": diffusers.__version__, "settings": self.settings,
+        data = {**conditions(), "diffusers": diffusers.__version__, "settings": self.settings,
                 "figures": FIGURES,
                 "cells": {name: {figure: asdict(mean) for figure, mean in figures.items()}
                           for name, figures in self.cells.items()}}

@@ -19,3 +19,9 @@ def lora(identity: str) -> Path:
 def embedding(identity: str) -> Path:
     """The textual inversion of an identity."""
     return WEIGHTS / "embeddings" / f"{identity.lower()}.safetensors"
+
+
+def missing() -> str:
+    """Why what needs the trained weights cannot run, or nothing if they are there."""
+    return "" if all(file.exists() for file in (CHECKPOINT, FIGURES, IDENTITY)) else \
+        "the small world is not trained yet: make world"

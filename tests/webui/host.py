@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.world import weights
 from bench.world.webui import find_merges, install
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "sd-webui-omg"
 TINY = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
 WORLD = "world"
-CHECKPOINTS = (*TINY, WORLD)
+CHECKPOINTS = (*TINY, WORLD) if not weights.missing() else TINY
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 
@@ -172,13 +173,11 @@ def run(command: list[Path | str], env: dict[str, str], cwd: Path | None = None)
 
 
 def make_data_dir(folder: Path, installation: Path, checkpoints: Path) -> None:
-    """A web UI data folder with the tiny checkpoints, the small world, ``support.py`` and the tests' settings.
-
-    Raises:
-        FileNotFoundError: the world's weights are missing.
-    """
-    install(folder, find_merges(installation))
+    """A web UI data folder with the tiny checkpoints, the small world if it is trained, ``support.py`` and settings."""
+    if WORLD in CHECKPOINTS:
+        install(folder, find_merges(installation))
     models = folder / "models" / "Stable-diffusion"
+    models.mkdir(parents=True, exist_ok=True)
     for name in TINY:
         for suffix in (".safetensors", ".yaml"):
             (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))

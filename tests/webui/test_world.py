@@ -24,7 +24,7 @@ from omg_ext.diffusers import OMGPipeline
 from omg_ext.masks import encode_mask
 from tests.webui.host import WORLD, Result, WebUI, distance
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(weights.missing()), reason=weights.missing())]
 
 PLACE = "in the park"
 PROMPT = f"a man and a woman {PLACE}"

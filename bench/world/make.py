@@ -1,0 +1,118 @@
+"""Makes all weights of the small world from nothing: ``python -m bench.world.make``, about two hours on two cores.
+
+Each part can be made alone, once those before it are there; the model card keeps what came out of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bench.table import conditions
+from bench.world import (
+    checkpoint,
+    model,
+    prompt_accuracy,
+    readers,
+    train_autoencoder,
+    train_dreambooth,
+    train_embedding,
+    train_lora,
+    train_readers,
+    train_unet,
+    weights,
+)
+from bench.world.attributes import IDENTITIES
+
+AUTOENCODER = Path("out/world/autoencoder.safetensors")
+SEED = 0
+
+
+def make_autoencoder() -> dict[str, Any]:
+    """Trains the autoencoder and keeps it, with untrained other parts, between."""
+    vae, psnr = train_autoencoder.train(SEED)
+    checkpoint.save(replace(model.parts(SEED), vae=vae), AUTOENCODER)
+    return {"steps": train_autoencoder.STEPS, "held_out_psnr_db": round(psnr, 2)}
+
+
+def make_unet() -> dict[str, Any]:
+    """Trains the UNet and writes the checkpoint."""
+    networks = checkpoint.load(AUTOENCODER)
+    checkpoint.save(replace(networks, unet=train_unet.train(networks, SEED)), weights.CHECKPOINT)
+    return {"pictures": train_unet.PICTURES, "rows": train_unet.STEPS * train_unet.BATCH}
+
+
+def make_readers() -> dict[str, Any]:
+    """Trains the readers; returns how well they read reconstructions."""
+    return train_readers.make(checkpoint.load(weights.CHECKPOINT).vae, SEED)
+
+
+def measure_prompts() -> dict[str, Any]:
+    """How well the UNet draws what prompts ask for, as the figure reader sees it."""
+    pipe = model.pipeline(checkpoint.load(weights.CHECKPOINT))
+    return {"seeds": prompt_accuracy.SEEDS, "steps": prompt_accuracy.STEPS, "cfg_scale": prompt_accuracy.CFG_SCALE,
+            **prompt_accuracy.prompt_report(pipe, readers.FigureReader.load())}
+
+
+def make_loras() -> dict[str, Any]:
+    """Trains the identities' LoRAs."""
+    train_lora.main(["--seed", str(SEED)])
+    return {"rank": train_lora.RANK, **asdict(train_lora.RECIPE)}
+
+
+def make_embedding() -> dict[str, Any]:
+    """Trains one identity's textual inversion."""
+    train_embedding.main(["--seed", str(SEED)])
+    return {"identity": train_embedding.IDENTITY, **asdict(train_embedding.RECIPE)}
+
+
+def make_dreambooth() -> dict[str, Any]:
+    """Fine-tunes all of the UNet on one identity."""
+    train_dreambooth.main(["--seed", str(SEED)])
+    return {"identity": train_dreambooth.IDENTITY, **asdict(train_dreambooth.RECIPE)}
+
+
+PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {
+    "autoencoder": (make_autoencoder, [AUTOENCODER]),
+    "unet": (make_unet, [weights.CHECKPOINT]),
+    "readers": (make_readers, [weights.FIGURES, weights.IDENTITY]),
+    "prompts": (measure_prompts, []),
+    "loras": (make_loras, [weights.lora(name) for name in IDENTITIES]),
+    "embedding": (make_embedding, [weights.embedding(train_embedding.IDENTITY)]),
+    "dreambooth": (make_dreambooth, []),
+}
+"""In the order in which they need each other: how to make it, and the files that it leaves for the repository."""
+ON_DEMAND = ("dreambooth",)
+"""What is as large as the UNet, and not kept in the repository."""
+
+
+def make(names: Iterable[str]) -> None:
+    """Makes parts anew, and enters each with its time into the model card."""
+    card: dict[str, Any] = json.loads(weights.CARD.read_text()) if weights.CARD.exists() else {}
+    for name in names:
+        work, files = PARTS[name]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        found = work()
+        card[name] = {**conditions(), "seed": SEED, "seconds": round(time.monotonic() - start), **found}
+        print(name, json.dumps(card[name], indent=1), flush=True)
+        weights.CARD.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def main() -> None:
+    """Makes what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part",
+                        help=f"of {', '.join(PARTS)}; all but {', '.join(ON_DEMAND)} unless given")
+    arguments = parser.parse_args()
+    make(arguments.parts or [name for name in PARTS if name not in ON_DEMAND])
+
+
+if __name__ == "__main__":
+    main()
