@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from scipy.stats import theilslopes
 from torch import Tensor, nn
 
 from bench.speed import steps_before
@@ -20,6 +22,7 @@ from omg_ext.query_store import QueryStore
 from omg_ext.request import Layout
 
 MIB = 2**20
+_RUNS_PER_READING = 5
 PLENTY = 1 << 40
 # by storage mode: budgets that leave only that one
 MODES = {"device": {"device_budget": PLENTY, "host_budget": 0}, "host": {"device_budget": 0, "host_budget": PLENTY},
@@ -124,7 +127,11 @@ def storage_modes(subject: Subject, steps: int) -> list[Row]:
 
 
 def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
-    """What many small runs of ``work`` leave in memory; the first few, which fill caches, do not count."""
+    """What many small runs of ``work`` leave in memory; the first few, which fill caches, do not count.
+
+    The allocator takes from the system in lumps, at moments of its own, so two readings of resident memory say little:
+    its trend is the median slope between all pairs of many readings (Theil-Sen), over three times as many runs.
+    """
     process = psutil.Process()
 
     def resident_and_live() -> tuple[int, int]:
@@ -133,11 +140,14 @@ def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
 
     for _ in range(30):
         work()
-    resident, live = resident_and_live()
-    for _ in range(times):
-        work()
-    resident_after, live_after = resident_and_live()
-    about = "after 30 that do not count"
-    return [Row(f"Growth of resident memory over {times} {what}", (resident_after - resident) / MIB, "MiB", note=about),
-            Row(f"Growth of living tensors over {times} {what}", (live_after - live) / MIB, "MiB", note=about,
-                exactly=0)]
+    readings = [resident_and_live()]
+    for _ in range(3 * times // _RUNS_PER_READING):
+        for _ in range(_RUNS_PER_READING):
+            work()
+        readings.append(resident_and_live())
+    resident, live = (np.array(column) / MIB for column in zip(*readings, strict=True))
+    runs = _RUNS_PER_READING * np.arange(len(readings))
+    about = f"{runs[-1]} runs after 30 that do not count"
+    return [Row(f"Trend of resident memory over {times} {what}", theilslopes(resident, runs).slope * times, "MiB",
+                note=f"{about}; readings from {resident.min():.1f} to {resident.max():.1f} MiB"),
+            Row(f"Growth of living tensors over {runs[-1]} {what}", live[-1] - live[0], "MiB", note=about, exactly=0)]

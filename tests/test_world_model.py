@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import VOCABULARY, checkpoint, diffusion, model, train_autoencoder, train_unet
+from bench.world.parallel import Workers
 from bench.world.tokens import tokenizer
 
 torch.set_num_threads(1)
@@ -137,6 +140,39 @@ def test_standardised_latents_decode_to_the_same_pictures():
     torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
     torch.testing.assert_close(train_autoencoder.reconstruct(vae, images), before, atol=1e-4, rtol=0)
     assert found.std.amin() == found.std.amin(dim=(0, 2, 3)).min()  # the same everywhere
+
+
+@pytest.mark.parametrize(("rows", "workers", "sizes"), [(8, 2, [4, 4]), (9, 2, [9]), (9, 4, [3, 3, 3]), (1, 4, [1])])
+def test_batches_are_parted_equally(rows, workers, sizes):
+    with Workers(workers) as pool:
+        parts = pool.parts(rows)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+
+
+def test_gradients_of_parts_are_those_of_the_whole(networks):
+    torch.manual_seed(2)
+    unet = copy.deepcopy(networks.unet).train().requires_grad_(True)
+    captions = diffusion.encode(networks, ["a man at night", "a dog and a robot in the park"] * 2)
+    task = diffusion.Task.draw(torch.randn(4, 4, 16, 16), captions)
+    whole = task.loss(unet)
+    whole.backward()
+    expected = [parameter.grad.clone() for parameter in unet.parameters()]
+    threads = torch.get_num_threads()
+    with Workers(2) as workers:
+        found = workers.backward([partial(task[rows].loss, unet) for rows in workers.parts(4)], unet.parameters())
+    assert torch.get_num_threads() == threads
+    assert found == pytest.approx(whole.item(), rel=1e-5)
+    for parameter, gradient in zip(unet.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_an_error_in_a_worker_is_raised():
+    def broken() -> torch.Tensor:
+        raise ZeroDivisionError
+
+    with Workers(2) as workers, pytest.raises(ZeroDivisionError):
+        workers.backward([broken, broken], [torch.nn.Parameter(torch.zeros(1))])
 
 
 @pytest.mark.slow

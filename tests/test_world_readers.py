@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench.world import IDENTITIES, KINDS, checkpoint, random_cast, random_character, render, weights
+from bench.world import IDENTITIES, KINDS, random_cast, random_character, render, weights
+from bench.world.make import with_autoencoder
 from bench.world.model import LATENT_SCALE
 from bench.world.reader_accuracy import figure_accuracy, identity_report, overlap, verification_accuracy
 from bench.world.reader_data import Samples, _add_scrap, _take_away, make_samples, numbered, random_people
@@ -344,12 +345,10 @@ def test_verification_is_perfect_where_vectors_are_and_chance_where_they_say_not
 
 # The trained readers
 
-trained = pytest.mark.skipif(bool(weights.missing()), reason=weights.missing())
-
 
 @pytest.fixture(scope="module")
 def vae():
-    return checkpoint.load(weights.CHECKPOINT).vae
+    return with_autoencoder().vae
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +361,6 @@ def identity_reader():
     return IdentityReader.load()
 
 
-@trained
 @pytest.mark.parametrize(("count", "classes"), [(1, 0.95), (2, 0.9), (3, 0.85)])
 def test_the_trained_reader_reads_scene_and_classes(count, classes, figure_reader, vae):
     pictures = [render(10**6 + seed, random_cast(Random(seed), count)) for seed in range(40)]
@@ -372,13 +370,11 @@ def test_the_trained_reader_reads_scene_and_classes(count, classes, figure_reade
     assert found["mask_iou"] >= 0.8
 
 
-@trained
 def test_the_trained_reader_counts_two_of_one_class(figure_reader, vae):
     pictures = [twins(10**6 + seed, KINDS[seed % 4], 0.1 + 0.02 * (seed % 10)) for seed in range(24)]
     assert figure_accuracy(figure_reader, vae, pictures)["classes"] >= 0.8
 
 
-@trained
 def test_the_trained_reader_leaves_scraps_out(figure_reader):
     pictures = [render(10**6 + seed, random_cast(Random(seed), 1)) for seed in range(40)]
     images = np.stack([picture.image for picture in pictures])
@@ -388,24 +384,20 @@ def test_the_trained_reader_leaves_scraps_out(figure_reader):
     assert np.mean([len(reading.figures) == 1 for reading in figure_reader(images)]) >= 0.85
 
 
-@trained
 def test_the_trained_reader_verifies_strangers(figure_reader, identity_reader, vae):
     found = identity_report(figure_reader, identity_reader, vae, random_people(Random(0), PEOPLE), each=12, pictures=72)
     assert found["accuracy"] >= 0.93
 
 
-@trained
 def test_references_tell_the_identities_apart(identity_reader, vae):
     found = torch.stack([*references(vae, identity_reader, count=4).values()])
     assert (found @ found.T - torch.eye(len(found))).max() < 0.5
 
 
-@trained
 def test_trained_files_are_small():
     assert max(path.stat().st_size for path in (weights.FIGURES, weights.IDENTITY)) < LARGEST_FILE
 
 
-@trained
 def test_trained_readers_survive_other_colours(figure_reader):
     torch.manual_seed(0)
     pictures = [render(2 * 10**6 + seed, random_cast(Random(seed), 1)) for seed in range(24)]

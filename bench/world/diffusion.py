@@ -26,7 +26,7 @@ class Conditioning:
     context: Tensor
     pooled: Tensor
 
-    def __getitem__(self, index: Tensor) -> Conditioning:
+    def __getitem__(self, index: Tensor | slice) -> Conditioning:
         return Conditioning(self.context[index], self.pooled[index])
 
     def dropped(self, share: float) -> Conditioning:
@@ -57,28 +57,62 @@ def random_size_ids(rows: int) -> Tensor:
     return torch.cat([original, torch.zeros(rows, 2, dtype=torch.long), target], dim=1).float()
 
 
+@dataclass(frozen=True)
+class Task:
+    """Noise to predict: all that the loss of some rows depends on, besides the UNet.
+
+    Attributes:
+        noisy: latents with noise [B, 4, h, w].
+        noise: what to predict, likewise.
+        timesteps, weights: of the rows [B].
+        conditioning: of the rows.
+        size_ids: SDXL's size conditioning [B, 6].
+    """
+
+    noisy: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    weights: Tensor
+    conditioning: Conditioning
+    size_ids: Tensor
+
+    @classmethod
+    def draw(cls, latents: Tensor, conditioning: Conditioning, caption_dropout: float = CAPTION_DROPOUT) -> Task:
+        """Random timesteps and noise, from torch's global generator, with min-SNR weights (arXiv 2303.09556).
+
+        Args:
+            latents: [B, 4, h, w], of unit variance.
+            conditioning: of B rows.
+            caption_dropout: the share of captions replaced by the empty one, for classifier-free guidance.
+        """
+        rows = len(latents)
+        timesteps = torch.randint(0, TIMESTEPS, (rows,))
+        noise = torch.randn_like(latents)
+        alphas = alphas_cumprod()[timesteps]
+        signal, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
+        snr = alphas / (1 - alphas)
+        return cls(signal * latents + sigma * noise, noise, timesteps, snr.clamp(max=MIN_SNR_GAMMA) / snr,
+                   conditioning.dropped(caption_dropout), random_size_ids(rows))
+
+    def __getitem__(self, rows: slice) -> Task:
+        return Task(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.weights[rows],
+                    self.conditioning[rows], self.size_ids[rows])
+
+    def loss(self, unet: nn.Module) -> Tensor:
+        """Weighted mean squared error of the predicted noise.
+
+        Args:
+            unet: a diffusers SDXL UNet.
+        """
+        arguments = self.conditioning.unet_arguments(self.size_ids)
+        predicted = unet(self.noisy, self.timesteps, **arguments).sample
+        return ((predicted - self.noise).pow(2).mean(dim=(1, 2, 3)) * self.weights).mean()
+
+
 def denoising_loss(unet: nn.Module, latents: Tensor, conditioning: Conditioning,
                    caption_dropout: float = CAPTION_DROPOUT) -> Tensor:
-    """Mean squared error of the predicted noise at random timesteps, weighted by min-SNR (arXiv 2303.09556).
-
-    Draws from torch's global generator.
-
-    Args:
-        unet: a diffusers SDXL UNet.
-        latents: [B, 4, h, w], scaled to unit variance.
-        conditioning: of B rows.
-        caption_dropout: the share of captions replaced by the empty one, for classifier-free guidance.
-    """
-    rows = len(latents)
-    timesteps = torch.randint(0, TIMESTEPS, (rows,))
-    noise = torch.randn_like(latents)
-    alphas = alphas_cumprod()[timesteps]
-    signal, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
-    arguments = conditioning.dropped(caption_dropout).unet_arguments(random_size_ids(rows))
-    predicted = unet(signal * latents + sigma * noise, timesteps, **arguments).sample
-    snr = alphas / (1 - alphas)
-    weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
-    return ((predicted - noise).pow(2).mean(dim=(1, 2, 3)) * weights).mean()
+    """The loss of a random :class:`Task`."""
+    return Task.draw(latents, conditioning, caption_dropout).loss(unet)
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from bench.table import conditions
 from bench.world import (
     checkpoint,
@@ -29,27 +31,35 @@ from bench.world import (
 )
 from bench.world.attributes import IDENTITIES
 
-AUTOENCODER = Path("out/world/autoencoder.safetensors")
 SEED = 0
 
 
 def make_autoencoder() -> dict[str, Any]:
-    """Trains the autoencoder and keeps it, with untrained other parts, between."""
+    """Trains the autoencoder."""
     vae, psnr = train_autoencoder.train(SEED)
-    checkpoint.save(replace(model.parts(SEED), vae=vae), AUTOENCODER)
+    save_file({name: weight.half() for name, weight in vae.state_dict().items()}, weights.AUTOENCODER)
     return {"steps": train_autoencoder.STEPS, "held_out_psnr_db": round(psnr, 2)}
 
 
-def make_unet() -> dict[str, Any]:
-    """Trains the UNet and writes the checkpoint."""
-    networks = checkpoint.load(AUTOENCODER)
-    checkpoint.save(replace(networks, unet=train_unet.train(networks, SEED)), weights.CHECKPOINT)
-    return {"pictures": train_unet.PICTURES, "rows": train_unet.STEPS * train_unet.BATCH}
+def with_autoencoder() -> model.Parts:
+    """The trained autoencoder, with the text encoders that the checkpoint will have, and an untrained UNet."""
+    networks = model.parts(SEED)
+    networks.vae.load_state_dict(load_file(weights.AUTOENCODER))
+    for network in vars(networks).values():
+        network.requires_grad_(False)
+    return networks
 
 
 def make_readers() -> dict[str, Any]:
     """Trains the readers; returns how well they read reconstructions."""
-    return train_readers.make(checkpoint.load(weights.CHECKPOINT).vae, SEED)
+    return train_readers.make(with_autoencoder().vae, SEED)
+
+
+def make_unet() -> dict[str, Any]:
+    """Trains the UNet and writes the checkpoint."""
+    networks = with_autoencoder()
+    checkpoint.save(replace(networks, unet=train_unet.train(networks, SEED)), weights.CHECKPOINT)
+    return {"pictures": train_unet.PICTURES, "rows": train_unet.STEPS * train_unet.BATCH}
 
 
 def measure_prompts() -> dict[str, Any]:
@@ -78,9 +88,9 @@ def make_dreambooth() -> dict[str, Any]:
 
 
 PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {
-    "autoencoder": (make_autoencoder, [AUTOENCODER]),
-    "unet": (make_unet, [weights.CHECKPOINT]),
+    "autoencoder": (make_autoencoder, [weights.AUTOENCODER]),
     "readers": (make_readers, [weights.FIGURES, weights.IDENTITY]),
+    "unet": (make_unet, [weights.CHECKPOINT]),
     "prompts": (measure_prompts, []),
     "loras": (make_loras, [weights.lora(name) for name in IDENTITIES]),
     "embedding": (make_embedding, [weights.embedding(train_embedding.IDENTITY)]),

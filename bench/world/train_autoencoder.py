@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bench.world import model
 from bench.world.diffusion import follow
+from bench.world.parallel import Workers
 from bench.world.render import render
 
 STEPS = 3600
@@ -74,9 +75,10 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP) * max(0.02, math.cos(math.pi / 2 * step / steps))
 
 
-def _loss(vae: AutoencoderKL, images: Tensor) -> Tensor:
+def _loss(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+    """Of pictures [B, 3, H, W], and of unit noise [B, 4, h, w] that comes to their latents."""
     means = vae.encode(images).latent_dist.mode()
-    error = vae.decode(means + LATENT_NOISE * torch.randn_like(means)).sample - images
+    error = vae.decode(means + LATENT_NOISE * noise).sample - images
     flat = means.transpose(0, 1).flatten(1)
     covariance = flat @ flat.T / flat.shape[1]
     irregular = (covariance - torch.eye(len(flat))).pow(2).mean()
@@ -104,20 +106,21 @@ def train(seed: int = 0, steps: int = STEPS) -> tuple[AutoencoderKL, float]:
     torch.manual_seed(seed)
     vae = model.autoencoder().to(memory_format=torch.channels_last)
     average = copy.deepcopy(vae).requires_grad_(False)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
     held_out = pictures(range(HELD_OUT, HELD_OUT + 128))
-    bar = tqdm(range(steps), desc="autoencoder", mininterval=30)
-    for step in bar:
-        loss = _loss(vae, _batch(step, steps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        follow(average, vae, max(1 - EMA, 1 / (step + 1)))
-        if (step + 1) % 500 == 0:
-            bar.write(f"step {step + 1}: PSNR {psnr(average, held_out):.2f} dB")
+    with Workers() as workers:
+        for step in (bar := tqdm(range(steps), desc="autoencoder", mininterval=30)):
+            images = _batch(step, steps)
+            noise = torch.randn(len(images), 4, images.shape[2] // 8, images.shape[3] // 8)
+            workers.backward([partial(_loss, vae, images[rows], noise[rows]) for rows in workers.parts(len(images))],
+                             vae.parameters())
+            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            follow(average, vae, max(1 - EMA, 1 / (step + 1)))
+            if (step + 1) % 500 == 0:
+                bar.write(f"step {step + 1}: PSNR {psnr(average, held_out):.2f} dB")
     average = average.to(memory_format=torch.contiguous_format).eval()
     standardise(average, pictures(range(2 * HELD_OUT, 2 * HELD_OUT + 256)))
     return average, psnr(average, held_out)

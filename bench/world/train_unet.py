@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from bench.world import model
 from bench.world.captions import random_tokens
-from bench.world.diffusion import Conditioning, denoising_loss, encode, follow
+from bench.world.diffusion import Conditioning, Task, encode, follow
+from bench.world.parallel import Workers
 from bench.world.render import Picture, random_cast, render
 
 PICTURES = 20_000
 STEPS = 11_000
-BATCH = 16
+BATCH = 24
 LEARNING_RATE = 1.2e-3
 WARM_UP = 200
 # the share of the training with the full learning rate
@@ -94,22 +95,23 @@ def train(networks: model.Parts, seed: int = 0, pictures: int = PICTURES, steps:
     torch.manual_seed(seed)
     unet = model.unet().train()
     average = copy.deepcopy(unet).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01,
+                                  fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
-    bar = tqdm(range(steps), desc="UNet", mininterval=30)
     recent = 1.0
-    for step in bar:
-        drawn = examples.batch(BATCH)
-        loss = denoising_loss(unet, drawn.latents, drawn.conditioning)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        keep = min(EMA, (step + 1) / (step + 10))
-        follow(average, unet, 1 - keep)
-        recent += (loss.item() - recent) * max(0.002, 1 / (step + 1))
-        bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
-        if watch is not None:
-            watch(step, average)
+    with Workers() as workers:
+        for step in (bar := tqdm(range(steps), desc="UNet", mininterval=30)):
+            drawn = examples.batch(BATCH)
+            task = Task.draw(drawn.latents, drawn.conditioning)
+            loss = workers.backward([partial(task[rows].loss, unet) for rows in workers.parts(BATCH)],
+                                    unet.parameters())
+            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            keep = min(EMA, (step + 1) / (step + 10))
+            follow(average, unet, 1 - keep)
+            recent += (loss - recent) * max(0.002, 1 / (step + 1))
+            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+            if watch is not None:
+                watch(step, average)
     return average

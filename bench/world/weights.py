@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 WEIGHTS = Path(__file__).with_name("weights")
+AUTOENCODER = WEIGHTS / "autoencoder.safetensors"
+"""Alone, for what is trained before the checkpoint is there."""
 CHECKPOINT = WEIGHTS / "world.safetensors"
 FIGURES = WEIGHTS / "figures.safetensors"
 IDENTITY = WEIGHTS / "identity.safetensors"
@@ -21,7 +23,6 @@ def embedding(identity: str) -> Path:
     return WEIGHTS / "embeddings" / f"{identity.lower()}.safetensors"
 
 
-def missing() -> str:
-    """Why what needs the trained weights cannot run, or nothing if they are there."""
-    return "" if all(file.exists() for file in (CHECKPOINT, FIGURES, IDENTITY)) else \
-        "the small world is not trained yet: make world"
+def missing(*files: Path) -> str:
+    """Why what needs these trained weights cannot run, or nothing if they are there."""
+    return "" if all(file.exists() for file in files) else "the small world is not trained yet: make world"

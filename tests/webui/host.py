@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "sd-webui-omg"
 TINY = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
 WORLD = "world"
-CHECKPOINTS = (*TINY, WORLD) if not weights.missing() else TINY
+CHECKPOINTS = (*TINY, WORLD) if not weights.missing(weights.CHECKPOINT) else TINY
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 

@@ -22,9 +22,10 @@ from bench.world.attributes import IDENTITIES
 from bench.world.readers import FigureReader
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.masks import encode_mask
-from tests.webui.host import WORLD, Result, WebUI, distance
+from tests.webui.host import CHECKPOINTS, WORLD, Result, WebUI, distance
 
-pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(weights.missing()), reason=weights.missing())]
+pytestmark = [pytest.mark.webui,
+              pytest.mark.skipif(WORLD not in CHECKPOINTS, reason=weights.missing(weights.CHECKPOINT))]
 
 PLACE = "in the park"
 PROMPT = f"a man and a woman {PLACE}"
