@@ -6,11 +6,9 @@ All layers here are linear in their parameters, so a network that changes the we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,7 +43,7 @@ class LowRankDelta:
     mid: Tensor | None = None
 
     def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        self.settle(x, y)
+        self._settle(x, y)
         if isinstance(layer, nn.Conv2d):
             # with a core, the core has the kernel and down is 1x1
             hidden = _conv(layer, x, self.down) if self.mid is None else _conv(layer, F.conv2d(x, self.down), self.mid)
@@ -57,7 +55,7 @@ class LowRankDelta:
             else:
                 y += F.linear(hidden, self.up)
 
-    def settle(self, x: Tensor, y: Tensor) -> None:
+    def _settle(self, x: Tensor, y: Tensor) -> None:
         """Move to where the layer works, once per run; medvram moves layers, so only the inputs know where."""
         if self.scale != 1.0:
             self.up = self.up.float() * self.scale
@@ -65,45 +63,6 @@ class LowRankDelta:
         self.down, self.up = like(self.down, x), like(self.up, y)
         if self.mid is not None:
             self.mid = like(self.mid, x)
-
-
-@dataclass
-class StackedDelta:
-    """Low-rank changes of one linear layer, each for an equal share of the rows: one batched product for all of them.
-
-    Attributes:
-        down: [K, in, r].
-        up: [K, r, out], with the scales in it.
-    """
-
-    down: Tensor
-    up: Tensor
-
-    @classmethod
-    def of(cls, deltas: Sequence[Delta], layer: nn.Module, x: Tensor, y: Tensor) -> StackedDelta | None:
-        """The deltas as one, or None where they are not of one rank or the layer is not linear.
-
-        From then on the deltas share its memory. ``x`` and ``y`` are the layer's input and output.
-        """
-        alike = [delta for delta in deltas if isinstance(delta, LowRankDelta)]
-        if (not isinstance(layer, nn.Linear) or len(alike) < len(deltas)
-                or len({delta.down.shape for delta in alike}) > 1):
-            return None
-        for delta in alike:
-            delta.settle(x, y)
-        stacked = cls(torch.stack([delta.down.t() for delta in alike]), torch.stack([delta.up.t() for delta in alike]))
-        for delta, down, up in zip(alike, stacked.down, stacked.up, strict=True):
-            delta.down, delta.up = down.t(), up.t()
-        return stacked
-
-    def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        self.down, self.up = like(self.down, x), like(self.up, y)
-        shares = len(self.down)
-        hidden = like(torch.bmm(x.reshape(shares, -1, x.shape[-1]), self.down), y)
-        if y.is_contiguous():
-            y.view(shares, -1, y.shape[-1]).baddbmm_(hidden, self.up)
-        else:
-            y += torch.bmm(hidden, self.up).view_as(y)
 
 
 @dataclass

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .deltas import Delta, StackedDelta
+from .deltas import Delta
 from .errors import OMGError
 from .hooks import Hooks, batch_rows
 
@@ -41,7 +41,6 @@ class RowNetworks(Hooks):
         self._acting: Sequence[tuple[int, slice]] = ()
         self._total = 0
         self._by_layer: dict[nn.Module, dict[int, Delta]] = {}
-        self._stacks: dict[tuple[nn.Module, tuple[int, ...]], StackedDelta | None] = {}
         for concept, layers in enumerate(networks):
             for layer, delta in layers.items():
                 self._by_layer.setdefault(layer, {})[concept] = delta
@@ -53,7 +52,7 @@ class RowNetworks(Hooks):
 
     def __exit__(self, *exc_info: object) -> None:
         super().__exit__(*exc_info)
-        self._acting, self._by_layer, self._stacks = (), {}, {}
+        self._acting, self._by_layer = (), {}
 
     @contextmanager
     def acting(self, rows: Sequence[tuple[int, slice]], total: int) -> Iterator[None]:
@@ -65,28 +64,11 @@ class RowNetworks(Hooks):
             self._acting, self._total = (), 0
 
     def _add(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        for delta, rows in self._plan(layer, args[0], output):
-            mine = batch_rows(rows, self._total, output.shape[0])
-            delta.add_to(layer, args[0][mine], output[mine])
-
-    def _plan(self, layer: nn.Module, x: Tensor, y: Tensor) -> list[tuple[Delta, slice]]:
-        """Which change of the layer goes to which rows: one for all concepts where they can be stacked."""
         deltas = self._by_layer[layer]
-        acting = [(concept, rows) for concept, rows in self._acting if concept in deltas]
-        if len(acting) > 1 and _are_equal_shares([rows for _, rows in acting]):
-            concepts = tuple(concept for concept, _ in acting)
-            if (layer, concepts) not in self._stacks:
-                self._stacks[layer, concepts] = StackedDelta.of([deltas[each] for each in concepts], layer, x, y)
-            stack = self._stacks[layer, concepts]
-            if stack is not None:
-                return [(stack, slice(acting[0][1].start, acting[-1][1].stop))]
-        return [(deltas[concept], rows) for concept, rows in acting]
-
-
-def _are_equal_shares(rows: Sequence[slice]) -> bool:
-    """Whether the slices are equally long and follow each other without gaps."""
-    return (len({each.stop - each.start for each in rows}) == 1
-            and all(first.stop == second.start for first, second in pairwise(rows)))
+        for concept, rows in self._acting:
+            if concept in deltas:
+                mine = batch_rows(rows, self._total, output.shape[0])
+                deltas[concept].add_to(layer, args[0][mine], output[mine])
 
 
 class ConceptConditioning(NamedTuple):

@@ -124,44 +124,6 @@ def test_two_concepts_use_one_file(kind, layer_name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layer_name", ["linear", "linear without tokens", "conv"])
-@pytest.mark.parametrize("ranks", [(4, 4, 4), (4, 2, 4)])
-@pytest.mark.parametrize(("spans", "together"), [
-    ([slice(0, 2), slice(2, 4), slice(4, 6)], True), ([slice(0, 2), slice(2, 3), slice(3, 6)], False),
-    ([slice(0, 1), slice(1, 2), slice(4, 5)], False)])
-def test_concepts_alike_are_one_product(layer_name, ranks, spans, together, monkeypatch):
-    """With equal ranks and shares of the rows; the same as one by one in any case, before and after."""
-    torch.manual_seed(2)
-    make, shape = LAYERS[layer_name]
-    layer = make()
-    deltas = [low_rank(LoConModule("layer", layer, lora_dim=rank, alpha=1)) for rank in ranks]
-    for number, delta in enumerate(deltas):
-        delta.up = torch.randn(delta.up.shape)
-        delta.scale = 0.5 + number
-    effects = [copy.deepcopy(delta) for delta in deltas]
-    products: list[int] = []
-    product = torch.bmm
-
-    def counted(first: Tensor, second: Tensor) -> Tensor:
-        products.append(len(first))
-        return product(first, second)
-
-    monkeypatch.setattr(torch, "bmm", counted)
-    with RowNetworks([{layer: delta} for delta in deltas]) as networks:
-        for order in (spans, spans, spans[:1]):
-            x = torch.randn(6, *shape[1:])
-            with networks.acting(list(enumerate(order)), 6):
-                result = layer(x)
-            expected = nn.functional.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else \
-                layer._conv_forward(x, layer.weight, layer.bias)
-            for effect, rows in zip(effects, order, strict=False):
-                effect.add_to(layer, x[rows], expected[rows])
-            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
-    stackable = together and len(set(ranks)) == 1 and layer_name != "conv"
-    assert products == ([3, 3] if stackable else [])
-
-
-@torch.no_grad()
 def test_several_networks_on_one_layer():
     layer, x = nn.Linear(16, 24), torch.randn(5, 7, 16)
     modules = [made(kind, layer, seed) for seed, kind in enumerate(("lora", "lokr"))]
