@@ -148,6 +148,7 @@ def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
     resident, live = (np.array(column) / MIB for column in zip(*readings, strict=True))
     runs = _RUNS_PER_READING * np.arange(len(readings))
     about = f"{runs[-1]} runs after 30 that do not count"
-    return [Row(f"Trend of resident memory over {times} {what}", float(theilslopes(resident, runs).slope) * times, "MiB",
+    trend, growth = float(theilslopes(resident, runs).slope) * times, float(live[-1] - live[0])
+    return [Row(f"Trend of resident memory over {times} {what}", trend, "MiB",
                 note=f"{about}; readings from {resident.min():.1f} to {resident.max():.1f} MiB"),
-            Row(f"Growth of living tensors over {runs[-1]} {what}", float(live[-1] - live[0]), "MiB", note=about, exactly=0)]
+            Row(f"Growth of living tensors over {runs[-1]} {what}", growth, "MiB", note=about, exactly=0)]
