@@ -7,6 +7,7 @@ how much its figures look like the characters, as the identity reader sees it: 1
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.world import checkpoint, weights
-from bench.world.attributes import IDENTITIES
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.measure import Judges, Reference, Values, measure
@@ -72,12 +72,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("out/demo.png"), help="where the contact sheet goes")
     output: Path = parser.parse_args().output
+    loras = {name: weights.lora(name) for name in CAST.names}
+    if reason := weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras.values()):
+        sys.exit(reason)
     start = time.perf_counter()
     diffusers.logging.set_verbosity_error()
     networks = checkpoint.load(weights.CHECKPOINT)
     identity = IdentityReader.load()
     judges = Judges(FigureReader.load(), identity, references(networks.vae, identity))
-    studio = Studio(pipeline(networks), {name: weights.lora(name) for name in IDENTITIES})
+    studio = Studio(pipeline(networks), loras)
     shot = Shot(CAST, SCENE, noise(SEEDS))
     with reader_masks(judges.figures):
         plain = ordinary(studio, shot)

@@ -112,14 +112,16 @@ def main() -> None:
     diffusers.logging.set_verbosity_error()
     if args.threads:
         torch.set_num_threads(args.threads)
+    loras = {name: weights.lora(name) for name in IDENTITIES}
+    files = [weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras.values()]
     try:
         cells = chosen(args.cells)
         if args.list:
             print("\n".join(cell.name for cell in cells))
             return
-        loras = {name: weights.lora(name) for name in IDENTITIES}
+        if reason := weights.missing(*files):
+            raise FileNotFoundError(reason)
         path = args.file or default_path(OUT if args.quick else RESULTS)
-        files = [weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras.values()]
         record = Record.open(path, OUT / path.stem, settings_of(args, files))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
