@@ -176,8 +176,9 @@ def make_data_dir(folder: Path, installation: Path, checkpoints: Path) -> None:
     """A web UI data folder with the tiny checkpoints, the small world if it is trained, ``support.py`` and settings."""
     if WORLD in CHECKPOINTS:
         install(folder, find_merges(installation))
-    models = folder / "models" / "Stable-diffusion"
-    models.mkdir(parents=True, exist_ok=True)
+    models, networks = folder / "models" / "Stable-diffusion", folder / "models" / "Lora"
+    for kind in (models, networks):
+        kind.mkdir(parents=True, exist_ok=True)
     for name in TINY:
         for suffix in (".safetensors", ".yaml"):
             (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))
