@@ -20,7 +20,8 @@ from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.measure import Judges, Mean, Reference, measure, summary
 from bench.world.methods import NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, Take, ordinary
-from bench.world.readers import ReadFigure, Reading, as_tensor
+from bench.world.pixels import as_tensor
+from bench.world.readers import ReadFigure, Reading
 from bench.world.regional import regional_attention
 from bench.world.render import Picture
 from bench.world.report import Record, targets

@@ -14,7 +14,7 @@ from diffusers.training_utils import compute_snr
 from safetensors.torch import load_file, save_file
 
 from bench.sgm_config import VOCABULARY as CLIP_WORDS
-from bench.world import VOCABULARY, checkpoint, diffusion, model, train_autoencoder, train_unet
+from bench.world import VOCABULARY, checkpoint, diffusion, model, pixels, train_autoencoder, train_unet
 from bench.world.parallel import Workers
 from bench.world.tokens import tokenizer
 
@@ -194,7 +194,7 @@ def test_examples_keep_pictures_and_captions_together(networks):
     pictures = [train_unet.random_picture(seed) for seed in range(5)]
     examples = train_unet.prepare(networks, iter(pictures), batch=2)
     assert examples.latents.shape == (5, 4, model.LATENT, model.LATENT)
-    expected = train_unet.latents(networks.vae, np.stack([picture.image for picture in pictures]))
+    expected = pixels.latents(networks.vae, np.stack([picture.image for picture in pictures]))
     torch.testing.assert_close(examples.latents.float(), expected, atol=2e-3, rtol=2e-3)
     context = diffusion.encode(networks, [picture.caption for picture in pictures]).context
     torch.testing.assert_close(examples.conditioning.context.float(), context, atol=2e-3, rtol=2e-3)

@@ -15,21 +15,11 @@ from torch import nn
 from bench.world import IDENTITIES, KINDS, random_cast, random_character, render, weights
 from bench.world.make import with_autoencoder
 from bench.world.model import LATENT_SCALE
+from bench.world.pixels import as_images, as_tensor, scaled
 from bench.world.reader_accuracy import figure_accuracy, identity_report, overlap, verification_accuracy
 from bench.world.reader_data import Samples, _add_scrap, _take_away, make_samples, numbered, random_people
 from bench.world.reader_nets import CROP, EMBEDDING, OFFSET, FigureNet, IdentityNet, crops
-from bench.world.readers import (
-    MIN_SHARE,
-    FigureReader,
-    IdentityReader,
-    as_images,
-    as_tensor,
-    figures_of,
-    full_size,
-    references,
-    save,
-    scaled,
-)
+from bench.world.readers import MIN_SHARE, FigureReader, IdentityReader, figures_of, full_size, references, save
 from bench.world.train_readers import PEOPLE, arcface_loss, degraded, figure_loss, figure_targets, jittered, train
 
 LARGEST_FILE = 800_000

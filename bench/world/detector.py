@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.world.readers import Images, Reading
+from bench.world.pixels import Images
+from bench.world.readers import Reading
 from omg_ext.comprehension import DETECTORS, FirstPass, Instance
 
 ReadFigures = Callable[[Images], Sequence[Reading]]

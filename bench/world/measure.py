@@ -28,7 +28,8 @@ from torch import Tensor
 from bench.world.casts import Cast
 from bench.world.detector import ReadFigures, instances
 from bench.world.methods import Shot, Take
-from bench.world.readers import Images, Mask, Reading
+from bench.world.pixels import Images
+from bench.world.readers import Mask, Reading
 from omg_ext.comprehension.assign import assign, distinct_phrases
 from omg_ext.request import parse_request
 

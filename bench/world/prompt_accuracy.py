@@ -12,7 +12,8 @@ from diffusers import StableDiffusionXLPipeline
 
 from bench.world.attributes import KINDS
 from bench.world.model import SIZE
-from bench.world.readers import FigureReader, Images
+from bench.world.pixels import Images
+from bench.world.readers import FigureReader
 from bench.world.scenes import SCENES
 from bench.world.starts import noise
 

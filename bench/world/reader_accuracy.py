@@ -15,18 +15,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from bench.world.attributes import KINDS, Character, random_character
+from bench.world.pixels import Images, as_images, as_tensor
 from bench.world.reader_data import People, casts, numbered, random_people
-from bench.world.readers import (
-    FigureReader,
-    IdentityReader,
-    Images,
-    Mask,
-    ReadFigure,
-    Reading,
-    as_images,
-    as_tensor,
-    reconstruct,
-)
+from bench.world.readers import FigureReader, IdentityReader, Mask, ReadFigure, Reading, reconstruct
 from bench.world.render import Picture, random_cast, render
 
 # pictures of each kind

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bench.world.attributes import IDENTITIES, KINDS, Character, random_character
 from bench.world.layout import MAX_FIGURES, MAX_OCCLUSION
-from bench.world.readers import Images, Mask, as_images, as_tensor, reconstruct
+from bench.world.pixels import Images, as_images, as_tensor
+from bench.world.readers import Mask, reconstruct
 from bench.world.render import Picture, render
 from bench.world.scenes import SCENES
 

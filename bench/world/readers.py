@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from bench.world import weights
 from bench.world.attributes import IDENTITIES, KINDS
 from bench.world.model import LATENT_SCALE
+from bench.world.pixels import Images, as_images, as_tensor
 from bench.world.reader_nets import OFFSET, FigureNet, IdentityNet, crops
 from bench.world.render import render
 from bench.world.scenes import SCENES
 
-Images = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating]
 
@@ -56,21 +56,6 @@ class Reading:
 
     scene: str
     figures: tuple[ReadFigure, ...]
-
-
-def scaled(pictures: Tensor) -> Tensor:
-    """uint8 to float in -1..1."""
-    return pictures.float() / 127.5 - 1
-
-
-def as_tensor(images: Images) -> Tensor:
-    """uint8 ``[B, H, W, 3]`` to float ``[B, 3, H, W]`` in -1..1."""
-    return scaled(torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1))
-
-
-def as_images(pictures: Tensor) -> Images:
-    """Float ``[B, 3, H, W]`` in -1..1, clipped, to uint8 ``[B, H, W, 3]``."""
-    return (pictures.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).movedim(1, -1).contiguous().numpy()
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.world.attributes import random_character
 from bench.world.casts import Cast
 from bench.world.model import LATENT, SIZE
-from bench.world.readers import as_tensor
+from bench.world.pixels import latents as latents_of
 from bench.world.render import Picture, render
 from omg_ext.diffusers.prompts import encode, time_ids
 
@@ -51,7 +51,7 @@ def inverted(pipe: StableDiffusionXLPipeline, images: npt.NDArray[np.uint8], pro
         prompt: of all of them.
         steps: of the sampling that is to return.
     """
-    latents = pipe.vae.encode(as_tensor(images)).latent_dist.mode() * pipe.vae.config.scaling_factor
+    latents = latents_of(pipe.vae, images)
     embeds = encode(pipe, prompt, None, [])
     ids = time_ids(images.shape[1], images.shape[2], embeds)
     rows = embeds.conditioning(len(images), ids).cond

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from bench.world import model
 from bench.world.diffusion import follow
 from bench.world.parallel import Workers
+from bench.world.pixels import as_tensor
 from bench.world.render import render
 
 STEPS = 3600
@@ -42,9 +43,8 @@ HELD_OUT = 10_000_000
 
 def pictures(seeds: Iterable[int]) -> Tensor:
     """Renderings [B, 3, H, W] in -1..1."""
-    found = np.stack([render(seed).image for seed in seeds])
-    return (torch.from_numpy(found).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(
-        memory_format=torch.channels_last)
+    found = as_tensor(np.stack([render(seed).image for seed in seeds]))
+    return found.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -25,8 +25,8 @@ from bench.world import checkpoint, model, subjects, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.captions import RARE_WORDS
 from bench.world.diffusion import Conditioning, denoising_loss
+from bench.world.pixels import latents
 from bench.world.tokens import tokenizer
-from bench.world.train_unet import latents
 
 IDENTITY = "Azura"
 VECTORS = 4

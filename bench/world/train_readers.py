@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from bench.world import checkpoint, readers, weights
 from bench.world.attributes import KINDS
+from bench.world.pixels import scaled
 from bench.world.reader_accuracy import accuracy
 from bench.world.reader_data import People, Samples, make_samples, numbered, random_people
 from bench.world.reader_nets import EMBEDDING, OFFSET, FigureNet, IdentityNet, crops
-from bench.world.readers import FigureReader, IdentityReader, scaled
+from bench.world.readers import FigureReader, IdentityReader
 
 PICTURES = 6000
 PEOPLE = 500

@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from bench.world import model
 from bench.world.captions import random_tokens
 from bench.world.diffusion import Conditioning, Task, encode, follow
 from bench.world.parallel import Workers
+from bench.world.pixels import latents
 from bench.world.render import Picture, random_cast, render
 
 PICTURES = 20_000
@@ -53,13 +54,6 @@ def random_picture(seed: int) -> Picture:
     rng = Random(seed)
     cast = random_cast(rng)
     return render(seed, cast, tokens=random_tokens(len(cast), rng, RARE_WORDS))
-
-
-@torch.no_grad()
-def latents(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
-    """Latents [B, 4, h, w] of unit variance of uint8 pictures [B, H, W, 3]."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return vae.encode(pixels).latent_dist.mode() * model.LATENT_SCALE
 
 
 def prepare(networks: model.Parts, pictures: Iterator[Picture], batch: int = 32) -> Examples:
