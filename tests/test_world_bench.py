@@ -25,7 +25,7 @@ from bench.world.readers import ReadFigure, Reading
 from bench.world.regional import regional_attention
 from bench.world.render import Picture
 from bench.world.report import Record, targets
-from bench.world.run import arguments, report, run
+from bench.world.run import arguments, enter, made_by, report, unknown
 from bench.world.starts import inverted, noise, strangers
 from bench.world.sweeps import BLENDING, OMG, TABLES, Cell, Runner, chosen
 from omg_ext.comprehension import DETECTORS
@@ -351,12 +351,14 @@ def runner(studio: Studio) -> Runner:
 def test_a_bench_is_written_cell_by_cell_and_goes_on_where_it_was(runner, tmp_path, capsys):
     settings = {"seeds": 3}
     path, strips = tmp_path / "found.json", tmp_path / "strips"
-    run(runner, chosen(["Rusty+Azura: no LoRA"]), Record.open(path, strips, settings))
+    enter(made_by(runner, chosen(["Rusty+Azura: no LoRA"])), Record.open(path, strips, settings), 1)
     record = Record.open(path, strips, settings)
     assert set(record.cells) == {"Rusty+Azura: no LoRA"}
     capsys.readouterr()
-    run(runner, chosen(["Rusty+Azura: no LoRA", "Rusty+Azura: single LoRA", "*0.3: OMG"]), record)
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    left = unknown(chosen(["Rusty+Azura: no LoRA", "Rusty+Azura: single LoRA", "*0.3: OMG"]), record)
+    enter(made_by(runner, left), record, len(left))
+    assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "[1/2] Rusty+Azura", "[2/2] Rusty+Azura occluded 0.3"]
     found = Record.open(path, strips, settings).cells
     assert found == record.cells
     assert found["Rusty+Azura: no LoRA"]["rows"] == Mean(2 * STEPS, 0, 3)

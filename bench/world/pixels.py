@@ -32,4 +32,6 @@ def as_images(pictures: Tensor) -> Images:
 @torch.no_grad()
 def latents(vae: AutoencoderKL, images: Images) -> Tensor:
     """Latents ``[B, 4, h, w]`` of unit variance of uint8 pictures ``[B, H, W, 3]``."""
-    return vae.encode(as_tensor(images)).latent_dist.mode() * LATENT_SCALE
+    # thrice as fast on a CPU as channels first
+    pictures = as_tensor(images).contiguous(memory_format=torch.channels_last)
+    return (vae.encode(pictures).latent_dist.mode() * LATENT_SCALE).contiguous()

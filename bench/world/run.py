@@ -2,7 +2,8 @@
 
 ``python -m bench.world.run``. A full run takes somewhat over an hour on two CPU cores. It can be interrupted: cells
 that are done are in the JSON file, and the next call goes on with the others. Contact sheets hold what was run on this
-machine.
+machine. Cells that start alike are made by one process on one core, as many processes as there are cores: networks as
+small as the world's gain little from a second core.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ import argparse
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +31,10 @@ from bench.world.detector import reader_masks
 from bench.world.measure import FIGURES, Judges
 from bench.world.methods import Studio
 from bench.world.model import pipeline
+from bench.world.parallel import CORES
 from bench.world.readers import FigureReader, IdentityReader, references
 from bench.world.report import Record, default_path, table, targets
-from bench.world.sweeps import TABLES, Cell, Runner, chosen
+from bench.world.sweeps import TABLES, Cell, Result, Runner, chosen
 
 RESULTS = Path(__file__).parents[1] / "results"
 OUT = Path("out/bench-world")
@@ -41,7 +48,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25, help="sampling steps")
     parser.add_argument("--cfg-scale", type=float, default=4.5, help="classifier-free guidance scale")
     parser.add_argument("--batch", type=int, default=8, help="pictures at once")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's default is one for each core")
+    parser.add_argument("--jobs", type=int, default=CORES, help="processes, of one thread each; one for each core")
     parser.add_argument("--cells", nargs="+", default=[], metavar="NAME",
                         help=f"only these: tables ({', '.join(TABLES)}) or cells, such as 'Rusty+Azura: *'")
     parser.add_argument("--again", action="store_true", help="run cells that are done again")
@@ -69,23 +76,75 @@ def settings_of(args: argparse.Namespace, files: Iterable[Path]) -> dict[str, An
             "weights": weights_digest(files)}
 
 
-def trained(args: argparse.Namespace, loras: Mapping[str, Path]) -> Runner:
-    """The trained model, LoRAs and readers."""
+@dataclass(frozen=True)
+class Sampling:
+    """What a :class:`Runner` of the trained model needs to be told; see :func:`arguments`."""
+
+    seeds: int
+    steps: int
+    cfg_scale: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """A cell that was run, and how long that took."""
+
+    cell: Cell
+    result: Result
+    seconds: float
+
+
+def loras() -> Mapping[str, Path]:
+    """The identities' LoRA files."""
+    return {name: weights.lora(name) for name in IDENTITIES}
+
+
+@cache
+def trained(sampling: Sampling) -> Runner:
+    """The trained model, LoRAs and readers; each process loads them once."""
     networks = checkpoint.load(weights.CHECKPOINT)
     identity = IdentityReader.load()
     judges = Judges(FigureReader.load(), identity, references(networks.vae, identity))
-    studio = Studio(pipeline(networks), loras, args.steps, args.cfg_scale)
-    return Runner(studio, judges, args.seeds, args.batch)
+    studio = Studio(pipeline(networks), loras(), sampling.steps, sampling.cfg_scale)
+    return Runner(studio, judges, sampling.seeds, sampling.batch)
 
 
-def run(runner: Runner, cells: Sequence[Cell], record: Record, again: bool = False) -> None:
-    """Runs the cells that are not in the record yet; ``again``: those that are, too."""
-    wanted = [cell for cell in cells if again or cell.name not in record.cells]
+def made_by(runner: Runner, cells: Iterable[Cell]) -> Iterator[Made]:
+    """Runs the cells one after the other."""
     with reader_masks(runner.judges.figures):
-        for number, cell in enumerate(wanted, 1):
+        for cell in cells:
             start = time.perf_counter()
-            record.add(cell, runner(cell))
-            print(f"[{number}/{len(wanted)}] {cell.name}: {time.perf_counter() - start:.0f} s", flush=True)
+            result = runner(cell)
+            yield Made(cell, result, time.perf_counter() - start)
+
+
+def _job(sampling: Sampling, cells: Sequence[Cell]) -> list[Made]:
+    diffusers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    return list(made_by(trained(sampling), cells))
+
+
+def made_by_processes(sampling: Sampling, cells: Iterable[Cell], jobs: int) -> Iterator[Made]:
+    """Runs the cells in so many processes, each time all that start alike in one: they share ordinary pictures."""
+    alike = [list(group) for _, group in groupby(cells, key=lambda cell: cell.start)]
+    # the long ones first, so that all processes end at about one time
+    alike.sort(key=lambda group: -sum(len(cell.cast.names) for cell in group))
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(_job, sampling, group) for group in alike]):
+            yield from future.result()
+
+
+def unknown(cells: Iterable[Cell], record: Record) -> list[Cell]:
+    """The cells that are not in the record yet."""
+    return [cell for cell in cells if cell.name not in record.cells]
+
+
+def enter(made: Iterable[Made], record: Record, count: int) -> None:
+    """Enters ``count`` cells into the record as they come, and says so."""
+    for number, each in enumerate(made, 1):
+        record.add(each.cell, each.result)
+        print(f"[{number}/{count}] {each.cell.name}: {each.seconds:.0f} s", flush=True)
 
 
 def report(record: Record, folder: Path) -> str:
@@ -110,10 +169,7 @@ def main() -> None:
     """Measures, prints, writes."""
     args = arguments()
     diffusers.logging.set_verbosity_error()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    loras = {name: weights.lora(name) for name in IDENTITIES}
-    files = [weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras.values()]
+    files = [weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras().values()]
     try:
         cells = chosen(args.cells)
         if args.list:
@@ -125,8 +181,10 @@ def main() -> None:
         record = Record.open(path, OUT / path.stem, settings_of(args, files))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
-    print(f"{hardware()}; {len(cells)} cells of {args.seeds} pictures into {path}")
-    run(trained(args, loras), cells, record, args.again)
+    wanted = cells if args.again else unknown(cells, record)
+    print(f"{hardware()}; {len(wanted)} cells of {args.seeds} pictures into {path}")
+    sampling = Sampling(args.seeds, args.steps, args.cfg_scale, args.batch)
+    enter(made_by_processes(sampling, wanted, args.jobs), record, len(wanted))
     print(report(record, path.parent))
     print(f"Written: {path}, and tables and contact sheets beside it")
 

@@ -25,7 +25,7 @@ from bench.world.render import Picture, random_cast, render
 
 PICTURES = 20_000
 STEPS = 11_000
-BATCH = 24
+BATCH = 32
 LEARNING_RATE = 1.2e-3
 WARM_UP = 200
 # the share of the training with the full learning rate
