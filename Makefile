@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv; a machine needs Python 3.10 or newer, and make.
 #   make test   lint, types and all tests (ARGS="-k masks" goes to pytest); OMG_WEBUI=DIR adds those in a real web UI
-#   make demo   both passes on a tiny model: a contact sheet, without web UI or GPU
+#   make demo   two characters in one scene of the small world: a contact sheet, without web UI or GPU
 #   make bench  the measured claims: a table, and JSON in bench/results
 #   make bench-world  identity, bleeding, layout and occlusion in the small world (ARGS="--cells methods")
 #   make world  trains the small world's weights anew, about two hours on two cores (ARGS="loras" for a part)
@@ -14,7 +14,7 @@ USABLE := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in $(CANDIDATES); do if $$p -c '$(USABLE)' 2>/dev/null; then echo $$p; break; fi; done)
 ARGS ?=
 
-.PHONY: test lint demo bench bench-world clean
+.PHONY: test lint demo bench bench-world world clean
 .DELETE_ON_ERROR:
 
 test: lint
@@ -25,7 +25,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 demo: $(READY)
-	$(BIN)/python -m bench.demo $(ARGS)
+	$(BIN)/python -m bench.world.demo $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m bench.run $(ARGS)

@@ -1,4 +1,4 @@
-"""What demo and bench draw: two concepts side by side, each with a random LoRA of its own and a given place."""
+"""What the bench draws: two concepts side by side, each with a random LoRA of its own and a given place."""
 
 from __future__ import annotations
 

@@ -156,14 +156,20 @@ def ordinary(studio: Studio, shot: Shot) -> Take:
 
 @dataclass(frozen=True)
 class SingleLora:
-    """The upper bound: for each concept pictures of the whole scene with its trigger and its LoRA, and no other's."""
+    """The upper bound: for each concept pictures of the whole scene with its trigger and its LoRA, and no other's.
+
+    Attributes:
+        triggered: without the trigger they show how far the LoRA alone calls the concept.
+    """
 
     name: str = "single LoRA"
+    triggered: bool = True
     placed: bool = False
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast = shot.cast
-        return [studio.plain(shot, cast.prompt(shot.scene, {index}) + cast.tags([index]), (index,))
+        return [studio.plain(shot, cast.prompt(shot.scene, {index} if self.triggered else ()) + cast.tags([index]),
+                             (index,))
                 for index in shot.everyone]
 
 

@@ -1,4 +1,4 @@
-"""Training on several cores: parts of a batch side by side, each on a core of its own.
+"""Work on several cores: parts of a batch side by side in threads, or whole jobs in processes, each on its own core.
 
 Networks as small as the world's leave most threads of one layer waiting for each other: two halves of a batch on two
 cores are done in two thirds of the time that the whole takes on both.
@@ -7,14 +7,33 @@ cores are done in two thirds of the time that the whole takes on both.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
+from multiprocessing import get_context
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def in_processes(work: Callable[[Given], Made], given: Iterable[Given], jobs: int = CORES) -> Iterator[Made]:
+    """What ``work`` makes of each, as it comes, in so many processes in which torch has one thread.
+
+    Args:
+        work: can be pickled, as all that it is given and returns.
+    """
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        try:
+            for future in as_completed([pool.submit(work, each) for each in given]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Workers(AbstractContextManager["Workers"]):

@@ -13,16 +13,13 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 
 from bench.table import formatted, hardware
 from bench.world import checkpoint, weights
@@ -31,7 +28,7 @@ from bench.world.detector import reader_masks
 from bench.world.measure import FIGURES, Judges
 from bench.world.methods import Studio
 from bench.world.model import pipeline
-from bench.world.parallel import CORES
+from bench.world.parallel import CORES, in_processes
 from bench.world.readers import FigureReader, IdentityReader, references
 from bench.world.report import Record, default_path, table, targets
 from bench.world.sweeps import TABLES, Cell, Result, Runner, chosen
@@ -121,7 +118,6 @@ def made_by(runner: Runner, cells: Iterable[Cell]) -> Iterator[Made]:
 
 def _job(sampling: Sampling, cells: Sequence[Cell]) -> list[Made]:
     diffusers.logging.set_verbosity_error()
-    torch.set_num_threads(1)
     return list(made_by(trained(sampling), cells))
 
 
@@ -130,9 +126,8 @@ def made_by_processes(sampling: Sampling, cells: Iterable[Cell], jobs: int) -> I
     alike = [list(group) for _, group in groupby(cells, key=lambda cell: cell.start)]
     # the long ones first, so that all processes end at about one time
     alike.sort(key=lambda group: -sum(len(cell.cast.names) for cell in group))
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_job, sampling, group) for group in alike]):
-            yield from future.result()
+    for made in in_processes(partial(_job, sampling), alike, jobs):
+        yield from made
 
 
 def unknown(cells: Iterable[Cell], record: Record) -> list[Cell]:

@@ -33,8 +33,9 @@ OMG = Omg()
 ATTENTION = Omg("OMG, attention masks", {"detector": "attention"})
 BLENDING = Omg("noise blending only", {"layout": {"cross": 0, "self": 0}})
 WHOLE_PROMPTS = Omg("OMG, whole prompts", whole_prompts=True)
+UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
-    SingleLora(), NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, ATTENTION, WHOLE_PROMPTS)
+    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, ATTENTION, WHOLE_PROMPTS)
 FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG)
 
 

@@ -6,7 +6,7 @@ The environment variable ``OMG_WORLD_SHEET`` names a PNG to write, which shows t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from bench.world import checkpoint, model, train_embedding, weights
 from bench.world.attributes import IDENTITIES
-from bench.world.readers import FigureReader
+from bench.world.readers import FigureReader, IdentityReader, references
 from omg_ext.diffusers import OMGPipeline
-from omg_ext.masks import encode_mask
+from omg_ext.masks import decode_mask, encode_mask
 from tests.webui.host import CHECKPOINTS, WORLD, Result, WebUI, distance
 
 pytestmark = [pytest.mark.webui,
@@ -163,8 +163,24 @@ def scenes(pipe: Any) -> dict[int, dict[str, Any]]:
     raise AssertionError(f"{len(found)} of {10 * SCENES} pictures show what they shall")
 
 
-def test_pictures_of_two_concepts_are_those_of_diffusers(webui: WebUI, omg: OMGPipeline,
-                                                         scenes: dict[int, dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def identity(networks: model.Parts) -> Callable[[Pictures, dict[int, dict[str, Any]]], float]:
+    """The mean Identity Alignment of pictures, one for each of the scenes, at the masks of the requests."""
+    reader = IdentityReader.load()
+    known = references(networks.vae, reader)
+
+    def mean(pictures: Pictures, scenes: dict[int, dict[str, Any]]) -> float:
+        cosines = [reader.embed(picture[None], decode_mask(each["where"]["mask"], "mask")[None] > 0.5) @ known[name]
+                   for picture, request in zip(pictures, scenes.values(), strict=True)
+                   for each, name in zip(request["concepts"], PAIR, strict=True)]
+        return float(torch.cat(cosines).mean())
+
+    return mean
+
+
+def test_pictures_of_two_concepts_are_those_of_diffusers(
+        webui: WebUI, omg: OMGPipeline, scenes: dict[int, dict[str, Any]],
+        identity: Callable[[Pictures, dict[int, dict[str, Any]]], float]) -> None:
     rows: dict[str, Pictures] = {"diffusers, first pass": [], "diffusers, OMG": [], "web UI, first pass": [],
                                  "web UI, OMG": []}
     for seed, request in scenes.items():
@@ -174,8 +190,12 @@ def test_pictures_of_two_concepts_are_those_of_diffusers(webui: WebUI, omg: OMGP
         pictures = (*map(np.asarray, (*expected.first_pass, *expected.images)), first, final)
         for row, picture in zip(rows.values(), pictures, strict=True):
             row.append(picture)
+    alike = {title: identity(pictures, scenes) for title, pictures in rows.items()}
     if SHEET:
-        sheet(rows, [f"seed {seed}" for seed in scenes]).save(SHEET)
+        titled = {f"{title}\nidentity {alike[title]:.3f}": pictures for title, pictures in rows.items()}
+        sheet(titled, [f"seed {seed}" for seed in scenes]).save(SHEET)
+    assert alike["web UI, OMG"] == pytest.approx(alike["diffusers, OMG"], abs=0.01)
+    assert alike["web UI, OMG"] > alike["web UI, first pass"] + 0.2
     for first, wanted_first, final, wanted in zip(*(rows[title] for title in (
             "web UI, first pass", "diffusers, first pass", "web UI, OMG", "diffusers, OMG")), strict=True):
         assert_equal(first, wanted_first)
