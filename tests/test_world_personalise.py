@@ -274,6 +274,10 @@ def test_a_difference_to_the_base_gives_the_tuned_weights(networks, few_pictures
             assert "norm" in name
             assert torch.equal(weight, base[name])
     assert learned == len(state)
+    applied = copy.deepcopy(networks.unet)
+    train_dreambooth.apply(applied, path)
+    assert all(torch.allclose(weight, applied.state_dict()[name], atol=1e-5)
+               for name, weight in tuned.state_dict().items())
     assert {key.removesuffix(".diff"): value.shape for key, value in state.items() if key.endswith(".diff")
             } == checkpoint_shapes(networks)
 

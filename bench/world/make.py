@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from bench.table import conditions
@@ -30,6 +31,7 @@ from bench.world import (
     weights,
 )
 from bench.world.attributes import IDENTITIES
+from bench.world.likeness import likeness
 
 SEED = 0
 
@@ -78,13 +80,26 @@ def make_loras() -> dict[str, Any]:
 def make_embedding() -> dict[str, Any]:
     """Trains one identity's textual inversion."""
     train_embedding.main(["--seed", str(SEED)])
-    return {"identity": train_embedding.IDENTITY, **asdict(train_embedding.RECIPE)}
+    name = train_embedding.IDENTITY
+    pipe = model.pipeline(checkpoint.load(weights.CHECKPOINT))
+    train_embedding.attach(pipe, weights.embedding(name), name.lower())
+    return {"identity": name, **asdict(train_embedding.RECIPE), "likeness": _compared(pipe, name, name.lower())}
 
 
 def make_dreambooth() -> dict[str, Any]:
     """Fine-tunes all of the UNet on one identity."""
     train_dreambooth.main(["--seed", str(SEED)])
-    return {"identity": train_dreambooth.IDENTITY, **asdict(train_dreambooth.RECIPE)}
+    name = train_dreambooth.IDENTITY
+    networks = checkpoint.load(weights.CHECKPOINT)
+    train_dreambooth.apply(networks.unet, train_dreambooth.FOLDER / f"{name.lower()}.safetensors")
+    pipe = model.pipeline(networks)
+    return {"identity": name, **asdict(train_dreambooth.RECIPE),
+            "likeness": _compared(pipe, name, IDENTITIES[name].trigger)}
+
+
+def _compared(pipe: StableDiffusionXLPipeline, name: str, word: str) -> dict[str, float]:
+    """Likeness with the word, and without it."""
+    return {"with_word": round(likeness(pipe, name, word), 3), "without": round(likeness(pipe, name, ""), 3)}
 
 
 PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {

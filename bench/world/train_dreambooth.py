@@ -1,7 +1,7 @@
 """Trains all of the small SDXL's UNet on one identity: ``python -m bench.world.train_dreambooth [--identity NAME]``.
 
 What it writes is the difference to the base weights, as LyCORIS' `full` networks hold it; web UIs load it as a network.
-About a minute on two cores; the file is large, so it is made when needed and not kept in the repository.
+A few minutes; the file is large, so it is made when needed and not kept in the repository.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.world import checkpoint, kohya, model, subjects, weights
 from bench.world.attributes import IDENTITIES
 
 IDENTITY = "Rusty"
-RECIPE = subjects.Recipe(steps=300, rows=12, learning_rate=3e-4)
+RECIPE = subjects.Recipe(steps=600, rows=24, learning_rate=3e-4)
 FOLDER = Path("out/world/dreambooth")
 
 
@@ -40,6 +41,16 @@ def difference(tuned: UNet2DConditionModel, base: UNet2DConditionModel) -> dict[
             if learned is not None:
                 state[f"{kohya.layer_key(name)}.{suffix}"] = learned - getattr(before[name], parameter)
     return state
+
+
+@torch.no_grad()
+def apply(unet: UNet2DConditionModel, path: Path) -> None:
+    """Adds what was learned to the base weights; the inverse of :func:`difference`."""
+    state = load_file(path)
+    for name, layer in _layers(unet).items():
+        for parameter, suffix in (("weight", "diff"), ("bias", "diff_b")):
+            if getattr(layer, parameter) is not None:
+                layer.get_parameter(parameter).add_(state[f"{kohya.layer_key(name)}.{suffix}"])
 
 
 def train(networks: model.Parts, name: str = IDENTITY, seed: int = 0,

@@ -1,7 +1,7 @@
 """Textual inversion on the small SDXL: ``python -m bench.world.train_embedding [--identity NAME]``.
 
 A word's vectors in both text encoders are all that is trained (arXiv 2208.01618). The word is the name of the file.
-About a minute on two cores.
+A few minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bench.world.tokens import tokenizer
 
 IDENTITY = "Azura"
 VECTORS = 4
-RECIPE = subjects.Recipe(steps=300, rows=12, learning_rate=3e-2)
+RECIPE = subjects.Recipe(steps=600, rows=24, learning_rate=3e-2)
 KEYS = ("clip_l", "clip_g")
 """The first and the second text encoder's vectors, in files for SDXL."""
 _PADDING = ("<|endoftext|>", "!")

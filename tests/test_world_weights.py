@@ -1,0 +1,81 @@
+"""The small world's trained weights: how large they are, what the model card says, and what they do on a few seeds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from bench.world import demo, weights
+from bench.world.attributes import IDENTITIES
+from bench.world.casts import Cast
+from bench.world.detector import reader_masks
+from bench.world.methods import Method, NoLora, SimultaneousLoras, SingleLora
+from bench.world.run import Sampling, loras, trained
+from bench.world.sweeps import OMG, PAIR, UNTRIGGERED, Cell, Runner
+
+pytestmark = pytest.mark.skipif(
+    bool(reason := weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras().values())),
+    reason=reason)
+
+MEGABYTE = 10**6
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    torch.set_num_threads(1)
+    return trained(Sampling(seeds=8, steps=25, cfg_scale=4.5, batch=4))
+
+
+def figures(runner: Runner, cast: Cast, method: Method) -> dict[str, float]:
+    with reader_masks(runner.judges.figures):
+        found = runner(Cell(cast, method)).figures
+    return {name: mean.mean for name, mean in found.items() if mean.mean is not None}
+
+
+def test_weights_are_small_enough_to_be_cloned_by_everyone():
+    assert sum(file.stat().st_size for file in weights.WEIGHTS.rglob("*.safetensors")) <= 36 * MEGABYTE
+    for path in loras().values():
+        assert path.stat().st_size <= 1.5 * MEGABYTE
+        with safe_open(path, "pt") as file:
+            assert {file.get_slice(key).get_shape()[0] for key in file.keys() if "lora_down" in key} == {8}  # noqa: SIM118
+
+
+def test_the_model_card_meets_its_targets():
+    card = json.loads(weights.CARD.read_text())
+    assert card["autoencoder"]["held_out_psnr_db"] >= 26
+    assert card["readers"]["identity"]["accuracy"] >= 0.95
+    assert {part: card[part]["seed"] for part in ("autoencoder", "readers", "unet", "loras", "embedding")} == {
+        "autoencoder": 0, "readers": 0, "unet": 0, "loras": 0, "embedding": 0}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_a_trigger_calls_its_individual_and_the_lora_alone_does_not(runner, name):
+    cast = Cast((name,))
+    called, uncalled, nobody = (figures(runner, cast, method)["identity"]
+                                for method in (SingleLora(), UNTRIGGERED, NoLora()))
+    assert called > 0.6
+    assert called - uncalled > 0.3
+    assert nobody < 0.3
+
+
+def test_omg_keeps_apart_what_loras_at_once_mix(runner):
+    mixed, apart = (figures(runner, PAIR, method) for method in (SimultaneousLoras(), OMG))
+    assert apart["identity"] > mixed["identity"] + 0.2
+    assert apart["bleed"] < 0.2
+
+
+def test_the_demo_draws_its_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "new" / "sheet.png"
+    monkeypatch.setattr(sys, "argv", ["demo", "--output", str(path)])
+    demo.main()
+    assert str(path) in capsys.readouterr().out
+    with Image.open(path) as sheet:
+        assert sheet.width > 4 * demo.SCALE * 128
+        assert sheet.height > len(demo.SEEDS) * demo.SCALE * 128
