@@ -24,7 +24,7 @@ from bench.world.pixels import as_tensor
 from bench.world.readers import ReadFigure, Reading
 from bench.world.regional import regional_attention
 from bench.world.render import Picture
-from bench.world.report import Record, targets
+from bench.world.report import Record, averages, pooled, targets
 from bench.world.run import arguments, enter, made_by, report, unknown
 from bench.world.starts import inverted, noise, strangers
 from bench.world.sweeps import BLENDING, OMG, TABLES, Cell, Runner, chosen
@@ -384,6 +384,17 @@ def test_targets_compare_with_the_bounds():
     assert lost.value == pytest.approx(0.025)
     assert sunk.value == pytest.approx(0.5)
     assert (bleed.value, bleed.most) == (0.25, 0.24)
+
+
+def test_averages_are_over_casts_and_of_methods_that_all_casts_have():
+    cells = [Cell(cast, method) for cast in (PAIR, MEN) for method in (NoLora(), OMG)]
+    means = [Mean(0.2, 0.03, 4), Mean(0.9, 0.1, 4), Mean(0.4, 0.04, 6)]
+    text = averages(cells, {cell.name: {"identity": mean} for cell, mean in zip(cells, means, strict=False)})
+    header, _, row = ([entry.strip() for entry in line.split("|")[1:-1]] for line in text.splitlines())
+    assert header == ["cast", "method", "identity"]
+    assert row == ["2 casts", "no LoRA", "0.300 ± 0.025"]
+    assert pooled([Mean(None, None, 0), Mean(0.5, None, 1)]) == Mean(0.5, None, 1)
+    assert pooled([Mean(None, None, 0)]) == Mean(None, None, 0)
 
 
 def test_a_cell_without_a_class_in_any_picture_has_no_identity(studio):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -104,14 +105,40 @@ def shown(name: str, mean: Mean | None) -> str:
     return f"{mean.mean:.{decimals}f}{error}"
 
 
-def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Mean]]) -> str:
+Figures = Mapping[str, Mean]
+
+
+def table(cells: Sequence[Cell], found: Mapping[str, Figures]) -> str:
     """The cells that were run as a Markdown table: figures that none of them has are left out."""
-    run = [cell for cell in cells if cell.name in found]
+    return _markdown([(cell.start, cell.method.name, found[cell.name]) for cell in cells if cell.name in found])
+
+
+def averages(cells: Sequence[Cell], found: Mapping[str, Figures]) -> str:
+    """A Markdown table of each method's mean over its casts; of methods that were run with every cast."""
+    casts = len({cell.start for cell in cells})
+    by_method: dict[str, list[Figures]] = {}
+    for cell in cells:
+        if cell.name in found:
+            by_method.setdefault(cell.method.name, []).append(found[cell.name])
+    return _markdown([(f"{casts} casts", method, {name: pooled([one[name] for one in each]) for name in each[0]})
+                      for method, each in by_method.items() if len(each) == casts])
+
+
+def pooled(means: Sequence[Mean]) -> Mean:
+    """The mean of independent means, each of which counts alike; those of no picture do not count."""
+    known = [mean for mean in means if mean.mean is not None]
+    errors = [mean.error for mean in known if mean.error is not None]
+    return Mean(float(np.mean([mean.mean for mean in known])) if known else None,
+                math.hypot(*errors) / len(known) if known and len(errors) == len(known) else None,
+                sum(mean.count for mean in known))
+
+
+def _markdown(rows: Sequence[tuple[str, str, Figures]]) -> str:
     names = [name for name in FIGURES
-             if any((mean := found[cell.name].get(name)) is not None and mean.count for cell in run)]
+             if any((mean := figures.get(name)) is not None and mean.count for _, _, figures in rows)]
     lines = [["cast", "method", *names], ["---"] * (2 + len(names)),
-             *([cell.start, cell.method.name, *(shown(name, found[cell.name].get(name)) for name in names)]
-               for cell in run)]
+             *([start, method, *(shown(name, figures.get(name)) for name in names)]
+               for start, method, figures in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("| " + " | ".join(entry.ljust(width) for entry, width in zip(line, widths, strict=True)) + " |"
                      for line in lines)

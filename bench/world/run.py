@@ -30,7 +30,7 @@ from bench.world.methods import Studio
 from bench.world.model import pipeline
 from bench.world.parallel import CORES, in_processes
 from bench.world.readers import FigureReader, IdentityReader, references
-from bench.world.report import Record, default_path, table, targets
+from bench.world.report import Record, averages, default_path, table, targets
 from bench.world.sweeps import TABLES, Cell, Result, Runner, chosen
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -148,6 +148,8 @@ def report(record: Record, folder: Path) -> str:
     for name, cells in TABLES.items():
         if any(cell.name in record.cells for cell in cells):
             parts.append(f"## {name}\n\n{table(cells, record.cells)}")
+            if name == "methods":
+                parts.append(averages(cells, record.cells))
         sheet = record.sheet(cells)
         if sheet is not None:
             sheet.save(folder / f"{record.path.stem}-{name}.png", optimize=True)
