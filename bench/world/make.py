@@ -118,16 +118,17 @@ ON_DEMAND = ("dreambooth",)
 
 def make(names: Iterable[str]) -> None:
     """Makes parts anew, and enters each with its time into the model card."""
-    card: dict[str, Any] = json.loads(weights.CARD.read_text()) if weights.CARD.exists() else {}
     for name in names:
         work, files = PARTS[name]
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        found = work()
-        card[name] = {**conditions(), "seed": SEED, "seconds": round(time.monotonic() - start), **found}
-        print(name, json.dumps(card[name], indent=1), flush=True)
-        weights.CARD.write_text(json.dumps(card, indent=1) + "\n")
+        made = work()
+        found = {**conditions(), "seed": SEED, "seconds": round(time.monotonic() - start), **made}
+        print(name, json.dumps(found, indent=1), flush=True)
+        # read only now: another part may have been made meanwhile
+        card: dict[str, Any] = json.loads(weights.CARD.read_text()) if weights.CARD.exists() else {}
+        weights.CARD.write_text(json.dumps({**card, name: found}, indent=1) + "\n")
 
 
 def main() -> None:
