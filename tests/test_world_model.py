@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import VOCABULARY, checkpoint, diffusion, model, pixels, train_autoencoder, train_unet
-from bench.world.parallel import Workers
+from bench.world.parallel import Workers, in_processes
 from bench.world.tokens import tokenizer
 
 torch.set_num_threads(1)
@@ -173,6 +173,16 @@ def test_an_error_in_a_worker_is_raised():
 
     with Workers(2) as workers, pytest.raises(ZeroDivisionError):
         workers.backward([broken, broken], [torch.nn.Parameter(torch.zeros(1))])
+
+
+def one_over(number: int) -> tuple[float, int]:
+    return 1 / number, torch.get_num_threads()
+
+
+def test_processes_give_what_was_made_and_raise_errors():
+    assert sorted(in_processes(one_over, [4, 2, 1], jobs=2)) == [(0.25, 1), (0.5, 1), (1.0, 1)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_processes(one_over, [1, 0], jobs=1))
 
 
 @pytest.mark.slow

@@ -44,9 +44,15 @@ def make_autoencoder() -> dict[str, Any]:
 
 
 def with_autoencoder() -> model.Parts:
-    """The trained autoencoder, with the text encoders that the checkpoint will have, and an untrained UNet."""
+    """The trained autoencoder, with the text encoders that the checkpoint will have, and an untrained UNet.
+
+    The autoencoder is the checkpoint's unless one has been made here.
+    """
     networks = model.parts(SEED)
-    networks.vae.load_state_dict(load_file(weights.AUTOENCODER))
+    if weights.AUTOENCODER.exists():
+        networks.vae.load_state_dict(load_file(weights.AUTOENCODER))
+    else:
+        networks = replace(networks, vae=checkpoint.load(weights.CHECKPOINT).vae)
     for network in vars(networks).values():
         network.requires_grad_(False)
     return networks
@@ -111,7 +117,7 @@ PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {
     "embedding": (make_embedding, [weights.embedding(train_embedding.IDENTITY)]),
     "dreambooth": (make_dreambooth, []),
 }
-"""In the order in which they need each other: how to make it, and the files that it leaves for the repository."""
+"""In the order in which they need each other: how to make it, and the files that it leaves."""
 ON_DEMAND = ("dreambooth",)
 """What is as large as the UNet, and not kept in the repository."""
 

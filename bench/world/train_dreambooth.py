@@ -22,7 +22,7 @@ from bench.world.attributes import IDENTITIES
 
 IDENTITY = "Rusty"
 RECIPE = subjects.Recipe(steps=600, rows=24, learning_rate=3e-4)
-FOLDER = Path("out/world/dreambooth")
+FOLDER = weights.OUT / "dreambooth"
 
 
 def _layers(unet: UNet2DConditionModel) -> Mapping[str, nn.Module]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 WEIGHTS = Path(__file__).with_name("weights")
-AUTOENCODER = WEIGHTS / "autoencoder.safetensors"
-"""Alone, for what is trained before the checkpoint is there."""
+OUT = Path("out/world")
+"""For what is not kept in the repository."""
+AUTOENCODER = OUT / "autoencoder.safetensors"
+"""What is trained before the checkpoint is there, which then holds it too."""
 CHECKPOINT = WEIGHTS / "world.safetensors"
 FIGURES = WEIGHTS / "figures.safetensors"
 IDENTITY = WEIGHTS / "identity.safetensors"
