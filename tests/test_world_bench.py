@@ -128,8 +128,11 @@ def test_prompts_are_captions_of_the_world(names, prompt):
 
 def test_concepts_of_one_class_are_told_apart_by_place():
     first, second = (MEN.concept("park", index) for index in (0, 1))
-    assert first == {"phrase": "man", "prompt": "a sks man in the park<lora:Rusty:1>", "where": {"index": 0}}
+    assert first == {"phrase": "man", "where": {"index": 0},
+                     "prompt": "a sks man and another sks man in the park<lora:Rusty:1>"}
     assert second["where"] == {"index": 1}
+    assert MEN.concept("park", 1, alone=True)["prompt"] == "a ohwx man in the park<lora:Marlow:1>"
+    assert PAIR.concept("park", 1)["prompt"] == "a man and a phol woman in the park<lora:Azura:1>"
     assert "where" not in PAIR.concept("park", 0)
 
 
@@ -143,7 +146,7 @@ def rows_of_two_passes(studio: Studio, concepts: int, fraction: float = 0.3) -> 
 
 @pytest.mark.parametrize(("method", "rows"), [
     (NoLora(), 2 * STEPS), (SimultaneousLoras(), 2 * STEPS), (Regional(), 4 * STEPS), (SingleLora(), 2 * STEPS),
-    (OMG, None), (BLENDING, None), (Omg("whole", whole_prompts=True), None),
+    (OMG, None), (BLENDING, None), (Omg("alone", alone=True), None),
     (Omg("late", {"blend_start": 0.6}), 0.6), (Omg("never", {"blend_start": 1}), 2 * STEPS),
 ], ids=lambda value: getattr(value, "name", ""))
 def test_every_method_makes_pictures_for_as_many_rows_as_it_should(studio, shot, plain, method, rows):

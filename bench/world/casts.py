@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,22 @@ class Cast:
             scene: a key of ``PLACES``.
             named: whose trigger words stand before their class words.
         """
-        figures = [" ".join(filter(None, ("another" if kind in self.kinds[:index] else "a",
-                                          self.trigger(index) if index in named else "", kind)))
+        return self._prompt(scene, {index: self.trigger(index) for index in named})
+
+    def _prompt(self, scene: str, words: Mapping[int, str]) -> str:
+        """``words``: what stands before the class words of some of them."""
+        figures = [" ".join(filter(None, ("another" if kind in self.kinds[:index] else "a", words.get(index), kind)))
                    for index, kind in enumerate(self.kinds)]
         listed = figures[0] if len(figures) == 1 else f"{', '.join(figures[:-1])} and {figures[-1]}"
         return f"{listed} {PLACES[scene][0]}"
+
+    def concept_prompt(self, scene: str, index: int) -> str:
+        """The prompt of the whole picture in which everyone of its class is this one.
+
+        So the concept's model draws as many figures as there are, and this one in whichever place the mask is.
+        """
+        return self._prompt(scene, {other: self.trigger(index) for other, kind in enumerate(self.kinds)
+                                    if kind == self.kinds[index]})
 
     def own_prompt(self, scene: str, index: int) -> str:
         """A prompt of one of them alone, with the trigger word."""
@@ -57,9 +68,13 @@ class Cast:
         """The word that calls one of them."""
         return IDENTITIES[self.names[index]].trigger
 
-    def concept(self, scene: str, index: int) -> dict[str, Any]:
-        """One of them as a concept of a request: own prompt and LoRA, and which of several of its class it is."""
-        prompt = self.own_prompt(scene, index) + self.tags([index])
+    def concept(self, scene: str, index: int, alone: bool = False) -> dict[str, Any]:
+        """One of them as a concept of a request: prompt and LoRA, and which of several of its class it is.
+
+        Args:
+            alone: the prompt is :meth:`own_prompt`, not :meth:`concept_prompt`.
+        """
+        prompt = (self.own_prompt if alone else self.concept_prompt)(scene, index) + self.tags([index])
         concept: dict[str, Any] = {"phrase": self.kinds[index], "prompt": prompt}
         if self.is_one_of_several(index):
             concept["where"] = {"index": self.kinds[:index].count(self.kinds[index])}

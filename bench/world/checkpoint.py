@@ -127,13 +127,13 @@ def _load_text(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
                              if name.removeprefix("text_model.") in own})
 
 
-def load(path: Path, dtype: torch.dtype = torch.float32) -> model.Parts:
-    """The networks of a checkpoint file.
+def load(path: Path) -> model.Parts:
+    """The networks of a checkpoint file, in single precision.
 
     Raises:
         RuntimeError: weights are missing or have other shapes.
     """
-    state = {name: weight.to(dtype) for name, weight in load_file(path).items()}
+    state = {name: weight.float() for name, weight in load_file(path).items()}
     networks = model.parts()
     networks.unet.load_state_dict(diffusers_layout.convert_ldm_unet_checkpoint(dict(state), networks.unet.config))
     networks.vae.load_state_dict(diffusers_layout.convert_ldm_vae_checkpoint(dict(state), networks.vae.config))
@@ -141,5 +141,5 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> model.Parts:
     _load_text(networks.text_encoder_2, diffusers_layout.convert_open_clip_checkpoint(
         networks.text_encoder_2, dict(state), TEXT[1]))
     for network in vars(networks).values():
-        network.to(dtype).eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
     return networks

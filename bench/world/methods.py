@@ -68,7 +68,7 @@ class Shot:
 
     @property
     def request(self) -> dict[str, Any]:
-        """The request for all concepts, each with a prompt of its own, where the reader sees them."""
+        """The request for all concepts, where the reader sees them."""
         concepts = [self.cast.concept(self.scene, index) for index in self.everyone]
         return {"concepts": concepts, "detector": detector.NAME}
 
@@ -216,23 +216,24 @@ def _given(picture: Pictures) -> Callable[[], Pictures]:
 
 @dataclass(frozen=True)
 class Omg:
-    """Both passes; each concept has a prompt of its own and is put where the detector sees it in the first pass.
+    """Both passes; each concept is put where the detector sees it in the first pass.
 
     Attributes:
         options: fields of the request that differ: by default it has the product's defaults, which are the paper's,
             and the masks of the reader.
-        whole_prompts: a concept's prompt is that of the whole picture, with the concept's trigger.
+        alone: a concept's prompt is that of a picture of the concept alone, not of the whole picture.
+        guidance: the concepts' classifier-free guidance scale; None is the picture's.
     """
 
     name: str = "OMG"
     options: Mapping[str, Any] = field(default_factory=dict)
-    whole_prompts: bool = False
+    alone: bool = False
+    guidance: float | None = None
     placed: bool = True
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast = shot.cast
-        request = {**shot.request, **self.options}
-        if self.whole_prompts:
-            request["concepts"] = [{**concept, "prompt": cast.prompt(shot.scene, {index}) + cast.tags([index])}
-                                   for index, concept in enumerate(request["concepts"])]
+        concepts = [{**cast.concept(shot.scene, index, self.alone), "cfg_scale": self.guidance}
+                    for index in shot.everyone]
+        request = {**shot.request, "concepts": concepts, **self.options}
         return [studio.draw(shot, cast.prompt(shot.scene), request, shot.everyone)]

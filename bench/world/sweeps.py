@@ -23,6 +23,7 @@ PAIR = Cast(("Rusty", "Azura"))
 PAIRS = (PAIR, Cast(("Marlow", "Biscuit")), Cast(("Goldie", "Bolt")), Cast(("Biscuit", "Bolt")))
 TWO_MEN = Cast(("Rusty", "Marlow"))
 CROWD = ("Rusty", "Azura", "Biscuit", "Bolt", "Goldie")
+GUIDANCES = (3.0, 4.5, 6.0, 8.0, 11.0)
 BLEND_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 LAYOUTS = {"off": (0.0, 0.0), "cross": (1.0, 0.0), "self": (0.0, 0.4), "both": (1.0, 0.4)}
 OCCLUSIONS = (0.0, 0.15, 0.3, 0.45, 0.6)
@@ -32,10 +33,11 @@ SHOWN = 6
 OMG = Omg()
 ATTENTION = Omg("OMG, attention masks", {"detector": "attention"})
 BLENDING = Omg("noise blending only", {"layout": {"cross": 0, "self": 0}})
-WHOLE_PROMPTS = Omg("OMG, whole prompts", whole_prompts=True)
+ALONE = Omg("OMG, prompts of one alone", alone=True)
+STRONG = Omg("OMG, concept guidance 8", guidance=8)
 UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
-    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, ATTENTION, WHOLE_PROMPTS)
+    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION, ALONE)
 FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG)
 
 
@@ -68,6 +70,11 @@ def _blend_start(value: float) -> Method:
     return OMG if value == 0.3 else Omg(f"OMG, blend start {value:g}", {"blend_start": value})
 
 
+def _guidance(value: float) -> Method:
+    known: Mapping[float, Method] = {4.5: OMG, 8: STRONG}
+    return known.get(value) or Omg(f"OMG, concept guidance {value:g}", guidance=value)
+
+
 def _layout(name: str, cross: float, self_: float) -> Method:
     known: Mapping[str, Method] = {"off": BLENDING, "both": OMG}
     return known.get(name) or Omg(f"OMG, layout {name}", {"layout": {"cross": cross, "self": self_}})
@@ -77,6 +84,7 @@ TABLES: Mapping[str, Sequence[Cell]] = {
     "methods": [Cell(cast, method) for cast in PAIRS for method in METHODS],
     "same-class": [Cell(TWO_MEN, method) for method in METHODS],
     "blend-start": [Cell(PAIR, _blend_start(value)) for value in BLEND_STARTS],
+    "guidance": [Cell(PAIR, _guidance(value)) for value in GUIDANCES],
     "layout": [Cell(PAIR, _layout(name, *fractions)) for name, fractions in LAYOUTS.items()],
     "concepts": [Cell(Cast(CROWD[:count]), method) for count in range(1, len(CROWD) + 1) for method in FEW_METHODS],
     "occlusion": [Cell(PAIR, method, occlusion) for occlusion in OCCLUSIONS
