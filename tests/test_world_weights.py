@@ -17,7 +17,7 @@ from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.methods import Method, NoLora, SimultaneousLoras, SingleLora
 from bench.world.run import Sampling, loras, trained
-from bench.world.sweeps import OMG, PAIR, UNTRIGGERED, Cell, Runner
+from bench.world.sweeps import OMG, PAIR, TWO_MEN, UNTRIGGERED, Cell, Runner
 
 pytestmark = pytest.mark.skipif(
     bool(reason := weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras().values())),
@@ -64,9 +64,16 @@ def test_a_trigger_calls_its_individual_and_the_lora_alone_does_not(runner, name
     assert nobody < 0.3
 
 
-def test_omg_keeps_apart_what_loras_at_once_mix(runner):
+def test_omg_tells_two_men_apart_whom_loras_at_once_mix(runner):
+    mixed, apart = (figures(runner, TWO_MEN, method) for method in (SimultaneousLoras(), OMG))
+    assert apart["identity"] > mixed["identity"] + 0.1
+    assert apart["layout"] > mixed["layout"] + 0.2
+
+
+def test_omg_keeps_the_first_pass_where_loras_at_once_draw_another_picture(runner):
     mixed, apart = (figures(runner, PAIR, method) for method in (SimultaneousLoras(), OMG))
-    assert apart["identity"] > mixed["identity"] + 0.2
+    assert apart["layout"] > mixed["layout"] + 0.2
+    assert apart["background"] < mixed["background"] / 3
     assert apart["bleed"] < 0.2
 
 

@@ -1,7 +1,8 @@
 """Two characters in one scene, with both LoRAs at once and with OMG: the small world's trained model, no GPU.
 
-Writes a sheet: the first pass, the masks found in it, the ordinary way to use two LoRAs, OMG. Under each result stands
-how much its figures look like the characters, as the identity reader sees it: 1 is the character itself.
+Writes a sheet: the first pass, the masks found in it, the ordinary way to use two LoRAs, OMG with the concepts' CFG
+scale at 8. Under each result stands how much its figures look like the characters, as the identity reader sees it: 1 is
+the character itself; and how much like each other's.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from bench.world import checkpoint, weights
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.measure import Judges, Reference, Values, measure
-from bench.world.methods import Method, Omg, Shot, SimultaneousLoras, Studio, Take, ordinary
+from bench.world.methods import Method, Shot, SimultaneousLoras, Studio, Take, ordinary
 from bench.world.model import pipeline
 from bench.world.readers import FigureReader, IdentityReader, references
 from bench.world.starts import noise
+from bench.world.sweeps import STRONG
 
 CAST = Cast(("Rusty", "Azura"))
 SCENE = "park"
@@ -85,7 +87,7 @@ def main() -> None:
     with reader_masks(judges.figures):
         plain = ordinary(studio, shot)
         reference = Reference.of(shot, plain, judges)
-        results: dict[str, Method] = {"both LoRAs at once": SimultaneousLoras(), "OMG": Omg()}
+        results: dict[str, Method] = {"both LoRAs at once": SimultaneousLoras(), "OMG": STRONG}
         takes = {title: method(studio, shot, plain)[0] for title, method in results.items()}
         figures = {title: measure(shot, [takes[title]], reference, judges, method.placed)
                    for title, method in results.items()}
