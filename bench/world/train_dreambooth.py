@@ -21,7 +21,7 @@ from bench.world import checkpoint, kohya, model, subjects, weights
 from bench.world.attributes import IDENTITIES
 
 IDENTITY = "Rusty"
-RECIPE = subjects.Recipe(steps=600, rows=24, learning_rate=3e-4)
+RECIPE = subjects.Recipe(steps=300, rows=24, learning_rate=3e-4)
 FOLDER = weights.OUT / "dreambooth"
 
 

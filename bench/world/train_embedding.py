@@ -30,7 +30,7 @@ from bench.world.tokens import tokenizer
 
 IDENTITY = "Azura"
 VECTORS = 4
-RECIPE = subjects.Recipe(steps=600, rows=24, learning_rate=3e-2)
+RECIPE = subjects.Recipe(steps=300, rows=12, learning_rate=3e-2)
 KEYS = ("clip_l", "clip_g")
 """The first and the second text encoder's vectors, in files for SDXL."""
 _PADDING = ("<|endoftext|>", "!")
