@@ -192,7 +192,7 @@ def test_identity_vectors_and_references_have_unit_length():
     assert list(found) == list(IDENTITIES)
     for vector in (*vectors, *found.values()):
         assert vector.norm() == pytest.approx(1, abs=1e-5)
-    assert all(torch.equal(vector, references(Blur(), reader, count=2)[name]) for name, vector in found.items())
+    assert all(torch.equal(vector, references(Blur(), reader, count=2, names=[name])[name]) for name, vector in found.items())
 
 
 @pytest.mark.parametrize(("kind", "net"), [(FigureReader, FigureNet), (IdentityReader, IdentityNet)])

@@ -1,8 +1,8 @@
-"""Two characters in one scene, with both LoRAs at once and with OMG: the small world's trained model, no GPU.
+"""Two men in one scene, with both LoRAs at once and with OMG: the small world's trained model, no GPU.
 
 Writes a sheet: the first pass, the masks found in it, the ordinary way to use two LoRAs, OMG with the concepts' CFG
 scale at 8. Under each result stands how much its figures look like the characters, as the identity reader sees it: 1 is
-the character itself; and how much like each other's.
+the character itself; and how much like the other one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.world import checkpoint, weights
-from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.measure import Judges, Reference, Values, measure
 from bench.world.methods import Method, Shot, SimultaneousLoras, Studio, Take, ordinary
 from bench.world.model import pipeline
 from bench.world.readers import FigureReader, IdentityReader, references
 from bench.world.starts import noise
-from bench.world.sweeps import STRONG
+from bench.world.sweeps import STRONG, TWO_MEN
 
-CAST = Cast(("Rusty", "Azura"))
 SCENE = "park"
 SEEDS = (0, 1, 2)
 COLOURS = ((230, 80, 60), (60, 120, 230))
@@ -74,16 +72,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("out/demo.png"), help="where the contact sheet goes")
     output: Path = parser.parse_args().output
-    loras = {name: weights.lora(name) for name in CAST.names}
+    loras = {name: weights.lora(name) for name in TWO_MEN.names}
     if reason := weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras.values()):
         sys.exit(reason)
     start = time.perf_counter()
     diffusers.logging.set_verbosity_error()
     networks = checkpoint.load(weights.CHECKPOINT)
     identity = IdentityReader.load()
-    judges = Judges(FigureReader.load(), identity, references(networks.vae, identity))
+    judges = Judges(FigureReader.load(), identity, references(networks.vae, identity, names=TWO_MEN.names))
     studio = Studio(pipeline(networks), loras)
-    shot = Shot(CAST, SCENE, noise(SEEDS))
+    shot = Shot(TWO_MEN, SCENE, noise(SEEDS))
     with reader_masks(judges.figures):
         plain = ordinary(studio, shot)
         reference = Reference.of(shot, plain, judges)
@@ -98,7 +96,7 @@ def main() -> None:
         **{title: cells(take, figures[title]) for title, take in takes.items()}}).save(output)
     for title, values in figures.items():
         print(f"{title}: identity {np.nanmean(values['identity']):.2f}, bleed {np.nanmean(values['bleed']):.2f}")
-    print(f"{' and '.join(CAST.names)}, {len(SEEDS)} seeds: {output.resolve()} ({time.perf_counter() - start:.0f} s)")
+    print(f"{' and '.join(TWO_MEN.names)}, {len(SEEDS)} seeds, {time.perf_counter() - start:.0f} s: {output.resolve()}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,10 +205,17 @@ class IdentityReader:
         return self.net(crops(as_tensor(images), torch.from_numpy(np.ascontiguousarray(masks))))
 
 
-def references(vae: AutoencoderKL, reader: IdentityReader, count: int = 24) -> Mapping[str, Tensor]:
-    """For each of ``IDENTITIES`` the mean vector ``[EMBEDDING]``, of unit length, of ``count`` reconstructions."""
+def references(vae: AutoencoderKL, reader: IdentityReader, count: int = 24,
+               names: Collection[str] = tuple(IDENTITIES)) -> Mapping[str, Tensor]:
+    """For each of ``IDENTITIES`` the mean vector ``[EMBEDDING]``, of unit length, of ``count`` reconstructions.
+
+    Args:
+        names: only of these.
+    """
     found = {}
     for number, (name, identity) in enumerate(IDENTITIES.items()):
+        if name not in names:
+            continue
         pictures = [render(_REFERENCE_SEED + number * count + turn, [identity.character], SCENES[turn % len(SCENES)])
                     for turn in range(count)]
         images = as_images(reconstruct(vae, as_tensor(np.stack([picture.image for picture in pictures]))))

@@ -1,9 +1,9 @@
 """Measures identity, bleeding, layout and occlusion in the small world: tables, JSON and contact sheets.
 
-``python -m bench.world.run``. A full run takes somewhat over an hour on two CPU cores. It can be interrupted: cells
-that are done are in the JSON file, and the next call goes on with the others. Contact sheets hold what was run on this
-machine. Cells that start alike are made by one process on one core, as many processes as there are cores: networks as
-small as the world's gain little from a second core.
+``python -m bench.world.run``. A full run takes about an hour on two CPU cores. Cells that start alike are made by one
+process on one core, as many processes as there are cores: networks as small as the world's gain little from a second
+core. A run can be interrupted: cells that are done are in the JSON file, those that start alike all together, and the
+next call goes on with the others. Contact sheets hold what was run on this machine.
 """
 
 from __future__ import annotations
