@@ -192,7 +192,10 @@ def test_identity_vectors_and_references_have_unit_length():
     assert list(found) == list(IDENTITIES)
     for vector in (*vectors, *found.values()):
         assert vector.norm() == pytest.approx(1, abs=1e-5)
-    assert all(torch.equal(vector, references(Blur(), reader, count=2, names=[name])[name]) for name, vector in found.items())
+    for name, vector in found.items():
+        alone = references(Blur(), reader, count=2, names=[name])
+        assert list(alone) == [name]
+        assert torch.equal(alone[name], vector)
 
 
 @pytest.mark.parametrize(("kind", "net"), [(FigureReader, FigureNet), (IdentityReader, IdentityNet)])
