@@ -35,7 +35,8 @@ def random_tokens(count: int, rng: Random, share: float) -> list[str]:
     return [rng.choice(RARE_WORDS) if rng.random() < share else "" for _ in range(count)]
 
 
-def _listed(phrases: Sequence[str]) -> str:
+def listed(phrases: Sequence[str]) -> str:
+    """"a man, a dog and a robot"."""
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
@@ -63,7 +64,7 @@ def write_caption(kinds: Sequence[str], scene: str, rng: Random, tokens: Sequenc
         scene: a key of :data:`PLACES`.
         tokens: for each figure a word to put before its class word, or ""; figures with one are never grouped.
     """
-    figures = _listed(_phrases(kinds, tokens or [""] * len(kinds), rng))
+    figures = listed(_phrases(kinds, tokens or [""] * len(kinds), rng))
     if rng.random() < 0.2:
         return f"{scene}: {figures}"
     return f"{rng.choice(OPENINGS)}{figures} {rng.choice(PLACES[scene])}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.world.attributes import IDENTITIES, Character
-from bench.world.captions import PLACES
+from bench.world.captions import PLACES, listed
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Cast:
         """``words``: what stands before the class words of some of them."""
         figures = [" ".join(filter(None, ("another" if kind in self.kinds[:index] else "a", words.get(index), kind)))
                    for index, kind in enumerate(self.kinds)]
-        listed = figures[0] if len(figures) == 1 else f"{', '.join(figures[:-1])} and {figures[-1]}"
-        return f"{listed} {PLACES[scene][0]}"
+        return f"{listed(figures)} {PLACES[scene][0]}"
 
     def concept_prompt(self, scene: str, index: int) -> str:
         """The prompt of the whole picture in which everyone of its class is this one.

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from bench.world.attributes import KINDS
+from bench.world.captions import listed
 from bench.world.model import SIZE
 from bench.world.pixels import Images
 from bench.world.readers import FigureReader
@@ -29,9 +30,7 @@ def prompts(number: int) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """Every choice of so many classes, each in one scene in turn: the classes, the scene, the prompt."""
     for index, kinds in enumerate(combinations(KINDS, number)):
         scene = SCENES[index % len(SCENES)]
-        listed = [f"a {kind}" for kind in kinds]
-        joined = listed[0] if number == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
-        yield kinds, scene, f"{joined} {_PLACES[scene]}"
+        yield kinds, scene, f"{listed([f'a {kind}' for kind in kinds])} {_PLACES[scene]}"
 
 
 def draw(pipe: StableDiffusionXLPipeline, prompt: str, seeds: Sequence[int]) -> Images:
