@@ -36,8 +36,8 @@ from omg_ext.diffusers.loras import load_lora
 
 TRIGGERS = [identity.trigger for identity in IDENTITIES.values()]
 BRIEF = subjects.Recipe(steps=6, rows=4, learning_rate=3e-3, warmup=1)
-# bytes that a LoRA may have, and all six together
-LARGEST, ALL = 1_500_000, 5_500_000
+# bytes that a LoRA may have
+LARGEST = 1_500_000
 
 
 def close(first: Tensor, second: Tensor, tolerance: float) -> bool:
@@ -204,7 +204,6 @@ def test_a_lora_file_says_what_it_is_and_is_small(saved_lora):
     assert json.loads(about["ss_tag_frequency"]) == {"1_sks man": {"sks man": subjects.SHOWN}}
     assert architecture_of(shapes, about) == "SDXL"
     assert path.stat().st_size < LARGEST
-    assert len(IDENTITIES) * path.stat().st_size < ALL
 
 
 def test_training_a_lora_lowers_the_loss_and_leaves_the_base_as_it_was(networks, few_pictures):

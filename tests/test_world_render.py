@@ -238,7 +238,7 @@ def readable(picture: Picture, figure: Figure) -> list[tuple[str, str]]:
     """Attributes of which a clear area shows, each with the value whose colour is nearest to that area's."""
     regions = {name: inside(figure.region(name)) for name in figure.character.attributes}
     return [(name, nearest_value(figure.character.kind, name, picture.image[region].mean(axis=0)))
-            for name, region in regions.items() if region.sum() >= 4]
+            for name, region in regions.items() if region.sum() >= 12]  # soft edges colour what is smaller
 
 
 @given(SEEDS)
