@@ -21,6 +21,7 @@ from bench.world.starts import inverted, noise, strangers
 
 PAIR = Cast(("Rusty", "Azura"))
 PAIRS = (PAIR, Cast(("Marlow", "Biscuit")), Cast(("Goldie", "Bolt")), Cast(("Biscuit", "Bolt")))
+ONE = Cast(("Rusty",))
 TWO_MEN = Cast(("Rusty", "Marlow"))
 CROWD = ("Rusty", "Azura", "Biscuit", "Bolt", "Goldie")
 GUIDANCES = (3.0, 4.5, 6.0, 8.0, 11.0)
@@ -83,7 +84,8 @@ def _layout(name: str, cross: float, self_: float) -> Method:
 TABLES: Mapping[str, Sequence[Cell]] = {
     "methods": [Cell(cast, method) for cast in PAIRS for method in METHODS],
     "same-class": [Cell(TWO_MEN, method) for method in METHODS],
-    "blend-start": [Cell(PAIR, _blend_start(value)) for value in BLEND_STARTS],
+    "blend-start": [*(Cell(PAIR, _blend_start(value)) for value in BLEND_STARTS),
+                    *(Cell(ONE, _blend_start(value)) for value in BLEND_STARTS if value <= 0.3)],
     "guidance": [Cell(PAIR, _guidance(value)) for value in GUIDANCES],
     "layout": [Cell(PAIR, _layout(name, *fractions)) for name, fractions in LAYOUTS.items()],
     "concepts": [Cell(Cast(CROWD[:count]), method) for count in range(1, len(CROWD) + 1) for method in FEW_METHODS],
