@@ -13,6 +13,9 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 USABLE := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in $(CANDIDATES); do if $$p -c '$(USABLE)' 2>/dev/null; then echo $$p; break; fi; done)
 ARGS ?=
+# glibc gives the memory of each step back to the system, and gets it again page by page; kept, training is thrice as fast
+# and timings of runs in threads are alike
+KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 
 .PHONY: test lint demo bench bench-world world clean
 .DELETE_ON_ERROR:
@@ -28,14 +31,13 @@ demo: $(READY)
 	$(BIN)/python -m bench.world.demo $(ARGS)
 
 bench: $(READY)
-	$(BIN)/python -m bench.run $(ARGS)
+	$(KEEP_MEMORY) $(BIN)/python -m bench.run $(ARGS)
 
 bench-world: $(READY)
 	$(BIN)/python -m bench.world.run $(ARGS)
 
-# glibc gives the memory of each step back to the system, and gets it again page by page; kept, training is thrice as fast
 world: $(READY)
-	MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 $(BIN)/python -m bench.world.make $(ARGS)
+	$(KEEP_MEMORY) $(BIN)/python -m bench.world.make $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

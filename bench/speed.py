@@ -11,7 +11,7 @@ from torch import nn
 from bench.scene import PROMPTS
 from bench.subject import BLEND_START, Subject
 from bench.table import Row
-from bench.timing import Runner, Turns, median_seconds
+from bench.timing import Runner, Turns, median_seconds, now
 from omg_ext.deltas import LowRankDelta
 from omg_ext.diffusers.loras import load_lora, scaled
 from omg_ext.rows import RowNetworks
@@ -53,6 +53,7 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
 
     def runner(work: Callable[[Subject], None], expected: int) -> Runner:
         twin = subject.twin()
+        twin.omg(2)  # warms up: kernels, memory, imports, LoRA files, which a pipeline reads once
         return Runner(lambda: work(twin), twin.pipe.unet, expected)
 
     runners = {
@@ -62,14 +63,17 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
         "given": runner(lambda twin: twin.omg(steps), sum(calls)),
         "found": runner(lambda twin: twin.omg(steps, given=False), sum(calls)),
     }
-    subject.omg(2)  # warms up: kernels, memory, imports
     Turns(runners).run()
+    start = now()
+    read_loras(subject)
+    reading = now() - start
     plain, bare, engine, given, found = (runners[name] for name in ("plain", "bare", "engine", "given", "found"))
     about = (f"K = {K}, rank {subject.rank}, {steps} steps, {before} before the blend start, "
              f"{subject.size} x {subject.size}")
     return [
         Row("UNet rows of a whole run", given.rows, "rows", note=about, exactly=sum(calls)),
         Row("The same with the attention detector", found.rows, "rows", note=about, exactly=sum(calls)),
+        Row("Reading both LoRA files, once per pipeline and not part of the runs", reading, "s", note=about),
         Row("Plain txt2img", plain.seconds, "s", note=about),
         Row("Bare UNet calls of a whole run", bare.seconds, "s", note=about),
         Row("Whole run, given masks, no LoRAs", engine.seconds, "s", note=about),

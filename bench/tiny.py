@@ -57,9 +57,11 @@ def _text_config(tokenizer: CLIPTokenizer, width: int, activation: str) -> CLIPT
                           pad_token_id=tokenizer.pad_token_id)
 
 
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(32, 32, 32, 32), layers_per_block=1, latent_channels=4, sample_size=256,
-                         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+def tiny_vae(channels: Sequence[int] = (32, 32, 32, 32), layers: int = 1, groups: int = 32) -> AutoencoderKL:
+    """An autoencoder with SDXL's four levels."""
+    return AutoencoderKL(block_out_channels=tuple(channels), layers_per_block=layers, latent_channels=4,
+                         sample_size=256, norm_num_groups=groups, down_block_types=("DownEncoderBlock2D",) * 4,
+                         up_block_types=("UpDecoderBlock2D",) * 4)
 
 
 def tiny_sdxl(channels: Sequence[int] = (32, 64, 64), *, prediction_type: str = "epsilon", seed: int = 0,
@@ -75,7 +77,8 @@ def tiny_sdxl(channels: Sequence[int] = (32, 64, 64), *, prediction_type: str = 
         use_linear_projection=True, cross_attention_dim=sum(text_widths), addition_embed_type="text_time",
         addition_time_embed_dim=32, projection_class_embeddings_input_dim=6 * 32 + text_widths[1])
     return StableDiffusionXLPipeline(
-        vae=_vae(), unet=unet.eval(), scheduler=_scheduler(prediction_type), tokenizer=tokenizer, tokenizer_2=tokenizer,
+        vae=tiny_vae(), unet=unet.eval(), scheduler=_scheduler(prediction_type), tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
         text_encoder=CLIPTextModel(_text_config(tokenizer, text_widths[0], "quick_gelu")).eval(),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, text_widths[1], "gelu")).eval(),
         add_watermarker=False)
@@ -89,6 +92,6 @@ def tiny_sd15(channels: Sequence[int] = (32, 32, 64, 64), *, prediction_type: st
     unet = UNet2DConditionModel(sample_size=32, block_out_channels=tuple(channels), layers_per_block=2,
                                 cross_attention_dim=32, attention_head_dim=2)
     return StableDiffusionPipeline(
-        vae=_vae(), unet=unet.eval(), scheduler=_scheduler(prediction_type), tokenizer=tokenizer,
+        vae=tiny_vae(), unet=unet.eval(), scheduler=_scheduler(prediction_type), tokenizer=tokenizer,
         text_encoder=CLIPTextModel(_text_config(tokenizer, 32, "quick_gelu")).eval(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False)

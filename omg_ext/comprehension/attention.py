@@ -116,12 +116,12 @@ class AttentionRecorder:
         local, absolute = self.rows
         query, key = _split_heads(query[local], heads), _split_heads(key[local], heads)
         value = self._phrase_columns(key)[absolute, None].expand(-1, heads, -1, -1)
-        maps = scaled_dot_product_attention(query, key, value).mean(1, dtype=torch.float32)
         rows, phrases, tokens = len(self._positions), len(self._positions[0]), query.shape[-2]
+        maps = scaled_dot_product_attention(query, key, value)[..., :phrases].mean(1, dtype=torch.float32)
         if tokens not in self._sums:
             self._sums[tokens] = maps.new_zeros(rows, tokens, phrases)
             self._counts[tokens] = np.zeros(rows, dtype=np.int64)
-        self._sums[tokens][absolute] += maps[..., :phrases].to(self._sums[tokens].device)
+        self._sums[tokens][absolute] += maps.to(self._sums[tokens].device)
         self._counts[tokens][absolute] += 1
 
     def _phrase_columns(self, key: Tensor) -> Tensor:
