@@ -68,9 +68,14 @@ def random_lora(unet: nn.Module, rank: int, strength: float, seed: int) -> dict[
     return tensors
 
 
+def lora_paths(folder: Path) -> Mapping[str, Path]:
+    """The concepts' LoRA files by the names in the prompts' tags."""
+    return {name: folder / f"{name}.safetensors" for name in PROMPTS}
+
+
 def write_loras(unet: nn.Module, folder: Path, rank: int, strength: float) -> Mapping[str, Path]:
     """A random LoRA file for each concept; their paths by the names in the prompts' tags."""
-    paths = {name: folder / f"{name}.safetensors" for name in PROMPTS}
+    paths = lora_paths(folder)
     for seed, path in enumerate(paths.values(), 1):
         save_file(random_lora(unet, rank, strength, seed), path)
     return paths

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from bench.scene import PROMPT, request, write_loras
+from bench.scene import PROMPT, lora_paths, request, write_loras
 from bench.tiny import tiny_sdxl, tiny_vae
 from omg_ext.diffusers import OMGPipeline
 
@@ -57,7 +57,7 @@ class Subject:
     Attributes:
         pipe: the diffusers pipeline, silent.
         size: height and width in pixels.
-        folder: for LoRA files.
+        folder: for LoRA files, which all subjects of one rank share.
         rank: of the LoRAs.
     """
 
@@ -68,7 +68,12 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)
-        self.loras = write_loras(self.pipe.unet, self.folder, self.rank, 0.1)
+        files = self.folder / f"rank-{self.rank}"
+        # never written twice: a pipeline reads a file again that has changed, and that would be timed
+        if not files.exists():
+            files.mkdir()
+            write_loras(self.pipe.unet, files, self.rank, 0.1)
+        self.loras = lora_paths(files)
         self.pipeline = OMGPipeline(self.pipe, self.loras)
 
     def twin(self) -> Subject:
