@@ -1,7 +1,7 @@
 """Measures the claims about speed and memory: a table, and JSON in bench/results.
 
-On a CPU the model is a tiny one of SDXL's shape at 512x512, on a CUDA GPU one of SDXL's full size in float16 at
-1024x1024. Both are random: speed and memory do not depend on training.
+On a CPU the model is one of SDXL's shape at a quarter of its widths and 512x512, on a CUDA GPU one of SDXL's full size
+in float16 at 1024x1024. Both are random: speed and memory do not depend on training.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 
 from bench.memory import left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
-from bench.subject import Subject, full_size, tiny
+from bench.subject import Subject, full_size, quarter_width
 from bench.table import Row, formatted, hardware, save
+from bench.tiny import tiny_sdxl
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,7 +29,7 @@ def arguments() -> argparse.Namespace:
     device = parser.add_mutually_exclusive_group()
     device.add_argument("--gpu", action="store_true", default=torch.cuda.is_available(),
                         help="the full-size model (the default where CUDA is)")
-    device.add_argument("--cpu", dest="gpu", action="store_false", help="the tiny model")
+    device.add_argument("--cpu", dest="gpu", action="store_false", help="the narrow model")
     parser.add_argument("--threads", type=int, default=1,
                         help="CPU threads; runs take turns, each in a Python thread of its own, and with more than one "
                              "(the default) their thread pools get in each other's way")
@@ -42,7 +43,6 @@ def main() -> None:
     diffusers.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     size, steps = (1024 if args.gpu else 512), 50
-    small = size // 2 if args.gpu else 64
     repeats, runs = 9, 50
     if args.quick:
         size, steps, repeats, runs = size // 4, 10, 3, 10
@@ -55,11 +55,13 @@ def main() -> None:
         print(formatted(part), flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        # rank 32 is to SDXL's layers what rank 4 is to the tiny model's, which are a tenth as wide
-        subject = Subject(full_size(), size, Path(folder), 32) if args.gpu else Subject(tiny(), size, Path(folder), 4)
-        model = f"random SDXL-shaped UNet of {subject.parameters / 1e6:.3g} M parameters, {subject.pipe.unet.dtype}"
-        print(f"{hardware()}; {model}")
-        little = replace(subject, size=small)
+        # rank 32 is to SDXL's layers what rank 8 is to those a quarter as wide
+        model, rank = (full_size(), 32) if args.gpu else (quarter_width(), 8)
+        subject = Subject(model, size, Path(folder), rank)
+        about = f"random SDXL-shaped UNet of {subject.parameters / 1e6:.3g} M parameters, {subject.pipe.unet.dtype}"
+        print(f"{hardware()}; {about}")
+        # what is left behind does not depend on the width, and there are hundreds of these runs
+        little = replace(subject, size=size // 2) if args.gpu else Subject(tiny_sdxl(), 64, Path(folder, "narrow"), 4)
         report(left_behind("small runs", lambda: little.omg(4), runs))
         report(left_behind("small runs without LoRAs", lambda: little.omg(4, tags=False), runs))
         report(left_behind("readings of both LoRA files", lambda: read_loras(little), runs))
@@ -67,7 +69,7 @@ def main() -> None:
         report(one_call(replace(subject, rank=32), repeats))
         report(whole_runs(subject, steps))
     if not args.quick:
-        print(f"Written: {save(rows, {'model': model, 'diffusers': diffusers.__version__}, RESULTS)}")
+        print(f"Written: {save(rows, {'model': about, 'diffusers': diffusers.__version__}, RESULTS)}")
 
 
 if __name__ == "__main__":

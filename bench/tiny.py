@@ -65,7 +65,8 @@ def tiny_vae(channels: Sequence[int] = (32, 32, 32, 32), layers: int = 1, groups
 
 
 def tiny_sdxl(channels: Sequence[int] = (32, 64, 64), *, prediction_type: str = "epsilon", seed: int = 0,
-              depth: Sequence[int] = (1, 1, 2), text_widths: Sequence[int] = (32, 32)) -> StableDiffusionXLPipeline:
+              depth: Sequence[int] = (1, 1, 2), text_widths: Sequence[int] = (32, 32),
+              groups: int = 32) -> StableDiffusionXLPipeline:
     """An SDXL pipeline: three levels, attention on the lower two, two text encoders, size conditioning."""
     torch.manual_seed(seed)
     tokenizer = word_tokenizer()
@@ -74,8 +75,9 @@ def tiny_sdxl(channels: Sequence[int] = (32, 64, 64), *, prediction_type: str = 
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=tuple(depth), attention_head_dim=tuple(width // 16 for width in channels),
-        use_linear_projection=True, cross_attention_dim=sum(text_widths), addition_embed_type="text_time",
-        addition_time_embed_dim=32, projection_class_embeddings_input_dim=6 * 32 + text_widths[1])
+        use_linear_projection=True, norm_num_groups=groups, cross_attention_dim=sum(text_widths),
+        addition_embed_type="text_time", addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=6 * 32 + text_widths[1])
     return StableDiffusionXLPipeline(
         vae=tiny_vae(), unet=unet.eval(), scheduler=_scheduler(prediction_type), tokenizer=tokenizer,
         tokenizer_2=tokenizer,

@@ -1,0 +1,28 @@
+"""The bench measures what it says: whole runs in few steps, and nothing but runs within their time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bench.speed import whole_runs
+from bench.subject import Subject
+from bench.tiny import tiny_sdxl
+from omg_ext.diffusers import loras
+
+
+def test_whole_runs_evaluate_the_rows_of_the_cost_model_and_read_each_lora_file_once(tmp_path, monkeypatch):
+    readings: Counter[tuple[int, str]] = Counter()
+    load = loras.load_lora
+
+    def counted(pipe, path, field):
+        readings[id(pipe), path.name] += 1
+        return load(pipe, path, field)
+
+    monkeypatch.setattr(loras, "load_lora", counted)
+    subject = Subject(tiny_sdxl(), 64, tmp_path, 4)
+    exact = [row for row in whole_runs(subject, 6) if row.exactly is not None]
+    # one of six steps comes before the blend start: its rows of the second pass are the first pass's
+    assert [(row.value, row.met) for row in exact] == [(6 * 2 + 5 * (2 + 4), True)] * 2
+    # the five pipelines warm up first; a file that changed afterwards would be read again within a run's time
+    assert len(readings) == 5 * 2
+    assert set(readings.values()) == {1}
