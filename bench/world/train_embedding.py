@@ -1,7 +1,7 @@
 """Textual inversion on the small SDXL: ``python -m bench.world.train_embedding [--identity NAME]``.
 
 A word's vectors in both text encoders are all that is trained (arXiv 2208.01618). The word is the name of the file.
-A few minutes.
+Five minutes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from bench.world.pixels import latents
 from bench.world.tokens import tokenizer
 
 IDENTITY = "Azura"
-VECTORS = 4
-RECIPE = subjects.Recipe(steps=300, rows=12, learning_rate=3e-2)
+VECTORS = 8
+RECIPE = subjects.Recipe(steps=1200, rows=12, learning_rate=0.1)
 KEYS = ("clip_l", "clip_g")
 """The first and the second text encoder's vectors, in files for SDXL."""
 _PADDING = ("<|endoftext|>", "!")
