@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,7 @@ def random_lora(unet: nn.Module, rank: int, strength: float, seed: int) -> dict[
     return tensors
 
 
-def lora_paths(folder: Path) -> Mapping[str, Path]:
-    """The concepts' LoRA files by the names in the prompts' tags."""
-    return {name: folder / f"{name}.safetensors" for name in PROMPTS}
-
-
-def write_loras(unet: nn.Module, folder: Path, rank: int, strength: float) -> Mapping[str, Path]:
-    """A random LoRA file for each concept; their paths by the names in the prompts' tags."""
-    paths = lora_paths(folder)
-    for seed, path in enumerate(paths.values(), 1):
+def write_loras(unet: nn.Module, paths: Iterable[Path], rank: int, strength: float) -> None:
+    """A random LoRA file at each of the paths, see :func:`random_lora`."""
+    for seed, path in enumerate(paths, 1):
         save_file(random_lora(unet, rank, strength, seed), path)
-    return paths

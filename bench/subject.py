@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from bench.scene import PROMPT, lora_paths, request, write_loras
+from bench.scene import PROMPT, PROMPTS, request, write_loras
 from bench.tiny import tiny_sdxl, tiny_vae
 from omg_ext.diffusers import OMGPipeline
 
@@ -73,11 +73,11 @@ class Subject:
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)
         files = self.folder / f"rank-{self.rank}"
+        self.loras = {name: files / f"{name}.safetensors" for name in PROMPTS}
         # never written twice: a pipeline reads a file again that has changed, and that would be timed
         if not files.exists():
             files.mkdir(parents=True)
-            write_loras(self.pipe.unet, files, self.rank, 0.1)
-        self.loras = lora_paths(files)
+            write_loras(self.pipe.unet, self.loras.values(), self.rank, 0.1)
         self.pipeline = OMGPipeline(self.pipe, self.loras)
 
     def twin(self) -> Subject:

@@ -27,7 +27,7 @@ CROWD = ("Rusty", "Azura", "Biscuit", "Bolt", "Goldie")
 GUIDANCES = (3.0, 4.5, 6.0, 8.0, 11.0)
 BLEND_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 LAYOUTS = {"off": (0.0, 0.0), "cross": (1.0, 0.0), "self": (0.0, 0.4), "both": (1.0, 0.4)}
-OCCLUSIONS = (0.0, 0.3, 0.6)
+OCCLUSIONS = (0.0, 0.15, 0.3, 0.45, 0.6)
 # pictures of each cell that contact sheets show
 SHOWN = 6
 
