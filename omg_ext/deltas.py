@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,7 +51,7 @@ class LowRankDelta:
         else:
             hidden = like(F.linear(x, self.down), y)
             if y.is_contiguous():
-                _add_product(y.view(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), self.up)
+                y.view(-1, y.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), self.up.t())
             else:
                 y += F.linear(hidden, self.up)
 
@@ -83,19 +82,6 @@ class WeightDelta:
         if self.bias is not None:
             self.bias = like(self.bias, x)
         y += like(_apply(layer, x, self.weight, self.bias), y)
-
-
-def _add_product(y: Tensor, hidden: Tensor, up: Tensor) -> None:
-    """y += hidden @ up.T in place, for y [T, out], hidden [T, r] and up [out, r]."""
-    blocks = 0
-    if y.device.type == "cpu" and y.dtype == torch.float32 and up.shape[1] <= 8 and y.shape[1] % 512 == 0:
-        # rows this far apart evict each other from a CPU's cache while a thin product is added to all of them;
-        # added to sixteen at a time it takes a third of the time
-        blocks = len(y) // 16
-    if blocks:
-        in_blocks = [tensor[:16 * blocks].unflatten(0, (blocks, 16)) for tensor in (y, hidden)]
-        in_blocks[0].baddbmm_(in_blocks[1], up.t().expand(blocks, -1, -1))
-    y[16 * blocks:].addmm_(hidden[16 * blocks:], up.t())
 
 
 def _conv(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -21,8 +21,6 @@ from tests.webui.networks import KINDS, RANK, randomise
 LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(16, 24), (5, 7, 16)),
     "linear without tokens": (lambda: nn.Linear(16, 24, bias=False), (5, 16)),
-    "linear with long rows": (lambda: nn.Linear(16, 512), (5, 17, 16)),
-    "linear with few long rows": (lambda: nn.Linear(16, 512), (5, 16)),
     "conv": (lambda: nn.Conv2d(16, 24, 3, padding=1), (5, 16, 6, 8)),
     "conv 1x1": (lambda: nn.Conv2d(16, 24, 1), (5, 16, 6, 8)),
     "strided conv": (lambda: nn.Conv2d(16, 24, 3, stride=2, padding=1), (5, 16, 6, 8)),
