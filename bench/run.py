@@ -18,7 +18,6 @@ from bench.memory import left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
 from bench.table import Row, formatted, hardware, save
-from bench.tiny import tiny_sdxl
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,6 +42,7 @@ def main() -> None:
     diffusers.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     size, steps = (1024 if args.gpu else 512), 50
+    small = size // 2 if args.gpu else 64
     repeats, runs = 9, 50
     if args.quick:
         size, steps, repeats, runs = size // 4, 10, 3, 10
@@ -60,8 +60,7 @@ def main() -> None:
         subject = Subject(model, size, Path(folder), rank)
         about = f"random SDXL-shaped UNet of {subject.parameters / 1e6:.3g} M parameters, {subject.pipe.unet.dtype}"
         print(f"{hardware()}; {about}")
-        # what is left behind does not depend on the width, and there are hundreds of these runs
-        little = replace(subject, size=size // 2) if args.gpu else Subject(tiny_sdxl(), 64, Path(folder, "narrow"), 4)
+        little = replace(subject, size=small)
         report(left_behind("small runs", lambda: little.omg(4), runs))
         report(left_behind("small runs without LoRAs", lambda: little.omg(4, tags=False), runs))
         report(left_behind("readings of both LoRA files", lambda: read_loras(little), runs))

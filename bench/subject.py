@@ -76,7 +76,7 @@ class Subject:
         self.loras = {name: files / f"{name}.safetensors" for name in PROMPTS}
         # never written twice: a pipeline reads a file again that has changed, and that would be timed
         if not files.exists():
-            files.mkdir(parents=True)
+            files.mkdir()
             write_loras(self.pipe.unet, self.loras.values(), self.rank, 0.1)
         self.pipeline = OMGPipeline(self.pipe, self.loras)
 
