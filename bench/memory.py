@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from bench.speed import steps_before
 from bench.subject import Subject
 from bench.table import Row
-from omg_ext.hooks import Hooks
-from omg_ext.query_store import QueryStore
 from omg_ext.request import Layout
+from omg_ext.unet.patches import Hooks
+from omg_ext.unet.query_store import QueryStore
 
 MIB = 2**20
 _RUNS_PER_READING = 5

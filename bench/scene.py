@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from omg_ext.masks import encode_mask
+from omg_ext.comprehension.masks import encode_mask
 
 PROMPT = "photo of a man and a woman in the park"
 PROMPTS = {"man": "photo of sks man wearing a red hat", "woman": "photo of an old woman"}

@@ -12,9 +12,9 @@ from bench.scene import PROMPTS
 from bench.subject import BLEND_START, Subject
 from bench.table import Row
 from bench.timing import Runner, Turns, median_seconds, now
-from omg_ext.deltas import LowRankDelta
 from omg_ext.diffusers.loras import load_lora, scaled
-from omg_ext.rows import RowNetworks
+from omg_ext.unet.deltas import LowRankDelta
+from omg_ext.unet.networks import RowNetworks
 
 K = len(PROMPTS)
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.tiny import tiny_sd15, tiny_sdxl
+from omg_ext.comprehension.masks import encode_mask
 from omg_ext.diffusers import OMGOutput, OMGPipeline
-from omg_ext.masks import encode_mask
 from tests.webui.networks import RANK, State, make_network, save
 
 # on models of this size threads only get in each other's way

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omg_ext.architecture import architecture_of, wrong_architecture
+from omg_ext.request.architecture import architecture_of, wrong_architecture
 
 KOHYA_UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 KOHYA_SGM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"

@@ -26,8 +26,8 @@ from omg_ext.comprehension import (
     token_positions,
 )
 from omg_ext.comprehension.assign import assign, distinct_phrases, find_masks
+from omg_ext.comprehension.masks import encode_mask, resize
 from omg_ext.errors import OMGError
-from omg_ext.masks import encode_mask, resize
 from omg_ext.request import Concept, Where
 
 

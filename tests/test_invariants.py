@@ -18,9 +18,9 @@ from torch import Tensor
 import omg_ext.diffusers.pipeline
 from omg_ext.diffusers import OMGPipeline, PromptEmbeds
 from omg_ext.errors import OMGError
-from omg_ext.layout import LayoutPreservation
-from omg_ext.query_store import Entry, QueryStore
 from omg_ext.request import Layout
+from omg_ext.unet.layout import LayoutPreservation
+from omg_ext.unet.query_store import Entry, QueryStore
 from tests.diffusers_host import (
     KEY_FORMATS,
     LATENT,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omg_ext.layout import LayoutPreservation
-from omg_ext.query_store import Entry, QueryStore, size_of
 from omg_ext.request import Layout
+from omg_ext.unet.layout import LayoutPreservation
+from omg_ext.unet.query_store import Entry, QueryStore, size_of
 
 ROOM = 2**20
 CPU = torch.device("cpu")

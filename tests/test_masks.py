@@ -15,8 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from omg_ext.errors import OMGError
-from omg_ext.masks import (
+from omg_ext.comprehension.masks import (
     blend_weights,
     box_mask,
     decode_mask,
@@ -27,6 +26,7 @@ from omg_ext.masks import (
     shrink_mask_text,
     to_latent_grid,
 )
+from omg_ext.errors import OMGError
 
 FIELD = "concepts[0].where.mask"
 sizes = st.integers(1, 24)

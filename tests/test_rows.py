@@ -12,10 +12,10 @@ import torch
 from lycoris.modules.locon import LoConModule
 from torch import Tensor, nn
 
-from omg_ext.deltas import Delta, DeltaSum, LowRankDelta, WeightDelta
 from omg_ext.errors import OMGError
-from omg_ext.hooks import Hooks, batch_rows
-from omg_ext.rows import ConceptConditioning, ConceptPredictor, RowNetworks
+from omg_ext.unet.deltas import Delta, DeltaSum, LowRankDelta, WeightDelta
+from omg_ext.unet.networks import ConceptConditioning, ConceptPredictor, RowNetworks
+from omg_ext.unet.patches import Hooks, batch_rows
 from tests.webui.networks import KINDS, RANK, randomise
 
 LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {

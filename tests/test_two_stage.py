@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omg_ext.layout import LayoutPreservation
-from omg_ext.noise import NoiseSnapshot
-from omg_ext.query_store import QueryStore
+from omg_ext.passes.noise import NoiseSnapshot
+from omg_ext.passes.taps import FirstPass, SecondPass, append_rows
 from omg_ext.request import Layout
-from omg_ext.two_stage import FirstPass, SecondPass, append_rows
+from omg_ext.unet.layout import LayoutPreservation
+from omg_ext.unet.query_store import QueryStore
 
 
 class UNet(nn.Module):

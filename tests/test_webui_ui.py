@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from omg_ext.comprehension.masks import decode_mask, encode_mask
 from omg_ext.errors import OMGError
-from omg_ext.masks import decode_mask, encode_mask
 from omg_ext.request import Concept, Request, Where, parse_request
 from omg_ext.webui.fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES, arg_count, args_from_request, request_from_args
 from omg_ext.webui.infotext import KEY, infotext_value, paste_fields

@@ -31,8 +31,8 @@ from bench.world import (
 from bench.world.captions import RARE_WORDS
 from bench.world.diffusion import Conditioning, denoising_loss, encode
 from bench.world.train_unet import Examples
-from omg_ext.architecture import architecture_of
 from omg_ext.diffusers.loras import load_lora
+from omg_ext.request.architecture import architecture_of
 
 TRIGGERS = [identity.trigger for identity in IDENTITIES.values()]
 BRIEF = subjects.Recipe(steps=6, rows=4, learning_rate=3e-3, warmup=1)

@@ -19,9 +19,9 @@ from bench.world import detector
 from bench.world.casts import Cast
 from bench.world.regional import regional_attention
 from omg_ext.comprehension import FirstPass
+from omg_ext.comprehension.places import find_regions
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.diffusers.prompts import encode
-from omg_ext.regions import find_regions
 from omg_ext.request import parse_request
 
 Pictures = npt.NDArray[np.uint8]

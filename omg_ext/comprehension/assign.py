@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import UNSET
 
-from ..masks import FloatArray, box_mask, decode_mask, resize
 from ..request import Concept, Where
 from .base import Detector, FirstPass, Instance
+from .masks import FloatArray, box_mask, decode_mask, resize
 
 # how far beside an instance a point may lie and still mean it, in picture widths
 POINT_REACH = 0.05

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..errors import OMGError
-from ..hooks import Hooks
-from ..masks import resize
+from ..unet.patches import Hooks
 from .base import FirstPass, Instance
+from .masks import resize
 
 # components of a thresholded heat map smaller than these are specks
 MIN_SHARE_OF_LARGEST = 0.1

@@ -12,9 +12,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..architecture import wrong_architecture
-from ..deltas import Delta, LowRankDelta
 from ..errors import OMGError
+from ..request.architecture import wrong_architecture
+from ..unet.deltas import Delta, LowRankDelta
 
 _ADAPTER = "omg"
 _NOT_LOW_RANK = ("hada_", "lokr_", "oft_", "dora_scale", "lora_magnitude_vector", "on_input", ".diff", "w_norm",

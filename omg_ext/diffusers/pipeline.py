@@ -14,12 +14,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
-from ..deltas import Delta, DeltaSum
+from ..comprehension.places import check_given
 from ..errors import OMGError
-from ..query_store import QueryStore
-from ..regions import check_given
 from ..request import Layout, Request, parse_request
-from ..tags import Tag, parse_tags
+from ..request.tags import Tag, parse_tags
+from ..unet.deltas import Delta, DeltaSum
+from ..unet.query_store import QueryStore
 from .loras import LoraFiles, Source, scaled
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 from .run import Run, Sampler, decode

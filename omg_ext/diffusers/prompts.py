@@ -12,9 +12,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..comprehension import token_positions
-from ..deltas import Delta
 from ..errors import OMGError
-from ..rows import ConceptConditioning, RowNetworks
+from ..unet.deltas import Delta
+from ..unet.networks import ConceptConditioning, RowNetworks
 
 
 @dataclass

@@ -15,13 +15,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..comprehension import FirstPass as ComprehendedPicture
-from ..layout import LayoutPreservation
-from ..noise import NoiseSnapshot
-from ..query_store import QueryStore
-from ..regions import Regions, class_token_attention, find_regions
+from ..comprehension.places import Regions, class_token_attention, find_regions
+from ..passes.noise import NoiseSnapshot
+from ..passes.taps import FirstPass, Pass, SecondPass
 from ..request import Request
-from ..rows import ConceptConditioning, ConceptPredictor, Networks, RowNetworks
-from ..two_stage import FirstPass, Pass, SecondPass
+from ..unet.layout import LayoutPreservation
+from ..unet.networks import ConceptConditioning, ConceptPredictor, Networks, RowNetworks
+from ..unet.query_store import QueryStore
 from .prompts import phrase_positions
 
 Denoise = Callable[[Tensor, Tensor], Tensor]

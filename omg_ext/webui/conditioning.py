@@ -10,7 +10,7 @@ from modules import devices, prompt_parser, sd_samplers, shared
 from torch import Tensor
 
 from ..comprehension.attention import token_positions
-from ..rows import ConceptConditioning
+from ..unet.networks import ConceptConditioning
 
 
 @dataclass

@@ -11,8 +11,8 @@ from modules import sd_samplers_common
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 from torch import Tensor
 
-from ..rows import ConceptPrediction, ConceptPredictor
-from ..two_stage import FirstPass, Pass, SecondPass
+from ..passes.taps import FirstPass, Pass, SecondPass
+from ..unet.networks import ConceptPrediction, ConceptPredictor
 from .conditioning import EncodedPrompts, as_host_conditioning
 
 

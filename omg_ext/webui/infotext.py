@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..masks import shrink_mask_text
+from ..comprehension.masks import shrink_mask_text
 from ..request import Request, Where
 from .fields import request_text
 

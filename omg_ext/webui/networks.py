@@ -15,10 +15,10 @@ from network_lora import NetworkModuleLora
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..architecture import wrong_architecture
-from ..deltas import Delta, DeltaSum, LowRankDelta, WeightDelta
 from ..errors import OMGError
-from ..tags import Tag
+from ..request.architecture import wrong_architecture
+from ..request.tags import Tag
+from ..unet.deltas import Delta, DeltaSum, LowRankDelta, WeightDelta
 
 UNET_PREFIX = "diffusion_model_"
 

@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..comprehension import FirstPass as ComprehendedPicture
+from ..comprehension.places import HeatOf, Regions, check_given, class_token_attention, find_regions, latent_weights
 from ..errors import OMGError
-from ..layout import LayoutPreservation
-from ..noise import NoiseSnapshot
-from ..query_store import QueryStore
-from ..regions import HeatOf, Regions, check_given, class_token_attention, find_regions, latent_weights
+from ..passes.noise import NoiseSnapshot
+from ..passes.taps import FirstPass, SecondPass
 from ..request import Layout, Request
-from ..rows import ConceptPredictor, Networks, RowNetworks
-from ..tags import parse_tags
-from ..two_stage import FirstPass, SecondPass
+from ..request.tags import parse_tags
+from ..unet.layout import LayoutPreservation
+from ..unet.networks import ConceptPredictor, Networks, RowNetworks
+from ..unet.query_store import QueryStore
 from . import settings
 from .conditioning import EncodedPrompts, encode, phrase_positions
 from .denoiser import Concepts, first_pass, second_pass

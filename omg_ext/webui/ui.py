@@ -13,8 +13,8 @@ import numpy as np
 from modules.ui_components import FormRow, InputAccordion
 
 from ..comprehension import DETECTORS
+from ..comprehension.masks import decode_mask
 from ..errors import OMGError
-from ..masks import decode_mask
 from ..request import parse_request
 from . import infotext, settings
 from .fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES, Field, args_from_request, concept_count, request_from_args

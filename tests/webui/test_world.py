@@ -20,8 +20,8 @@ from torch import Tensor
 from bench.world import checkpoint, model, train_embedding, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.readers import FigureReader, IdentityReader, references
+from omg_ext.comprehension.masks import decode_mask, encode_mask
 from omg_ext.diffusers import OMGPipeline
-from omg_ext.masks import decode_mask, encode_mask
 from tests.webui.host import CHECKPOINTS, WORLD, Result, WebUI, distance
 
 pytestmark = [pytest.mark.webui,

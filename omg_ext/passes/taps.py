@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .layout import LayoutPreservation
-from .query_store import Entry
+from ..unet.layout import LayoutPreservation
+from ..unet.query_store import Entry
 
 EvaluateGlobal = Callable[[Tensor, Tensor, Any], Tensor]
 """The host's UNet evaluation of global rows: ``(x [n, C, h, w], t [n], conditioning) -> output [n, C, h, w]``"""

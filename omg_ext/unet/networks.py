@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import OMGError
 from .deltas import Delta
-from .errors import OMGError
-from .hooks import Hooks, batch_rows
+from .patches import Hooks, batch_rows
 
 Conditioning = Mapping[str, Tensor]
 """Tensors with one leading row dimension, by the host's names (e.g. ``crossattn`` and ``vector``)."""

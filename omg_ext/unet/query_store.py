@@ -27,7 +27,7 @@ class Entry:
 class QueryStore:
     """Keeps entries on the device while they fit its budget, then in host memory, then not at all.
 
-    An entry that is not kept is recomputed in the second pass (see :mod:`omg_ext.two_stage`).
+    An entry that is not kept is recomputed in the second pass (see :mod:`omg_ext.passes.taps`).
 
     Attributes:
         device_budget: bytes on the device that the UNet runs on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from .errors import OMGError
+from ..errors import OMGError
 
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _KINDS = ("lora", "lyco")

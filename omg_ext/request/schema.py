@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType, field
 
-from .errors import OMGError
+from ..errors import OMGError
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SmallFraction = Annotated[float, Meta(ge=0.0, le=0.5)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .errors import OMGError
+from ..errors import OMGError
 
 _METADATA = {"sdxl": "SDXL", "sd_xl": "SDXL", "stable-diffusion-xl": "SDXL", "sd_v1": "SD 1.x", "sd_1": "SD 1.x",
              "stable-diffusion-v1": "SD 1.x", "sd_v2": "SD 2.x", "stable-diffusion-v2": "SD 2.x", "sd3": "SD 3",

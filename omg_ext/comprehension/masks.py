@@ -21,7 +21,7 @@ from scipy import ndimage
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from .errors import OMGError
+from ..errors import OMGError
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .hooks import Hooks, batch_rows, modules_named
+from ..request import Layout
+from .patches import Hooks, batch_rows, modules_named
 from .query_store import Entry, QueryStore, Tensors, size_of
-from .request import Layout
 
 
 class LayoutPreservation(Hooks):

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import two_stage
-from .comprehension import AttentionRecorder, FirstPass, get_detector
-from .comprehension.assign import find_masks, given_mask
-from .errors import OMGError
+from ..errors import OMGError
+from ..passes import taps as two_stage
+from ..request import Concept, Request
+from . import AttentionRecorder, FirstPass, get_detector
+from .assign import find_masks, given_mask
 from .masks import blend_weights, is_vanished, refine, to_latent_grid
-from .request import Concept, Request
 
 HeatOf = Callable[[int, str], np.ndarray | None]
 """``(picture of the batch, phrase) -> attention heat map [h, w]``, or None if the phrase is not in the prompt"""
