@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from ..errors import OMGError
-from .attention import AttentionDetector, AttentionRecorder, token_positions
-from .base import Detector, FirstPass, Instance
+from .attention import AttentionDetector
+from .base import Detector, FirstPicture, Instance
 
-__all__ = ["DETECTORS", "AttentionDetector", "AttentionRecorder", "Detector", "FirstPass", "Instance", "get_detector",
-           "token_positions"]
+__all__ = ["DETECTORS", "AttentionDetector", "Detector", "FirstPicture", "Instance", "get_detector"]
 
 DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AttentionDetector(),)}
 

@@ -8,30 +8,24 @@ import numpy as np
 from msgspec import UNSET
 
 from ..request import Concept, Where
-from .base import Detector, FirstPass, Instance
+from .base import Detector, FirstPicture, Instance
 from .masks import FloatArray, box_mask, decode_mask, resize
 
 # how far beside an instance a point may lie and still mean it, in picture widths
 POINT_REACH = 0.05
 
 
-def find_masks(concepts: Sequence[Concept], detector: Detector, first_pass: FirstPass, height: int,
-               width: int) -> list[FloatArray | None]:
-    """Each concept's mask, float32 ``[height, width]``: given by its box or mask, else found; None is not found.
-
-    Raises:
-        OMGError: a given mask cannot be read; the message names ``concepts[i].where.mask``.
-    """
-    masks = [given_mask(concept.where, f"concepts[{index}].where.mask", height, width)
-             for index, concept in enumerate(concepts)]
+def find_instances(concepts: Sequence[Concept], detector: Detector, picture: FirstPicture) -> list[Instance | None]:
+    """What each concept is given of what the detector sees; None is not found, or not looked for."""
+    chosen: list[Instance | None] = [None] * len(concepts)
     wanted = [index for index, concept in enumerate(concepts) if concept.needs_detection]
     if wanted:
         sought = [concepts[index] for index in wanted]
         phrases = distinct_phrases(sought)
-        found = assign(sought, phrases, detector.find(first_pass, phrases))
+        found = assign(sought, phrases, detector.find(picture, phrases))
         for index, instance in zip(wanted, found, strict=True):
-            masks[index] = None if instance is None else resize(instance.mask, height, width)
-    return masks
+            chosen[index] = instance
+    return chosen
 
 
 def distinct_phrases(concepts: Sequence[Concept]) -> list[str]:

@@ -33,7 +33,7 @@ class Instance:
 
 
 @dataclass(frozen=True, eq=False)
-class FirstPass:
+class FirstPicture:
     """What the first pass leaves for one picture. Both callables are asked only by detectors that need them.
 
     Attributes:
@@ -53,7 +53,7 @@ class Detector(Protocol):
 
     Attributes:
         name: what the request's field ``detector`` calls it.
-        needs_attention: whether the first pass has to record cross-attention for ``FirstPass.heat``.
+        needs_attention: whether the first pass has to record cross-attention for ``FirstPicture.heat``.
     """
 
     @property
@@ -62,6 +62,6 @@ class Detector(Protocol):
     @property
     def needs_attention(self) -> bool: ...
 
-    def find(self, first_pass: FirstPass, phrases: Sequence[str]) -> list[list[Instance]]:
+    def find(self, picture: FirstPicture, phrases: Sequence[str]) -> list[list[Instance]]:
         """The instances of each of the distinct ``phrases``, best first; no place belongs to two of them."""
         ...

@@ -1,24 +1,35 @@
-"""LoRA files as row-wise networks. Diffusers and PEFT read them, in kohya's, diffusers' and PEFT's key formats."""
+"""LoRA files as row-wise networks. Diffusers knows the key formats: kohya's, its own and PEFT's."""
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
 from diffusers import DiffusionPipeline
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import OMGError
 from ..request.architecture import wrong_architecture
-from ..unet.deltas import Delta, LowRankDelta
+from ..unet.deltas import Deltas, LowRank
 
-_ADAPTER = "omg"
 _NOT_LOW_RANK = ("hada_", "lokr_", "oft_", "dora_scale", "lora_magnitude_vector", "on_input", ".diff", "w_norm",
                  "a1.weight", "lora_mid")
+_PARTS = ("unet", "text_encoder", "text_encoder_2")
+State = dict[str, Tensor]
+Config = Mapping[str, Any]
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 Source = str | Path | Mapping[str, str | Path]
@@ -26,10 +37,15 @@ Source = str | Path | Mapping[str, str | Path]
 
 
 class LoRA(NamedTuple):
-    """One file's layers, by the module they act on, with multiplier 1."""
+    """One file's layers with multiplier 1, by the names of the models' modules.
 
-    unet: dict[nn.Module, LowRankDelta]
-    text_encoders: dict[nn.Module, LowRankDelta]
+    Attributes:
+        unet: of the UNet.
+        text_encoders: of the text encoders, with the encoder's name in front.
+    """
+
+    unet: dict[str, LowRank]
+    text_encoders: dict[str, LowRank]
 
 
 class LoraFiles:
@@ -41,7 +57,7 @@ class LoraFiles:
 
     def __init__(self, source: Source | None):
         self._source = source if source is not None else "."
-        self._read: dict[Path, tuple[tuple[int, ...], LoRA]] = {}
+        self._read: dict[Path, tuple[int, list[weakref.ref[nn.Module]], LoRA]] = {}
 
     def load(self, pipe: DiffusionPipeline, name: str, field: str) -> LoRA:
         """The LoRA of that name for the models of ``pipe``, which stay as they are.
@@ -52,11 +68,12 @@ class LoraFiles:
         path = self._path(name, field)
         if not path.is_file():
             raise OMGError(field, f"there is no LoRA file {path}")
-        stamp = (path.stat().st_mtime_ns, *map(id, _parts(pipe)))
-        known, lora = self._read.get(path, (None, None))
-        if lora is None or known != stamp:
-            lora = load_lora(pipe, path, field)
-            self._read[path] = (stamp, lora)
+        changed, models = path.stat().st_mtime_ns, list(parts_of(pipe).values())
+        known = self._read.get(path)
+        if known is not None and known[0] == changed and [model() for model in known[1]] == models:
+            return known[2]
+        lora = load_lora(pipe, path, field)
+        self._read[path] = (changed, [weakref.ref(model) for model in models], lora)
         return lora
 
     def _path(self, name: str, field: str) -> Path:
@@ -68,16 +85,33 @@ class LoraFiles:
         return Path(self._source[name])
 
 
-def scaled(layers: Mapping[nn.Module, LowRankDelta], multiplier: float, dyn: int | None) -> dict[nn.Module, Delta]:
-    """The layers at a multiplier, cut to rank ``dyn``. Weights are shared, not copied."""
+def parts_of(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The models that LoRA files act on, by name: the UNet first, then the text encoders."""
+    return {name: part for name in _PARTS if (part := getattr(pipe, name, None)) is not None}
+
+
+def on_unet(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.0, dyn: int | None = None) -> Deltas:
+    """A LoRA's layers in the UNet at a multiplier, cut to rank ``dyn``. Weights are shared, not copied."""
+    return _scaled(_base_layers(pipe.unet), lora.unet, multiplier, dyn)
+
+
+def on_text_encoders(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.0, dyn: int | None = None) -> Deltas:
+    """The same in the text encoders."""
+    layers = {f"{part}.{name}": layer for part, model in parts_of(pipe).items() if part != "unet"
+              for name, layer in _base_layers(model).items()}
+    return _scaled(layers, lora.text_encoders, multiplier, dyn)
+
+
+def _scaled(modules: Mapping[str, nn.Module], layers: Mapping[str, LowRank], multiplier: float,
+            dyn: int | None) -> Deltas:
     if not multiplier:
         return {}
-    return {layer: LowRankDelta(delta.down[:dyn], delta.up[:, :dyn], delta.scale * multiplier)
-            for layer, delta in layers.items()}
+    return {modules[name]: LowRank(source.down[:dyn], source.up[:, :dyn], source.scale * multiplier)
+            for name, source in layers.items()}
 
 
 def load_lora(pipe: DiffusionPipeline, path: Path, field: str) -> LoRA:
-    """Read a LoRA file through diffusers, which knows the key formats, and leave the pipeline as it was.
+    """Read a LoRA file; the pipeline is only looked at.
 
     Raises:
         OMGError: the file is broken, of an unsupported kind or made for another architecture.
@@ -86,25 +120,103 @@ def load_lora(pipe: DiffusionPipeline, path: Path, field: str) -> LoRA:
     if any(mark in key for key in shapes for mark in _NOT_LOW_RANK):
         raise OMGError(field, f"{path.name} is not a plain LoRA or LoCon; in diffusers only those work (the web UI "
                               "loads the other kinds too)")
-    had_adapters = any(isinstance(module, LoraLayer) for part in _parts(pipe) for module in part.modules())
+    loaded = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 1.x"
+    wrong = wrong_architecture(field, path.name, shapes, metadata, loaded)
     try:
-        if any(key.endswith(".alpha") for key in shapes):
-            pipe.load_lora_weights(_without_alpha(load_file(path)), adapter_name=_ADAPTER)
-        else:
-            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=_ADAPTER,
-                                   local_files_only=True)
-        unet, *text_encoders = [_layers(part) for part in _parts(pipe)]
-        lora = LoRA(unet, {layer: delta for layers in text_encoders for layer, delta in layers.items()})
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise _wrong_architecture(pipe, path, field, shapes, metadata) from error
-    finally:
-        if had_adapters:
-            pipe.delete_adapters(_ADAPTER)
-        else:
-            pipe.unload_lora_weights()
-    if not lora.unet and not lora.text_encoders:
-        raise _wrong_architecture(pipe, path, field, shapes, metadata)
-    return lora
+        found = _by_part(pipe, path, shapes)
+    except (ValueError, KeyError) as error:  # keys that no format has
+        raise wrong from error
+    fitting: dict[str, dict[str, LowRank]] = {}
+    for part, model in parts_of(pipe).items():
+        layers = _base_layers(model)
+        known = {name: source for name, source in found.get(part, {}).items() if name in layers}
+        if (found.get(part) and not known) or not all(_fits(layers[name], known[name]) for name in known):
+            raise wrong
+        fitting[part] = {name: _shaped(source, layers[name]) for name, source in known.items()}
+    if not any(fitting.values()):
+        raise wrong
+    return LoRA(fitting.pop("unet"), {f"{part}.{name}": source for part, sources in fitting.items()
+                                      for name, source in sources.items()})
+
+
+def _by_part(pipe: DiffusionPipeline, path: Path, shapes: Mapping[str, Any]) -> dict[str, dict[str, LowRank]]:
+    """The file's layers by the models that they are for."""
+    state, config = _in_diffusers_keys(pipe, path, shapes)
+    return {part: _layers_of(part, state, config) for part in parts_of(pipe)
+            if any(key.startswith(f"{part}.") for key in state)}
+
+
+def _in_diffusers_keys(pipe: DiffusionPipeline, path: Path, shapes: Mapping[str, Any]) -> tuple[State, Config]:
+    """The file's tensors by diffusers' keys, and what the file says of ranks and alphas."""
+    options = {"unet_config": pipe.unet.config} if hasattr(pipe, "text_encoder_2") else {}
+    if any(key.endswith(".alpha") for key in shapes):
+        state, _, config = pipe.lora_state_dict(_without_alpha(load_file(path)), return_lora_metadata=True, **options)
+    else:
+        state, _, config = pipe.lora_state_dict(str(path.parent), weight_name=path.name, local_files_only=True,
+                                                return_lora_metadata=True, **options)
+    return state, config or {}
+
+
+def _layers_of(part: str, state: State, config: Config) -> dict[str, LowRank]:
+    """One model's layers, by PEFT's names, which are those of the model's modules."""
+    own = {key.removeprefix(f"{part}."): tensor for key, tensor in state.items() if key.startswith(f"{part}.")}
+    if part == "unet":
+        own = own if any("lora_A" in key for key in own) else convert_unet_state_dict_to_peft(own)
+    else:
+        own = convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
+    settings = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
+    return {key.removesuffix(_DOWN): LowRank(own[key], own[key.removesuffix(_DOWN) + _UP],
+                                             _scale(key.removesuffix(_DOWN), settings))
+            for key in own if key.endswith(_DOWN)}
+
+
+def _scale(layer: str, settings: Config) -> float:
+    """alpha / rank, or alpha / sqrt(rank) (rsLoRA), as PEFT's settings in the file have it."""
+    if "lora_alpha" not in settings:
+        return 1.0
+    ranks, alphas = settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}
+    rank = _matching(ranks, layer, settings["r"])
+    alpha = _matching(alphas, layer, settings["lora_alpha"])
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _matching(patterns: Mapping[str, float], layer: str, default: float) -> float:
+    """The value of the pattern that the layer's name ends in."""
+    return patterns.get(get_pattern_key(patterns, layer), default)
+
+
+def _base_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's Linear and Conv2d layers, those that adapters of the user's wrap by their wrappers' names.
+
+    Older files and versions of transformers have the text encoder's layers in ``text_model``.
+    """
+    layers: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".base_layer" not in name:
+            layers[name] = layer
+            layers.setdefault(f"text_model.{name.removeprefix('text_model.')}", layer)
+    return layers
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return tuple(layer.weight.shape)
+
+
+def _fits(layer: nn.Module, source: LowRank) -> bool:
+    """Whether the factors' product has the shape of the layer's weight; a 1x1 kernel counts as none."""
+    shape = (source.up.shape[0], *source.down.shape[1:])
+    wanted = _shape(layer)
+    return source.up.shape[1] == source.down.shape[0] and shape[:2] == wanted[:2] and (
+        shape[2:] == wanted[2:] or all(size == 1 for size in (*shape[2:], *wanted[2:])))
+
+
+def _shaped(source: LowRank, layer: nn.Module) -> LowRank:
+    """The factors as the layer takes them: [r, in] for a Linear, [r, in, kh, kw] for a convolution."""
+    ones = (1, 1) if isinstance(layer, nn.Conv2d) else ()
+    kernel = source.down.shape[2:] if ones and source.down.dim() == 4 else ones
+    return LowRank(source.down.reshape(*source.down.shape[:2], *kernel), source.up.reshape(*source.up.shape[:2], *ones),
+                   source.scale)
 
 
 def _without_alpha(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,27 +229,9 @@ def _without_alpha(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _parts(pipe: DiffusionPipeline) -> list[nn.Module]:
-    """The UNet first, then the text encoders."""
-    names = ("unet", "text_encoder", "text_encoder_2")
-    return [part for part in (getattr(pipe, name, None) for name in names) if part is not None]
-
-
-def _layers(part: nn.Module) -> dict[nn.Module, LowRankDelta]:
-    return {module.get_base_layer(): LowRankDelta(module.lora_A[_ADAPTER].weight.detach(),
-                                                  module.lora_B[_ADAPTER].weight.detach(), module.scaling[_ADAPTER])
-            for module in part.modules() if isinstance(module, LoraLayer) and _ADAPTER in module.lora_A}
-
-
 def _header(path: Path, field: str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return {key: file.get_slice(key).get_shape() for key in list(file.keys())}, file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise OMGError(field, f"{path.name} is not a readable safetensors file: {error}") from None
-
-
-def _wrong_architecture(pipe: DiffusionPipeline, path: Path, field: str, shapes: Mapping[str, Any],
-                        metadata: Mapping[str, str]) -> OMGError:
-    loaded = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 1.x"
-    return wrong_architecture(field, path.name, shapes, metadata, loaded)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,17 +16,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
-from ..comprehension.places import check_given
 from ..errors import OMGError
+from ..passes.session import Drawn, Memory, Session
 from ..request import Layout, Request, parse_request
-from ..request.tags import Tag, parse_tags
-from ..unet.deltas import Delta, DeltaSum
-from ..unet.query_store import QueryStore
-from .loras import LoraFiles, Source, scaled
+from ..request.tags import parse_tags
+from ..unet.evaluator import RowLimit
+from .concepts import Loader, networks
+from .host import DiffusersHost, decode
+from .loras import LoraFiles, Source
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
-from .run import Run, Sampler, decode
 
-Network = dict[nn.Module, Delta]
+# runs on one model take turns: the scheduler's progress, the autoencoder's dtype and the UNet's hooks are shared
+_LOCKS: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
 
 
 @dataclass
@@ -63,8 +66,8 @@ class OMGPipeline:
     def __init__(self, pipe: DiffusionPipeline, loras: Source | None = None, *, device_budget: int = 2 << 30,
                  host_budget: int = 8 << 30, rows_per_call: int = 0):
         self.pipe = pipe
-        self._loras = LoraFiles(loras)
-        self.device_budget, self.host_budget, self.rows_per_call = device_budget, host_budget, rows_per_call
+        self._files = LoraFiles(loras)
+        self._memory = Memory(device_budget, host_budget, concept_rows=RowLimit(rows_per_call))
 
     @classmethod
     def from_folder(cls, folder: str | Path, loras: Source | None = None, *,
@@ -79,7 +82,7 @@ class OMGPipeline:
                  concept_embeds: Mapping[int, PromptEmbeds] | None = None, steps: int = 50, cfg_scale: float = 7.5,
                  height: int | None = None, width: int | None = None, batch_size: int = 1, seed: int = 0,
                  latents: Tensor | None = None, eta: float = 0.0, output_type: str = "pil") -> OMGOutput:
-        """Generate.
+        """Generate. Calls on one model, from several threads too, take turns.
 
         Args:
             request: concepts and options, see :class:`omg_ext.request.Request`; one that is not enabled gives the
@@ -104,38 +107,33 @@ class OMGPipeline:
         """
         request = parse_request(request)
         if not request.enabled:
-            request = Request(concepts=[], layout=Layout(cross=0, self_=0))
+            request = Request(concepts=(), layout=Layout(cross=0, self_=0))
         if prompt is None and prompt_embeds is None:
             raise OMGError("prompt", "give the global prompt or prompt_embeds")
         factor = self.pipe.vae_scale_factor
         if latents is not None:
             batch_size, height, width = len(latents), latents.shape[2] * factor, latents.shape[3] * factor
-        height, width = self._side(height, "height"), self._side(width, "width")
-        check_given(request, (height, width), (height // factor, width // factor))
-
-        text, style = self._global_networks(prompt)
-        embeds = prompt_embeds or encode(self.pipe, text, negative_prompt, [te for _, te in style])
-        loaded = [self._concept(index, request, style, negative_prompt, (concept_embeds or {}).get(index))
-                  for index in range(len(request.concepts))]
-        check_embeds(self.pipe, embeds, "prompt_embeds", cfg_scale > 1)
-        for index, (concept, (_, own)) in enumerate(zip(request.concepts, loaded, strict=True)):
-            scale = cfg_scale if concept.cfg_scale is None else concept.cfg_scale
-            check_embeds(self.pipe, own, f"concept_embeds[{index}]", scale > 1)
-        ids = time_ids(height, width, embeds)
+        size = self._side(height, "height"), self._side(width, "width")
         generators = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch_size)]
-        if latents is None:
-            shape = (batch_size, self.pipe.unet.config.in_channels, height // factor, width // factor)
-            latents = randn_tensor(shape, generators, device=self._device, dtype=self.pipe.unet.dtype)
-        run = Run(self.pipe, request, text,
-                  Sampler(self.pipe, steps, eta, generators, latents.to(self._device, self.pipe.unet.dtype)), cfg_scale,
-                  embeds.conditioning(len(latents), ids), style=_merged([unet for unet, _ in style]),
-                  concepts=[concept.conditioning(len(latents), ids) for _, concept in loaded],
-                  networks=[network for network, _ in loaded],
-                  store=QueryStore(self.device_budget, self.host_budget), rows_per_call=self.rows_per_call)
-        first, final, regions = run(height, width)
-        shown = decode(self.pipe, first) if "first_pass" in request.show else []
-        images = None if output_type == "latent" else decode(self.pipe, final)
-        return OMGOutput(images, final, first, regions.masks, shown, regions.warnings)
+        with _LOCKS.setdefault(self.pipe.unet, threading.Lock()):
+            text, tags = parse_tags(prompt or "", "prompt")
+            style_unet, style_text = networks(self.pipe, self._files, tags, "prompt")
+            embeds = prompt_embeds or encode(self.pipe, text, negative_prompt, style_text)
+            check_embeds(self.pipe, embeds, "prompt_embeds", cfg_scale > 1)
+            if latents is None:
+                shape = (batch_size, self.pipe.unet.config.in_channels, size[0] // factor, size[1] // factor)
+                latents = randn_tensor(shape, generators, device=self._device, dtype=self.pipe.unet.dtype)
+            loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, concept_embeds or {})
+            host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
+                                 style_unet, steps, eta, cfg_scale, generators,
+                                 latents.to(self._device, self.pipe.unet.dtype), size)
+            return self._output(request, Session(host, request, self._memory).draw(), output_type)
+
+    def _output(self, request: Request, drawn: Drawn, output_type: str) -> OMGOutput:
+        shown = decode(self.pipe, drawn.first) if "first_pass" in request.show else []
+        images = None if output_type == "latent" else decode(self.pipe, drawn.latents)
+        masks = [] if drawn.places is None else drawn.places.masks
+        return OMGOutput(images, drawn.latents, drawn.first, masks, shown, drawn.warnings)
 
     @property
     def _device(self) -> torch.device:
@@ -147,31 +145,3 @@ class OMGPipeline:
         if pixels % factor:
             raise OMGError(field_name, f"expected a multiple of {factor}, got {pixels}")
         return pixels
-
-    def _global_networks(self, prompt: str | None) -> tuple[str, list[tuple[Network, Network]]]:
-        text, tags = parse_tags(prompt or "", "prompt")
-        return text, [self._network(tag, "prompt") for tag in tags]
-
-    def _concept(self, index: int, request: Request, style: Sequence[tuple[Network, Network]],
-                 negative_prompt: str | None, embeds: PromptEmbeds | None) -> tuple[Network, PromptEmbeds]:
-        concept, field_name = request.concepts[index], f"concepts[{index}].prompt"
-        text, tags = parse_tags(concept.prompt, field_name)
-        networks = [self._network(tag, field_name) for tag in tags]
-        if embeds is None:
-            negative = negative_prompt if concept.negative_prompt is None else concept.negative_prompt
-            embeds = encode(self.pipe, text, negative, [te for _, te in [*style, *networks]])
-        return _merged([unet for unet, _ in networks]), embeds
-
-    def _network(self, tag: Tag, field_name: str) -> tuple[Network, Network]:
-        """The tag's layers in the UNet and in the text encoders."""
-        lora = self._loras.load(self.pipe, tag.name, field_name)
-        return scaled(lora.unet, tag.unet, tag.dyn), scaled(lora.text_encoders, tag.te, tag.dyn)
-
-
-def _merged(networks: Sequence[Network]) -> Network:
-    """Several networks on one set of rows as one."""
-    by_layer: dict[nn.Module, list[Delta]] = {}
-    for network in networks:
-        for layer, delta in network.items():
-            by_layer.setdefault(layer, []).append(delta)
-    return {layer: deltas[0] if len(deltas) == 1 else DeltaSum(deltas) for layer, deltas in by_layer.items()}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..comprehension import token_positions
 from ..errors import OMGError
-from ..unet.deltas import Delta
-from ..unet.networks import ConceptConditioning, RowNetworks
+from ..host import ConceptConditioning
+from ..unet.calls import Row, UNetCall, every_row
+from ..unet.deltas import Deltas
+from ..unet.networks import RowNetworks
+from ..unet.patches import Patches
 
 
 @dataclass
@@ -48,24 +49,27 @@ def _rows(states: Tensor, pooled: Tensor | None, time_ids: Tensor | None, count:
     return rows
 
 
-def encode(pipe: DiffusionPipeline, prompt: str, negative_prompt: str | None,
-           networks: Sequence[Mapping[nn.Module, Delta]]) -> PromptEmbeds:
-    """Encode a prompt with LoRAs in the text encoders, all of which act on every row."""
-    with ExitStack() as stack:
-        for network in networks:
-            rows = stack.enter_context(RowNetworks([network]))
-            stack.enter_context(rows.acting([(0, slice(0, 1))], 1))
-        encoded: Sequence[Any] = pipe.encode_prompt(
-            prompt=prompt, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=True,
-            negative_prompt=negative_prompt)
+def encode(pipe: DiffusionPipeline, prompt: str, negative_prompt: str | None, networks: Deltas) -> PromptEmbeds:
+    """Encode a prompt with networks in the text encoders."""
+    with Patches(pipe.text_encoder) as patches:
+        RowNetworks(patches, [(every_row, networks)])
+        # a text encoder's batch is one prompt, or one negative prompt
+        with patches.running(UNetCall((Row(0),), 0.0, (0, 0))):
+            encoded: Sequence[Any] = pipe.encode_prompt(
+                prompt=prompt, device=pipe._execution_device, num_images_per_prompt=1,
+                do_classifier_free_guidance=True, negative_prompt=negative_prompt)
     return PromptEmbeds(*encoded)
 
 
-def phrase_positions(pipe: DiffusionPipeline, prompt: str, phrases: Sequence[str]) -> list[list[int]]:
-    """The positions of each phrase's tokens in the encoded prompt (both SDXL tokenizers split text alike)."""
+def tokens(pipe: DiffusionPipeline, prompt: str) -> list[int]:
+    """The tokens of a prompt in the order of its conditioning (both SDXL tokenizers split text alike)."""
     tokenizer = pipe.tokenizer
-    tokens = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    return [token_positions(tokens, tokenizer(phrase, add_special_tokens=False).input_ids) for phrase in phrases]
+    return list(tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids)
+
+
+def phrase_tokens(pipe: DiffusionPipeline, phrase: str) -> list[int]:
+    """The tokens of a phrase within a prompt."""
+    return list(pipe.tokenizer(phrase, add_special_tokens=False).input_ids)
 
 
 def check_embeds(pipe: DiffusionPipeline, embeds: PromptEmbeds, field: str, guided: bool) -> None:

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 
-class NoiseSnapshot:
-    """The state of random generators at one moment.
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Where random generators stand.
 
-    Args:
-        generators: torch generators, or others that keep ``seed`` and ``offset`` (the web UI's philox generator).
+    Attributes:
+        states: of a sampler's own generators, in their order.
+        cpu: torch's global generator: Brownian-tree samplers without a seed of their own draw one from it.
+        cuda: those of all CUDA devices.
     """
 
-    def __init__(self, generators: Sequence[Any]):
-        self._generators = list(generators)
-        self._states = [_state(generator) for generator in generators]
-        # Brownian-tree samplers without a seed of their own draw one from the global generator
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states: tuple[Any, ...]
+    cpu: torch.Tensor
+    cuda: tuple[torch.Tensor, ...]
 
-    def restore(self) -> None:
-        """Put all generators back."""
-        for generator, state in zip(self._generators, self._states, strict=True):
+    @classmethod
+    def of(cls, generators: Sequence[Any]) -> Noise:
+        """
+        Args:
+            generators: torch generators, or others that keep ``seed`` and ``offset`` (the web UI's philox generator).
+        """
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ()
+        return cls(tuple(_state(generator) for generator in generators), torch.get_rng_state(), tuple(cuda))
+
+    def restore(self, generators: Sequence[Any]) -> None:
+        """Put generators of the same kinds, and the global ones, where these stood."""
+        for generator, state in zip(generators, self.states, strict=True):
             _set_state(generator, state)
-        torch.set_rng_state(self._cpu)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        torch.set_rng_state(self.cpu)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(list(self.cuda))
 
 
 def _state(generator: Any) -> Any:

@@ -1,11 +1,16 @@
-"""What a network (LoRA, LyCORIS, ...) adds to one layer's output, without touching the layer's weights.
+"""What networks (LoRA, LyCORIS, ...) add to one layer's output, without touching the layer's weights.
 
 All layers here are linear in their parameters, so a network that changes the weight by dW and the bias by db adds
 ``layer(x; dW, db)`` to the output. A low-rank dW is never multiplied out.
+
+What a file holds is a *source*. It is resolved to a delta where the layer computes, in the dtype and on the device of
+the layer's output: only there is it known (medvram keeps a UNet on the CPU before its first call, autocast decides the
+dtype), and only there is the layer's own weight what the host's own networks have made of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,27 +19,55 @@ from torch import Tensor, nn
 
 
 class Delta(Protocol):
-    """The effect of one concept's networks on one layer."""
+    """The effect of one concept's networks on one layer, ready to be added.
+
+    Attributes:
+        nbytes: what it takes in memory beyond the file's own tensors.
+        is_full: whether it is as large as the layer's weight.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def is_full(self) -> bool: ...
 
     def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
         """Add the effect for inputs ``x`` to the layer's outputs ``y`` in place. Both have the same rows."""
         ...
 
 
-def like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """``tensor`` in the device and dtype of ``reference``."""
-    return tensor.to(device=reference.device, dtype=reference.dtype)
+class Source(Protocol):
+    """One concept's networks on one layer, as the files hold them."""
+
+    def resolve(self, layer: nn.Module, y: Tensor) -> Delta:
+        """The delta for outputs like ``y`` of the layer."""
+        ...
 
 
-@dataclass
-class LowRankDelta:
+Deltas = Mapping[nn.Module, Source]
+"""Networks by the layers that they change: those of one concept, or those of the global prompt"""
+
+
+def summed(networks: Sequence[Deltas]) -> Deltas:
+    """Several networks that act on the same rows as one."""
+    by_layer: dict[nn.Module, list[Source]] = {}
+    for network in networks:
+        for layer, source in network.items():
+            by_layer.setdefault(layer, []).append(source)
+    return {layer: sources[0] if len(sources) == 1 else SourceSum(tuple(sources))
+            for layer, sources in by_layer.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
     """dW = scale * up @ mid @ down: LoRA, LoCon and LoCon with a CP/Tucker core.
 
     Attributes:
         down: [r, in] or [r, in, kh, kw] (1x1 if ``mid`` is given).
         up: [out, r] or [out, r, 1, 1].
-        mid: [r, r, kh, kw], or None.
         scale: multiplier * alpha / r.
+        mid: [r, r, kh, kw], or None.
     """
 
     down: Tensor
@@ -42,8 +75,25 @@ class LowRankDelta:
     scale: float
     mid: Tensor | None = None
 
+    def resolve(self, layer: nn.Module, y: Tensor) -> LowRankDelta:
+        return LowRankDelta(like(self.down, y), like(self.up.float() * self.scale, y),
+                            None if self.mid is None else like(self.mid, y))
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankDelta:
+    """See :class:`LowRank`; ``up`` holds the scale."""
+
+    down: Tensor
+    up: Tensor
+    mid: Tensor | None = None
+    is_full = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.down, self.up, self.mid) if tensor is not None)
+
     def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        self._settle(x, y)
         if isinstance(layer, nn.Conv2d):
             # with a core, the core has the kernel and down is 1x1
             hidden = _conv(layer, x, self.down) if self.mid is None else _conv(layer, F.conv2d(x, self.down), self.mid)
@@ -55,19 +105,10 @@ class LowRankDelta:
             else:
                 y += F.linear(hidden, self.up)
 
-    def _settle(self, x: Tensor, y: Tensor) -> None:
-        """Move to where the layer works, once per run; medvram moves layers, so only the inputs know where."""
-        if self.scale != 1.0:
-            self.up = self.up.float() * self.scale
-            self.scale = 1.0
-        self.down, self.up = like(self.down, x), like(self.up, y)
-        if self.mid is not None:
-            self.mid = like(self.mid, x)
 
-
-@dataclass
-class WeightDelta:
-    """dW in full: every network type whose weight change is not low-rank. Computed once per run by the host.
+@dataclass(frozen=True, eq=False)
+class FullWeight:
+    """dW in full.
 
     Attributes:
         weight: dW in the shape of the layer's weight.
@@ -77,11 +118,58 @@ class WeightDelta:
     weight: Tensor
     bias: Tensor | None = None
 
+    def resolve(self, layer: nn.Module, y: Tensor) -> WeightDelta:
+        return WeightDelta(like(self.weight, y), None if self.bias is None else like(self.bias, y))
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDelta:
+    """dW and db in full, in the dtype of the layer's output."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    is_full = True
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
     def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        self.weight = like(self.weight, x)
-        if self.bias is not None:
-            self.bias = like(self.bias, x)
         y += like(_apply(layer, x, self.weight, self.bias), y)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSum:
+    """Several networks of one concept on one layer."""
+
+    sources: tuple[Source, ...]
+
+    def resolve(self, layer: nn.Module, y: Tensor) -> DeltaSum:
+        return DeltaSum(tuple(source.resolve(layer, y) for source in self.sources))
+
+
+@dataclass(frozen=True, eq=False)
+class DeltaSum:
+    """See :class:`SourceSum`."""
+
+    deltas: tuple[Delta, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(delta.nbytes for delta in self.deltas)
+
+    @property
+    def is_full(self) -> bool:
+        return any(delta.is_full for delta in self.deltas)
+
+    def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        for delta in self.deltas:
+            delta.add_to(layer, x, y)
+
+
+def like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """``tensor`` in the device and dtype of ``reference``."""
+    return tensor.to(device=reference.device, dtype=reference.dtype)
 
 
 def _conv(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -93,18 +181,7 @@ def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     if isinstance(layer, nn.Conv2d):
         return _conv(layer, x, weight, bias)
     if isinstance(layer, nn.LayerNorm):
-        return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+        return F.layer_norm(x.to(weight.dtype), layer.normalized_shape, weight, bias, layer.eps)
     if isinstance(layer, nn.GroupNorm):
-        return F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
+        return F.group_norm(x.to(weight.dtype), layer.num_groups, weight, bias, layer.eps)
     return F.linear(x, weight, bias)
-
-
-@dataclass
-class DeltaSum:
-    """Several networks of one concept on one layer."""
-
-    deltas: list[Delta]
-
-    def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        for delta in self.deltas:
-            delta.add_to(layer, x, y)

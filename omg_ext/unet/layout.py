@@ -7,132 +7,172 @@ maps are never materialised. For self-attention Q and K are overwritten, at the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..request import Layout
-from .patches import Hooks, batch_rows, modules_named
-from .query_store import Entry, QueryStore, Tensors, size_of
+from .calls import UNetCall, is_global_cond, repeats_first
+from .patches import Patches, modules_named
+from .query_store import Entry, QueryStore, size_of
 
 
-class LayoutPreservation(Hooks):
-    """Records queries of conditional global rows in the first pass and replays them in the second.
+def cross_attention_layers(unet: nn.Module) -> dict[str, nn.Module]:
+    """The layers whose outputs Eq. 7 replaces in cross-attention, by name."""
+    return {f"{name}.to_q": layer for name, layer in modules_named(unet, "attn2", "to_q").items()}
 
-    Args:
-        unet: the UNet whose ``attn1`` and ``attn2`` modules have ``to_q`` and ``to_k`` layers.
-        layout: until which fraction of the trajectory each kind of attention is replayed.
-        store: where the recorded tensors go.
+
+def self_attention_layers(unet: nn.Module) -> dict[str, nn.Module]:
+    """The same for self-attention: queries and keys."""
+    return {f"{name}.{part}": layer for part in ("to_q", "to_k")
+            for name, layer in modules_named(unet, "attn1", part).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class LayoutRecord:
+    """What the first pass leaves for the second to keep its layout.
+
+    Attributes:
+        until: until which fraction of the trajectory each kind of attention is replayed.
+        deepest: the self-attention layers that are replayed, those with the fewest tokens.
+        store: holds the queries of the calls whose record has an :class:`Entry`.
     """
 
-    def __init__(self, unet: nn.Module, layout: Layout, store: QueryStore):
-        super().__init__()
-        self._layout, self._store = layout, store
-        self._cross = modules_named(unet, "attn2", "to_q") if layout.cross else {}
-        self._self = {f"{name}.{part}": layer for part in ("to_q", "to_k")
-                      for name, layer in modules_named(unet, "attn1", part).items()} if layout.self_ else {}
-        self._tokens: dict[str, int] = {}
-        self._wanted: set[str] = set()
-        self._sizes: dict[tuple[int, int], int] = {}  # bytes, by numbers of rows and layers
-        self._total = 0
-        self._rows = slice(0, 0)
-        self._carried = slice(0, 0)
-        self._recorded: Tensors = {}
-        self._replayed: Tensors | None = None
-        self._mode = ""
-        self.warnings: set[str] = set()
+    until: Layout
+    deepest: frozenset[str]
+    store: QueryStore
 
-    def __enter__(self) -> LayoutPreservation:
-        for name, layer in {**self._cross, **self._self}.items():
-            self.on_output(layer, partial(self._on_output, name))
-        return self
+    def wants(self, name: str, progress: float) -> bool:
+        """Whether a layer is replayed at this fraction of the trajectory."""
+        if name in self.deepest:
+            return progress < self.until.self_
+        return name.endswith("attn2.to_q") and progress < self.until.cross
 
-    def __exit__(self, *exc_info: object) -> None:
-        super().__exit__(*exc_info)
-        self._store.clear()
-        self._cross, self._self, self._recorded, self._replayed = {}, {}, {}, None
+    def wants_any(self, progress: float) -> bool:
+        return progress < max(self.until.cross, self.until.self_)
 
-    def wanted(self, progress: float) -> set[str]:
-        """The layers to be replayed at this fraction of the trajectory."""
-        names = set(self._cross) if progress < self._layout.cross else set()
-        if progress < self._layout.self_:
-            names |= self._deepest()
-        return names
+    def covers(self, recorded: float, progress: float) -> bool:
+        """Whether a call recorded at one fraction of the trajectory leaves all that is replayed at another."""
+        return all(recorded < end or progress >= end for end in (self.until.cross, self.until.self_))
 
-    def _deepest(self) -> set[str]:
-        """The self-attention layers with the fewest tokens; all of them before the first call has shown how many."""
-        if not self._tokens:
-            return set(self._self)
-        fewest = min(self._tokens.values())
-        return {name for name, tokens in self._tokens.items() if tokens == fewest}
 
-    @contextmanager
-    def recording(self, progress: float, rows: slice, total: int, keep: bool) -> Iterator[list[Entry]]:
-        """Within the block the UNet is called once with ``total`` rows, of which ``rows`` are conditional.
+class LayoutRecorder:
+    """Leaves the queries of the global conditional rows in the running call, if it has a place for them.
 
-        Yields a list that holds the recorded :class:`Entry` after the block, if one was kept.
+    Args:
+        patches: the UNet's; its ``attn1`` and ``attn2`` modules have ``to_q`` and ``to_k`` layers.
+        until: see :class:`LayoutRecord`.
+        store: where :meth:`put` keeps them.
+    """
+
+    def __init__(self, patches: Patches, until: Layout, store: QueryStore):
+        self._until, self._store = until, store
+        self._tokens: dict[str, int] = {}  # of the self-attention layers: known once they have run
+        self._fewest = 1 << 62
+        self._sizes: dict[tuple[int, bool], int] = {}  # bytes, by number of rows and whether self-attention is in it
+        if until.cross:
+            for name, layer in cross_attention_layers(patches.network).items():
+                patches.on_output(layer, partial(self._leave, name))
+        if until.self_:
+            for name, layer in self_attention_layers(patches.network).items():
+                patches.on_output(layer, partial(self._leave_self, name))
+
+    def record(self) -> LayoutRecord:
+        """The record of all that was recorded."""
+        deepest = frozenset(name for name, tokens in self._tokens.items() if tokens == self._fewest)
+        return LayoutRecord(self._until, deepest, self._store)
+
+    def wants_any(self, progress: float) -> bool:
+        """Whether calls at this fraction of the trajectory are to be replayed."""
+        return progress < max(self._until.cross, self._until.self_)
+
+    def place(self, progress: float, rows: int) -> dict[str, Tensor] | None:
+        """A place for a call's queries; None if nothing is wanted of it, or if there is no room.
+
+        Once a call of this size was turned away there is no point in copying its tensors.
         """
-        entries: list[Entry] = []
-        self._mode, self._rows, self._total, self._recorded = "record", rows, total, {}
-        wanted, count = self.wanted(progress), rows.stop - rows.start
-        # once a call of this size was turned away there is no point in copying its tensors
-        has_room = self._store.place_for(self._sizes.get((count, len(wanted)), 1)) is not None
-        self._wanted = wanted if keep and has_room else set()
-        try:
-            yield entries
-            recorded = {name: tensor for name, tensor in self._recorded.items() if name in self.wanted(progress)}
-            if recorded:
-                self._sizes[count, len(recorded)] = size_of(recorded)
-            entry = self._store.put(recorded)
-            if entry is not None:
-                entries.append(entry)
-        finally:
-            self._mode, self._recorded = "", {}
+        size = self._sizes.get((rows, progress < self._until.self_), 1)
+        return {} if rows and self.wants_any(progress) and self._store.place_for(size) else None
 
-    @contextmanager
-    def replaying(self, progress: float, rows: slice, total: int, entry: Entry | None, following: Entry | None,
-                  carried: slice, like: Tensor) -> Iterator[None]:
-        """Within the block the UNet is called once; its ``rows`` attend as in the first pass.
+    def put(self, call: UNetCall) -> Entry | None:
+        """Keep what a finished call recorded, if there is room."""
+        record = self.record()
+        recorded = {name: tensor for name, tensor in (call.recorded or {}).items() if record.wants(name, call.progress)}
+        if recorded:
+            rows = sum(is_global_cond(row) for row in call.rows)
+            self._sizes[rows, call.progress < self._until.self_] = size_of(recorded)
+        return self._store.put(recorded)
 
-        Args:
-            progress: fraction of the trajectory.
-            rows: the conditional global rows of the call.
-            total: all rows of the call.
-            entry: what the first pass recorded for this call; None takes the queries from the ``carried`` rows.
-            following: the entry of the next call, to be fetched ahead.
-            carried: rows of this call that repeat the first pass (recompute mode); empty if ``entry`` is given.
-            like: a tensor on the UNet's device.
+    def give_up_device(self, call: UNetCall) -> bool:
+        """Graphics memory ran out in a call: drop what is kept there, and take no more.
+
+        Returns:
+            Whether that may have freed anything.
         """
-        self._mode, self._rows, self._total, self._carried = "replay", rows, total, carried
-        self._wanted = self.wanted(progress)
-        self._replayed = self._store.get(entry, like.device, following) if entry is not None else None
-        try:
-            yield
-        finally:
-            self._mode, self._replayed = "", None
+        held = bool(call.recorded) or self._store.used["device"] > 0
+        if call.recorded is not None:
+            call.recorded.clear()
+        self._store.drop_device()
+        return held
 
-    def _on_output(self, name: str, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if not self._mode:
-            return
-        if name in self._self and name not in self._tokens:
+    def _leave(self, name: str, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if call.recorded is not None and call.progress < self._until.cross:
+            call.recorded[name] = _joined(output, call.runs(is_global_cond, output.shape[0])).clone()
+
+    def _leave_self(self, name: str, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if name not in self._tokens:
             # of a whole row: HyperTile cuts rows into tiles
-            self._tokens[name] = output.shape[0] * output.shape[1] // self._total
-        if name not in self._wanted or self._rows.stop == self._rows.start:
-            return
-        mine = batch_rows(self._rows, self._total, output.shape[0])
-        if self._mode == "record":
-            self._recorded[name] = output[mine].clone()
-        elif self._replayed is None:
-            output[mine] = output[batch_rows(self._carried, self._total, output.shape[0])]
-        elif name in self._replayed:
-            self._replay(output[mine], self._replayed[name])
+            self._tokens[name] = output.shape[0] * output.shape[1] // len(call.rows)
+            self._fewest = min(self._fewest, self._tokens[name])
+        wanted = self._tokens[name] == self._fewest and call.progress < self._until.self_
+        if call.recorded is not None and wanted:
+            call.recorded[name] = _joined(output, call.runs(is_global_cond, output.shape[0])).clone()
 
-    def _replay(self, output: Tensor, stored: Tensor) -> None:
-        if output.shape == stored.shape:
-            output.copy_(stored)
-        else:
+
+class LayoutReplay:
+    """Lets the global conditional rows of the running call attend with the first pass's queries.
+
+    They come with the call, or from rows of the call that repeat the first pass.
+
+    Attributes:
+        warnings: what the user should know after the pass.
+    """
+
+    def __init__(self, patches: Patches, record: LayoutRecord):
+        self._record = record
+        self.warnings: set[str] = set()
+        layers = cross_attention_layers(patches.network) if record.until.cross else {}
+        layers |= {name: layer for name, layer in self_attention_layers(patches.network).items()
+                   if name in record.deepest}
+        for name, layer in layers.items():
+            patches.on_output(layer, partial(self._replay, name))
+
+    def _replay(self, name: str, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not self._record.wants(name, call.progress):
+            return
+        mine = call.runs(is_global_cond, output.shape[0])
+        first = call.runs(repeats_first, output.shape[0])
+        if mine and call.replayed is not None and name in call.replayed:
+            self._copy(output, mine, call.replayed[name])
+        elif mine and first:
+            self._copy(output, mine, _joined(output, first))
+
+    def _copy(self, output: Tensor, runs: tuple[slice, ...], stored: Tensor) -> None:
+        rows = sum(run.stop - run.start for run in runs)
+        if stored.shape != (rows, *output.shape[1:]):
             self.warnings.add(f"layout: a layer saw {stored.shape[1]} tokens in the first pass and {output.shape[1]} "
                               "in the second, so its layout is not preserved; turn off token merging or tiling")
+            return
+        start = 0
+        for run in runs:
+            stop = start + run.stop - run.start
+            output[run].copy_(stored[start:stop])
+            start = stop
+
+
+def _joined(output: Tensor, runs: tuple[slice, ...]) -> Tensor:
+    """Rows of a layer's output: a view where they lie side by side."""
+    return output[runs[0]] if len(runs) == 1 else torch.cat([output[run] for run in runs])

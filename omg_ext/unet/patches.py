@@ -1,50 +1,65 @@
-"""Everything OMG does to a network it does through forward hooks, and one context manager owns them."""
+"""Everything OMG does to a network it does through forward hooks, and one object owns those of one network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-OutputHook = Callable[[nn.Module, tuple[Any, ...], Tensor], "Tensor | None"]
+from .calls import UNetCall
+
+OutputHook = Callable[[UNetCall, nn.Module, tuple[Any, ...], Tensor], None]
+"""``(running call, layer, its inputs, its output)``; changes the output in place"""
 
 
-class Hooks:
-    """Forward hooks that live as long as the ``with`` block.
+class Patches:
+    """Owns the hooks of one network; they live as long as the ``with`` block and act while a call is running.
 
-    A hook may change the output in place or return a new one, as in :meth:`torch.nn.Module.register_forward_hook`.
+    Which call is running is all that changes here, and it is known to the thread that makes the call alone: whoever
+    evaluates the network elsewhere at the same time, or outside :meth:`running`, gets it as it is.
+
+    Args:
+        network: a UNet (or a text encoder, whose one row is that of its prompt).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module):
+        self.network = network
         self._handles: list[RemovableHandle] = []
+        self._local = threading.local()
 
-    def on_output(self, module: nn.Module, hook: OutputHook) -> None:
-        """Call ``hook(module, args, output)`` after each forward call of ``module``."""
-        self._handles.append(module.register_forward_hook(hook))
+    @property
+    def call(self) -> UNetCall | None:
+        """The running call of this thread."""
+        return getattr(self._local, "call", None)
 
-    def __enter__(self) -> Hooks:
+    @contextmanager
+    def running(self, call: UNetCall) -> Iterator[None]:
+        """Within the block the network is evaluated once, on the call's rows."""
+        before, self._local.call = self.call, call
+        try:
+            yield
+        finally:
+            self._local.call = before
+
+    def on_output(self, layer: nn.Module, hook: OutputHook) -> None:
+        """Call ``hook`` after each forward call of ``layer`` within a running call. Hooks act in the order added."""
+        def act(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            call = self.call
+            if call is not None:
+                hook(call, layer, args, output)
+
+        self._handles.append(layer.register_forward_hook(act))
+
+    def __enter__(self) -> Patches:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         while self._handles:
             self._handles.pop().remove()
-
-
-def batch_rows(rows: slice, total: int, batch: int) -> slice:
-    """Where ``rows`` of a UNet call of ``total`` rows lie in a layer that sees ``batch`` rows.
-
-    Tiling optimisations (HyperTile) cut every row into the same number of consecutive tiles, so ``batch`` may be a
-    multiple of ``total``.
-
-    Raises:
-        RuntimeError: ``batch`` is no multiple of ``total``: rows cannot be told apart in this layer.
-    """
-    tiles, rest = divmod(batch, total)
-    if rest or not tiles:
-        raise RuntimeError(f"a layer saw {batch} rows in a UNet call of {total}; another extension changes the batch")
-    return slice(rows.start * tiles, rows.stop * tiles)
 
 
 def modules_named(unet: nn.Module, last: str, child: str) -> dict[str, nn.Module]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from modules import devices, prompt_parser, sd_samplers, shared
 from torch import Tensor
 
-from ..comprehension.attention import token_positions
-from ..unet.networks import ConceptConditioning
+from ..host import ConceptConditioning
 
 
 @dataclass
@@ -36,11 +35,15 @@ def _by_name(cond: Any) -> dict[str, Tensor]:
     return dict(cond) if isinstance(cond, dict) else {"crossattn": cond}
 
 
-def as_host_conditioning(cond: dict[str, Tensor], image_cond: Tensor) -> dict[str, Any]:
-    """Rows of conditioning in the form the web UI's denoisers take (see its CFGDenoiser.forward)."""
+def as_host_conditioning(cond: Mapping[str, Tensor], like: Any) -> dict[str, Any]:
+    """Rows of conditioning in the form the web UI's denoisers take (see its CFGDenoiser.forward).
+
+    Args:
+        like: such conditioning of global rows of the same pictures, whose image conditioning is taken.
+    """
     if shared.sd_model.is_sdxl:
-        return {**cond, "c_concat": [image_cond]}
-    return {"c_crossattn": [cond["crossattn"]], "c_concat": [image_cond]}
+        return {**cond, "c_concat": like["c_concat"]}
+    return {"c_crossattn": [cond["crossattn"]], "c_concat": like["c_concat"]}
 
 
 def encode(p: Any, prompt: str, negative_prompt: str | None) -> EncodedPrompts:
@@ -64,23 +67,18 @@ def encode(p: Any, prompt: str, negative_prompt: str | None) -> EncodedPrompts:
             prompt_parser.get_learned_conditioning(shared.sd_model, negatives, *schedule))
 
 
-def phrase_positions(p: Any, phrases: Sequence[str]) -> tuple[list[list[list[int]]], list[list[int]]]:
-    """Where each phrase's tokens lie in the global prompt.
-
-    Returns:
-        Token positions by conditional row and phrase, and the conditional rows of each picture.
-    """
-    rows_of_pictures, texts, _ = prompt_parser.get_multicond_prompt_list(p.prompts)
+def prompt_tokens(p: Any) -> dict[tuple[int, int], list[int]]:
+    """The tokens of each (picture, part) of the global prompts, in the order of the conditional rows."""
+    pictures, texts, _ = prompt_parser.get_multicond_prompt_list(p.prompts)
     encoder = shared.sd_model.cond_stage_model
-    phrase_tokens = encoder.tokenize(list(phrases))
-    positions: list[list[list[int]]] = []
-    pictures: list[list[int]] = []
-    for parts in rows_of_pictures:
-        pictures.append(list(range(len(positions), len(positions) + len(parts))))
-        for part in parts:
-            tokens = _tokens(encoder, p, texts[part[0]])
-            positions.append([token_positions(tokens, phrase) for phrase in phrase_tokens])
-    return positions, pictures
+    return {(picture, part): _tokens(encoder, p, texts[number]) for picture, parts in enumerate(pictures)
+            for part, (number, _) in enumerate(parts)}
+
+
+def phrase_tokens(phrase: str) -> list[int]:
+    """The tokens of a phrase within a prompt."""
+    tokens: list[int] = shared.sd_model.cond_stage_model.tokenize([phrase])[0]
+    return tokens
 
 
 def _tokens(encoder: Any, p: Any, text: str) -> list[int]:

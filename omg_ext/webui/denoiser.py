@@ -1,29 +1,109 @@
-"""The two passes inside the web UI's samplers: its CFG denoiser is a denoiser call, its inner model the UNet."""
+"""The web UI's samplers as they call a tap: its CFG denoiser is a denoiser call, its inner model the UNet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from modules import sd_samplers_common
+import torch
+from modules import prompt_parser
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 from torch import Tensor
 
-from ..passes.taps import FirstPass, Pass, SecondPass
-from ..unet.networks import ConceptPrediction, ConceptPredictor
-from .conditioning import EncodedPrompts, as_host_conditioning
+from ..host import Guided, PromptParts, Tap
+from ..unet.calls import Row
+
+_ABSENT = object()
 
 
 @contextmanager
-def taken_over(owner: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """``owner``'s forward method is ``forward`` within the block, on this one object."""
-    owner.forward = forward
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within the block an object's attribute is ``value``; what stood on the object before is put back.
+
+    Other extensions patch the same objects, and theirs has to be there afterwards.
+    """
+    before = vars(owner).get(name, _ABSENT)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        del owner.forward
+        if before is _ABSENT:
+            vars(owner).pop(name, None)
+        else:
+            setattr(owner, name, before)
+
+
+@contextmanager
+def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
+    """Sampling within the block goes through the tap.
+
+    Predictions are blended where the web UI combines them, so that inpainting masks, callbacks of other extensions,
+    previews and the step counter come after it, as for any picture.
+    """
+    model = denoiser.inner_model
+    forward, evaluate, combine = denoiser.forward, model.forward, denoiser.combine_denoised
+    left: list[Row] = []  # the rows of the running denoiser call that the UNet has not been asked for yet
+
+    def denoise(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Tensor:
+        tap.begin(progress_of(denoiser, sigma), denoiser.step)
+        left[:] = global_rows(cond)
+        return forward(x, sigma, uncond, cond, *args, **kwargs)
+
+    def evaluate_rows(x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        return evaluate(x, t, cond=cond)
+
+    def unet(x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        rows, left[:] = left[:len(x)], left[len(x):]
+        return tap.unet(evaluate_rows, x, t, cond, rows)
+
+    def combine_denoised(x_out: Tensor, conds_list: Any, uncond: Any, cond_scale: float) -> Tensor:
+        plain = Guided(combine(x_out, conds_list, uncond, cond_scale), x_out[-uncond.shape[0]:])
+        # rows that nobody asked for are unconditional ones, which the web UI skips at some steps (NGMS)
+        guided = tap.guided(plain, WebUIGuidance(denoiser, combine, uncond, None if left else cond_scale))
+        if denoiser.need_last_noise_uncond and guided is not plain:
+            denoiser.last_noise_uncond = guided.uncond  # DDIM CFG++ steps along the unconditional noise
+        return guided.prediction
+
+    with ExitStack() as stack:
+        for owner, name, value in ((denoiser, "forward", denoise), (model, "forward", unet),
+                                   (denoiser, "combine_denoised", combine_denoised)):
+            stack.enter_context(replaced(owner, name, value))
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class WebUIGuidance:
+    """Guides concepts by the function that guides the picture, whatever other extensions have made of it.
+
+    Attributes:
+        denoiser: the web UI's.
+        combine: its ``combine_denoised``.
+        uncond: the picture's unconditional conditioning.
+        cond_scale: the picture's guidance scale; None in a step without unconditional rows.
+    """
+
+    denoiser: Any
+    combine: Any
+    uncond: Any
+    cond_scale: float | None
+
+    def scale(self, own: float | None) -> float | None:
+        if self.cond_scale is None:
+            return None
+        return self.cond_scale if own is None else own * self.denoiser.cond_scale_miltiplier
+
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+        guided: Tensor = self.combine(torch.cat([cond, uncond]), [list(rows) for rows in parts],
+                                      _first_rows(self.uncond, len(uncond)), scale)
+        return guided
+
+
+def global_rows(cond: Any) -> list[Row]:
+    """The rows of one denoiser call: conditional ones first, several per picture if its prompt uses ``AND``."""
+    rows = [Row(picture, part=part) for picture, parts in enumerate(cond.batch) for part in range(len(parts))]
+    return rows + [Row(picture, part=None) for picture in range(len(cond.batch))]
 
 
 def progress_of(denoiser: Any, sigma: Tensor) -> float:
@@ -34,92 +114,8 @@ def progress_of(denoiser: Any, sigma: Tensor) -> float:
     return (total - 1 - float(timestep)) / total
 
 
-@contextmanager
-def first_pass(denoiser: Any, stage: FirstPass) -> Iterator[None]:
-    """Sampling within the block is stage 1."""
-    evaluate = denoiser.forward
-
-    def forward(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Tensor:
-        stage.begin_denoiser_call(progress_of(denoiser, sigma), _cond_rows(cond))
-        return evaluate(x, sigma, uncond, cond, *args, **kwargs)
-
-    with taken_over(denoiser, forward), _unet_calls(denoiser, stage):
-        yield
-
-
-@dataclass
-class Concepts:
-    """What the second pass asks the concepts' models with.
-
-    Attributes:
-        predictor: with the concepts' networks.
-        prompts: encoded prompts.
-        scales: guidance scales; None takes the sampler's.
-    """
-
-    predictor: ConceptPredictor
-    prompts: Sequence[EncodedPrompts]
-    scales: Sequence[float | None]
-
-
-@contextmanager
-def second_pass(denoiser: Any, stage: SecondPass, concepts: Concepts) -> Iterator[None]:
-    """Sampling within the block is stage 2."""
-    evaluate_global = denoiser.forward
-    evaluate_rows = denoiser.inner_model.forward
-
-    def predict(x: Tensor, sigma: Tensor, step: int, cond_scale: float, image_cond: Tensor) -> ConceptPrediction:
-        def evaluate(x: Tensor, t: Tensor, cond: dict[str, Tensor], pictures: Sequence[int]) -> Tensor:
-            return evaluate_rows(x, t, cond=as_host_conditioning(cond, image_cond[pictures]))
-
-        scales: list[float | None] = [None] * len(concepts.scales)
-        if stage.has_uncond:
-            scales = [(cond_scale if scale is None else scale) * denoiser.cond_scale_miltiplier
-                      for scale in concepts.scales]
-        conditionings = [prompts.at(step, denoiser) for prompts in concepts.prompts]
-        return concepts.predictor(evaluate, x, sigma, conditionings, scales)
-
-    def forward(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, cond_scale: float, s_min_uncond: float,
-                image_cond: Tensor) -> Tensor:
-        step = denoiser.step  # the host's own forward goes on to the next
-        stage.begin_denoiser_call(progress_of(denoiser, sigma), _cond_rows(cond))
-        prediction = evaluate_global(x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond)
-        if not stage.blends:
-            return prediction
-        predictions = predict(x, sigma, step, cond_scale, image_cond)
-        if denoiser.need_last_noise_uncond:  # DDIM CFG++ steps along the unconditional noise
-            denoiser.last_noise_uncond = stage.blend(denoiser.last_noise_uncond, predictions.uncond)
-        blended = stage.blend(prediction, predictions.guided)
-        _show(denoiser, x, blended, sigma)
-        return blended
-
-    with taken_over(denoiser, forward), _unet_calls(denoiser, stage):
-        yield
-
-
-@contextmanager
-def _unet_calls(denoiser: Any, stage: Pass) -> Iterator[None]:
-    model = denoiser.inner_model
-    original = model.forward
-
-    def evaluate(x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        return original(x, t, cond=cond)
-
-    def forward(x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        return stage.unet_call(evaluate, x, t, cond)
-
-    with taken_over(model, forward):
-        yield
-
-
-def _cond_rows(cond: Any) -> int:
-    """Conditional rows in one denoiser call: several per picture if its prompt uses ``AND``."""
-    return sum(len(parts) for parts in cond.batch)
-
-
-def _show(denoiser: Any, x: Tensor, prediction: Tensor, sigma: Tensor) -> None:
-    """The live preview, and what an interrupted run returns."""
-    picture = denoiser.get_pred_x0(x, prediction, sigma)
-    denoiser.sampler.last_latent = picture
-    sd_samplers_common.store_latent(picture)
-
+def _first_rows(cond: Any, count: int) -> Any:
+    """So many rows of the web UI's conditioning: it is asked for its shape."""
+    if isinstance(cond, dict):
+        return prompt_parser.DictWithShape({name: tensor[:count] for name, tensor in cond.items()})
+    return cond[:count]

@@ -58,13 +58,13 @@ def value_at(struct: msgspec.Struct, path: Sequence[str]) -> Any:
     value: Any = struct
     for name in path:
         value = getattr(value, next(f.name for f in msgspec.structs.fields(value) if f.encode_name == name))
-    return value
+    return list(value) if isinstance(value, tuple) else value  # Gradio's groups of checkboxes take lists alone
 
 
 def _of_request(name: str, widget: str, label: str, info: str, path: str, **more: Any) -> Field:
     """A field with the request's own default."""
     parts = tuple(path.split("."))
-    return Field(name, widget, label, info, value_at(Request(concepts=[]), parts), parts, **more)
+    return Field(name, widget, label, info, value_at(Request(concepts=()), parts), parts, **more)
 
 
 def _slider(minimum: float, maximum: float, step: float = 0.01) -> dict[str, float]:

@@ -19,7 +19,7 @@ def infotext_value(request: Request) -> str:
 
     The host quotes it (it holds commas and colons); :func:`omg_ext.request.parse_request` reads it back.
     """
-    concepts = [msgspec.structs.replace(concept, where=_shrunk(concept.where)) for concept in request.concepts]
+    concepts = tuple(msgspec.structs.replace(concept, where=_shrunk(concept.where)) for concept in request.concepts)
     return request_text(msgspec.structs.replace(request, concepts=concepts))
 
 

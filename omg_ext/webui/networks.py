@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import networks as lora
@@ -18,7 +20,7 @@ from torch.nn.functional import pad
 from ..errors import OMGError
 from ..request.architecture import wrong_architecture
 from ..request.tags import Tag
-from ..unet.deltas import Delta, DeltaSum, LowRankDelta, WeightDelta
+from ..unet.deltas import Deltas, LowRank, Source, SourceSum, WeightDelta, like
 
 UNET_PREFIX = "diffusion_model_"
 
@@ -40,32 +42,46 @@ def _on_disk(name: str) -> Any:
     return (lora.available_networks if ambiguous else lora.available_network_aliases).get(name)
 
 
-@contextmanager
-def activated(tags: Sequence[Tag], field: str) -> Iterator[list[Any]]:
-    """The global prompt's networks and the concept's are the web UI's active ones within the block.
+@dataclass
+class Kept:
+    """Networks that were read for one job: the Lora extension forgets them when others are loaded.
 
-    Yields the concept's networks as loaded, one per tag, with their own multipliers.
-
-    Raises:
-        OMGError: a file cannot be read.
+    Attributes:
+        networks: by name, as the Lora extension reads them.
     """
-    before = [Tag(net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in lora.loaded_networks]
-    # one file in both prompts is one cached network with one multiplier, so its weights are added up
-    wanted = {tag.name: tag for tag in before}
-    for tag in tags:
-        known = wanted.get(tag.name)
-        wanted[tag.name] = tag if known is None else tag._replace(te=tag.te + known.te, unet=tag.unet + known.unet)
-    try:
-        _load(list(wanted.values()))
-        loaded = {net.name: net for net in lora.loaded_networks}
-        yield [_with_multipliers(_loaded(loaded, tag, field), tag) for tag in tags]
-    finally:
-        _load(before)
 
+    networks: dict[str, Any] = field(default_factory=dict)
 
-def _load(tags: Sequence[Tag]) -> None:
-    lora.load_networks([tag.name for tag in tags], [tag.te for tag in tags], [tag.unet for tag in tags],
-                       [tag.dyn for tag in tags])
+    @contextmanager
+    def activated(self, tags: Sequence[Tag], field: str) -> Iterator[list[Any]]:
+        """The global prompt's networks and the concept's are the web UI's active ones within the block.
+
+        Yields the concept's networks, one per tag, with their own multipliers.
+
+        Raises:
+            OMGError: a file cannot be read.
+        """
+        before = [Tag(net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in lora.loaded_networks]
+        # one file in both prompts is one cached network with one multiplier, so its weights are added up
+        wanted = {tag.name: tag for tag in before}
+        for tag in tags:
+            known = wanted.get(tag.name)
+            wanted[tag.name] = tag if known is None else tag._replace(te=tag.te + known.te, unet=tag.unet + known.unet)
+        try:
+            self._load(list(wanted.values()))
+            loaded = {net.name: net for net in lora.loaded_networks}
+            yield [_with_multipliers(_loaded(loaded, tag, field), tag) for tag in tags]
+        finally:
+            self._load(before)
+
+    def _load(self, tags: Sequence[Tag]) -> None:
+        # behind ours, so that what the user has in memory is not what the Lora extension throws out next
+        others = dict(lora.networks_in_memory)
+        lora.networks_in_memory.clear()
+        lora.networks_in_memory.update({**self.networks, **others})
+        lora.load_networks([tag.name for tag in tags], [tag.te for tag in tags], [tag.unet for tag in tags],
+                           [tag.dyn for tag in tags])
+        self.networks |= {net.name: net for net in lora.loaded_networks}
 
 
 def _loaded(loaded: dict[str, Any], tag: Tag, field: str) -> Any:
@@ -85,8 +101,8 @@ def _with_multipliers(net: Any, tag: Tag) -> Any:
     return own
 
 
-def unet_deltas(nets: Sequence[Any], field: str) -> dict[nn.Module, Delta]:
-    """What one concept's networks do to the UNet. The global prompt's networks must be the active ones.
+def on_unet(nets: Sequence[Any], field: str) -> Deltas:
+    """What one concept's networks do to the UNet.
 
     Raises:
         OMGError: a network was made for another architecture.
@@ -98,16 +114,18 @@ def unet_deltas(nets: Sequence[Any], field: str) -> dict[nn.Module, Delta]:
         for name, module in net.modules.items():
             if name.startswith(UNET_PREFIX) and net.unet_multiplier:
                 by_layer.setdefault(name, []).append(module)
-    deltas: dict[nn.Module, Delta] = {}
+    found: dict[nn.Module, Source] = {}
     for name, modules in by_layer.items():
-        layer = shared.sd_model.network_layer_mapping[name]
-        lora.network_apply_weights(layer)  # brings in the global prompt's networks now, as a forward call would
+        layer = shared.sd_model.network_layer_mapping.get(name)
+        for module in modules:
+            if layer is None or not _fits(module, _unmerged_weight(layer)):
+                raise _wrong_architecture(module.network, field)
         if all(_is_low_rank(module) for module in modules):
-            parts = [_low_rank(module, layer, field) for module in modules]
-            deltas[layer] = parts[0] if len(parts) == 1 else DeltaSum(parts)
+            sources = tuple(_low_rank(module, layer) for module in modules)
+            found[layer] = sources[0] if len(sources) == 1 else SourceSum(sources)
         else:
-            deltas[layer] = _in_full(modules, layer, field)
-    return deltas
+            found[layer] = InFull(tuple(modules))
+    return found
 
 
 def add_hashes(p: Any, nets: Sequence[Any]) -> None:
@@ -122,47 +140,98 @@ def add_hashes(p: Any, nets: Sequence[Any]) -> None:
         p.extra_generation_params["Lora hashes"] = ", ".join(": ".join(item) for item in p.lora_hashes.items())
 
 
-def _weight(layer: Any) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class InFull:
+    """All networks of a layer in their order, since DoRA, OFT, IA3 and GLora depend on the weight they find.
+
+    Attributes:
+        modules: the Lora extension's.
+    """
+
+    modules: tuple[Any, ...]
+
+    def resolve(self, layer: nn.Module, y: Tensor) -> WeightDelta:
+        """In the layer's forward call: its weight is then what the global prompt's networks have made of it."""
+        weight = _unmerged_weight(layer).to(y.device)
+        total = torch.zeros_like(weight, dtype=torch.float32)
+        bias: Tensor | None = None
+        for module in self.modules:
+            change, bias_change = module.calc_updown((weight.to(total) + total).to(weight))
+            if _is_inpainting(layer, change):
+                change = pad(change, (0, 0, 0, 0, 0, 5))
+            total = total + change.reshape(weight.shape)
+            if bias_change is not None:
+                bias = bias_change if bias is None else bias + bias_change
+        return WeightDelta(like(total, y), None if bias is None else like(bias, y))
+
+
+def _unmerged_weight(layer: Any) -> Tensor:
     """The layer's weight; in half precision where the web UI keeps it in fp8."""
     half = getattr(layer, "fp16_weight", None)
     return layer.weight if half is None else half
+
+
+def _is_inpainting(layer: nn.Module, weight: Tensor) -> bool:
+    """Whether a network made for the usual 4 latent channels meets an inpainting checkpoint's first layer, of 9."""
+    return weight.dim() == 4 and weight.shape[1] == 4 and _unmerged_weight(layer).shape[1] == 9
 
 
 def _is_low_rank(module: Any) -> bool:
     return isinstance(module, NetworkModuleLora) and module.dora_scale is None and module.bias is None
 
 
-def _low_rank(module: NetworkModuleLora, layer: nn.Module, field: str) -> Delta:
+def _low_rank(module: NetworkModuleLora, layer: nn.Module) -> LowRank:
     down, up = module.down_model.weight, module.up_model.weight
     mid = None if module.mid_model is None else module.mid_model.weight
     dyn = module.network.dyn_dim
     if dyn is not None and mid is None:
         down, up = down[:dyn], up[:, :dyn]
-    shape = _weight(layer).shape
-    if isinstance(layer, nn.Conv2d) and shape[1] == 9 and down.shape[1] == 4:
-        down = pad(down, (0, 0, 0, 0, 0, 5))  # an inpainting checkpoint's first layer, as the Lora extension does
-    kernel = (down if mid is None else mid).shape[2:]
-    if (up.shape[0], down.shape[1], *kernel) != tuple(shape):
-        raise _wrong_architecture(module.network, field)
-    return LowRankDelta(down, up, module.multiplier() * module.calc_scale(), mid)
+    if _is_inpainting(layer, down):
+        down = pad(down, (0, 0, 0, 0, 0, 5))  # as the Lora extension does
+    return LowRank(down, up, module.multiplier() * module.calc_scale(), mid)
 
 
-def _in_full(modules: Sequence[Any], layer: nn.Module, field: str) -> Delta:
-    """All networks of a layer in their order, since DoRA, OFT, IA3 and GLora depend on the weight they find."""
-    weight = _weight(layer)
-    total = torch.zeros_like(weight, dtype=torch.float32)
-    bias: Tensor | None = None
-    for module in modules:
-        try:
-            change, bias_change = module.calc_updown((weight.to(total) + total).to(weight))
-            if change.dim() == 4 and weight.shape[1] == 9 and change.shape[1] == 4:
-                change = pad(change, (0, 0, 0, 0, 0, 5))
-            total = total + change.reshape(weight.shape)
-        except RuntimeError:
-            raise _wrong_architecture(module.network, field) from None
-        if bias_change is not None:
-            bias = bias_change if bias is None else bias + bias_change
-    return WeightDelta(total, bias)
+def _fits(module: Any, weight: Tensor) -> bool:
+    """Whether a network's module changes a weight of this shape."""
+    shapes = {
+        "NetworkModuleLora": _lora_shape, "NetworkModuleHada": _hada_shape, "NetworkModuleLokr": _lokr_shape,
+        "NetworkModuleFull": lambda module: module.weight.shape,
+        "NetworkModuleNorm": lambda module: module.w_norm.shape,
+        "NetworkModuleGLora": lambda module: (module.w2b.shape[0], module.w1b.shape[1])}
+    kind, wanted = type(module).__name__, tuple(weight.shape)
+    if kind == "NetworkModuleIa3":
+        return bool(module.w.numel() == wanted[1 if module.on_input else 0])
+    if kind == "NetworkModuleOFT":
+        return bool(module.num_blocks * module.block_size == wanted[0])
+    if kind not in shapes:
+        return True  # a kind that this extension has never seen is left to the layer's forward call
+    shape = tuple(shapes[kind](module))
+    if len(wanted) == 4 and wanted[1] == 9 and len(shape) == 4 and shape[1] == 4:
+        wanted = (wanted[0], 4, *wanted[2:])
+    # a 1x1 kernel counts as none, and LyCORIS keeps a kernel flat beside the inputs
+    return shape[:1] == wanted[:1] and math.prod(shape) == math.prod(wanted)
+
+
+def _lora_shape(module: Any) -> tuple[int, ...]:
+    core = module.down_model if module.mid_model is None else module.mid_model
+    return (module.up_model.weight.shape[0], module.down_model.weight.shape[1], *core.weight.shape[2:])
+
+
+def _hada_shape(module: Any) -> tuple[int, ...]:
+    if module.t1 is not None:
+        return (module.w1a.shape[1], module.w1b.shape[1], *module.t1.shape[2:])
+    return (module.w1a.shape[0], *module.w1b.shape[1:])
+
+
+def _lokr_shape(module: Any) -> tuple[int, ...]:
+    first = (module.w1a.shape[0], module.w1b.shape[1]) if module.w1 is None else module.w1.shape
+    if module.w2 is not None:
+        second = module.w2.shape
+    elif module.t2 is not None:
+        second = (module.w2a.shape[1], module.w2b.shape[1], *module.t2.shape[2:])
+    else:
+        second = (module.w2a.shape[0], *module.w2b.shape[1:])
+    return (first[0] * second[0], first[1] * second[1], *second[2:])
 
 
 def _wrong_architecture(net: Any, field: str) -> OMGError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from ..errors import OMGError
 from ..request import Request, parse_request
+from .denoiser import replaced
 from .infotext import infotext_value
-from .run import run_hires_pass, run_two_passes
+from .job import Job
 from .ui import request_from_args
 
 
@@ -31,33 +33,34 @@ def before_sampling(p: Any, args: Sequence[Any]) -> None:
 
     The web UI swallows what a script callback raises, so even reading the request waits until sampling starts.
     """
-    method, run = ("sample_img2img", run_hires_pass) if p.is_hr_pass else ("sample", run_two_passes)
-    sampler = p.sampler
+    method = "sample_img2img" if p.is_hr_pass else "sample"
+    waiting = ExitStack()
 
     def sample(*sample_args: Any, **sample_kwargs: Any) -> Tensor:
-        delattr(sampler, method)
-        once = partial(getattr(sampler, method), *sample_args, **sample_kwargs)
+        waiting.close()  # the sampler is as it was, so that it can be asked to sample twice
+        once = partial(getattr(p.sampler, method), *sample_args, **sample_kwargs)
         try:
             request = _request(args)
             if request is None:
                 return once()
-            result = run(p, request, once)
-            p.extra_generation_params["OMG"] = infotext_value(request)
+            latents, warnings = (Job.of(p).draw_hires if p.is_hr_pass else Job.of(p).draw)(request, once)
         except OMGError as error:
             raise RefusedRequest(error) from error
-        _tell(p, result.warnings)
-        p.omg_pictures = getattr(p, "omg_pictures", []) + result.pictures
-        return result.latents
+        p.extra_generation_params["OMG"] = infotext_value(request)
+        _tell(p, warnings)
+        return latents
 
-    setattr(sampler, method, sample)
+    waiting.enter_context(replaced(p.sampler, method, sample))
 
 
 def _tell(p: Any, warnings: Sequence[str]) -> None:
-    """In the comments under the picture and in its infotext."""
+    """In the comments under the picture and in its infotext: those of this batch, whose hires pass may add some."""
+    before = p.extra_generation_params.pop("OMG warnings", None)
+    told = [before] if before and p.is_hr_pass else []
     for warning in warnings:
         p.comment(f"OMG: {warning}")
-    if warnings:
-        p.extra_generation_params["OMG warnings"] = "; ".join(warnings)
+    if told or warnings:
+        p.extra_generation_params["OMG warnings"] = "; ".join([*told, *warnings])
 
 
 def _request(args: Sequence[Any]) -> Request | None:
@@ -70,6 +73,7 @@ def _request(args: Sequence[Any]) -> Request | None:
 
 def postprocess(p: Any, processed: Any) -> None:
     """Show the pictures the user asked for behind the results."""
-    for picture in getattr(p, "omg_pictures", []):
+    job = getattr(p, "omg_job", None)
+    for picture in [] if job is None else job.pictures:
         processed.images.append(picture.image)
         processed.infotexts.append(f"OMG: {picture.title}")

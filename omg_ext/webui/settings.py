@@ -10,6 +10,9 @@ import psutil
 import torch
 from modules import devices, script_callbacks, shared
 
+from ..passes.session import Memory
+from ..unet.evaluator import RowLimit
+
 SECTION = ("omg", "OMG")
 MIB = 1024 * 1024
 
@@ -19,24 +22,20 @@ def register() -> None:
     script_callbacks.on_ui_settings(_add_settings, name="omg")
 
 
-def device_budget() -> int:
-    """Bytes that the stored attention queries may take of the device's memory: never more than half of what is free."""
-    budget = _whole("omg_device_budget_mb") * MIB
+def memory() -> Memory:
+    """What may be used of it, whatever is set: never more than half of what is free for the layout, a quarter for
+    networks."""
+    graphics = _free_graphics_memory()
+    return Memory(min(_whole("omg_device_budget_mb") * MIB, graphics // 2),
+                  min(_whole("omg_host_budget_mb") * MIB, psutil.virtual_memory().available // 2),
+                  min(_whole("omg_full_budget_mb") * MIB, graphics // 4), RowLimit(_whole("omg_rows_per_call")))
+
+
+def _free_graphics_memory() -> int:
     if devices.device.type != "cuda":
-        return budget
-    free = torch.cuda.mem_get_info(devices.device)[0]
+        return int(psutil.virtual_memory().available)
     unused = torch.cuda.memory_reserved(devices.device) - torch.cuda.memory_allocated(devices.device)
-    return min(budget, (free + unused) // 2)
-
-
-def host_budget() -> int:
-    """Bytes that they may take of ordinary memory, where the device's does not do: never more than half of it."""
-    return min(_whole("omg_host_budget_mb") * MIB, psutil.virtual_memory().available // 2)
-
-
-def rows_per_call() -> int:
-    """How many concept rows go into one UNet call at most; 0 for all at once."""
-    return _whole("omg_rows_per_call")
+    return int(torch.cuda.mem_get_info(devices.device)[0]) + unused
 
 
 def ui_concepts() -> int:
@@ -51,6 +50,9 @@ _OPTIONS = {
     "omg_host_budget_mb": shared.OptionInfo(
         8192, "Ordinary memory for keeping the layout, MB", gr.Number, {"precision": 0, "minimum": 0}
     ).info("what fits neither here nor there is computed again, at the cost of one more UNet row per step"),
+    "omg_full_budget_mb": shared.OptionInfo(
+        2048, "Graphics memory for concepts' full-weight networks, MB", gr.Number, {"precision": 0, "minimum": 0}
+    ).info("LoHa, LoKr, OFT, DoRA, full and others; what does not fit is made anew at every step. LoRA needs none"),
     "omg_rows_per_call": shared.OptionInfo(
         0, "Concept rows per UNet call", gr.Slider, {"minimum": 0, "maximum": 32, "step": 1}
     ).info("0 = all at once, or as many as fit into graphics memory; a concept takes two rows per picture"),

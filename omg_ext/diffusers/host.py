@@ -1,0 +1,146 @@
+"""A diffusers pipeline as a host of the two passes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from ..host import ConceptConditioning, ConceptPrompt, Guided, LoadedConcept, PromptParts, Tap
+from ..predict.guidance import classifier_free_guidance
+from ..unet.calls import Row
+from ..unet.deltas import Deltas
+from .concepts import Loader
+from .prompts import phrase_tokens, tokens
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusersHost:
+    """One batch on a pipeline: see :class:`omg_ext.host.Host`.
+
+    Attributes:
+        pipe: gives the models, the scheduler and the progress bar.
+        loader: loads the concepts.
+        prompt: the global prompt's text.
+        encoded: its conditioning.
+        style: its networks.
+        steps, eta, cfg_scale: as in diffusers.
+        generators: one per picture.
+        noise: initial latents of unit variance, [B, C, h, w].
+        size: height and width in pixels.
+    """
+
+    pipe: DiffusionPipeline
+    loader: Loader
+    prompt: str
+    encoded: ConceptConditioning
+    style: Deltas
+    steps: int
+    eta: float
+    cfg_scale: float
+    generators: Sequence[torch.Generator]
+    noise: Tensor
+    size: tuple[int, int]
+    stopped = False
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.pipe.unet
+
+    @property
+    def device(self) -> torch.device:
+        return self.noise.device
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        return self.noise.shape[2], self.noise.shape[3]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.prompt] * len(self.noise)
+
+    def load(self, concept: ConceptPrompt) -> LoadedConcept:
+        return self.loader.load(concept, len(self.noise), self.cfg_scale)
+
+    def sample(self, tap: Tap) -> Tensor:
+        """A diffusers scheduler's loop. Guidance is left out at scales up to 1, as diffusers does."""
+        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        scheduler.set_timesteps(self.steps, device=self.device)
+        known = inspect.signature(scheduler.step).parameters
+        generators = list(self.generators) if len(self.generators) > 1 else self.generators[0]
+        options = {name: value for name, value in (("generator", generators), ("eta", self.eta)) if name in known}
+        total, batch, scale = scheduler.config.num_train_timesteps, len(self.noise), self.scale(None)
+        rows, cond = self._global_rows(scale is not None)
+        latents = self.noise * scheduler.init_noise_sigma
+        with self.pipe.progress_bar(total=len(scheduler.timesteps)) as bar:
+            bar.set_description(tap.title)
+            for step, t in enumerate(scheduler.timesteps):
+                tap.begin((total - 1 - float(t)) / total, step)
+                x = scheduler.scale_model_input(latents, t)
+                x = x if scale is None else torch.cat([x, x])
+                output = tap.unet(self._evaluate, x, t.expand(len(x)), cond, rows)
+                uncond = output[-batch:]
+                prediction = output if scale is None else uncond + scale * (output[:batch] - uncond)
+                prediction = tap.guided(Guided(prediction, uncond), self).prediction
+                latents = scheduler.step(prediction, t, latents, **options).prev_sample
+                bar.update()
+        return latents
+
+    def scale(self, own: float | None) -> float | None:
+        scale = self.cfg_scale if own is None else own
+        return scale if scale > 1 else None
+
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+        return classifier_free_guidance(cond, parts, uncond, scale)
+
+    def conditioning(self, cond: Mapping[str, Tensor], like: Any) -> Mapping[str, Tensor]:
+        return cond
+
+    def prompt_tokens(self) -> dict[tuple[int, int], list[int]]:
+        own = tokens(self.pipe, self.prompt)
+        return {(picture, 0): own for picture in range(len(self.noise))}
+
+    def phrase_tokens(self, phrase: str) -> list[int]:
+        return phrase_tokens(self.pipe, phrase)
+
+    def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
+        return np.asarray(decode(self.pipe, latents[picture:picture + 1])[0])
+
+    def _global_rows(self, guided: bool) -> tuple[list[Row], dict[str, Tensor]]:
+        """What the global rows are, and their conditioning: conditional ones first."""
+        batch = len(self.noise)
+        rows = [Row(picture) for picture in range(batch)]
+        cond = {name: tensor.expand(batch, *tensor.shape[1:]) for name, tensor in self.encoded.cond.items()}
+        if not guided:
+            return rows, cond
+        return ([*rows, *(row._replace(part=None) for row in rows)],
+                {name: torch.cat([tensor, self.encoded.uncond[name]]) for name, tensor in cond.items()})
+
+    def _evaluate(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        added = {name: rows for name, rows in cond.items() if name != "encoder_hidden_states"}
+        output: Tensor = self.pipe.unet(x, t, encoder_hidden_states=cond["encoder_hidden_states"],
+                                        added_cond_kwargs=added or None, return_dict=False)[0]
+        return output
+
+
+def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:
+    """Latents [B, C, h, w] as pictures. SDXL's own autoencoder overflows in half precision and is lifted out."""
+    vae, before = pipe.vae, pipe.vae.dtype
+    lifted = before == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if lifted:
+        vae.to(torch.float32)
+    try:
+        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    finally:
+        if lifted:
+            vae.to(before)
+    pictures: list[Image.Image] = pipe.image_processor.postprocess(pixels, output_type="pil")
+    return pictures

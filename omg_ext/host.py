@@ -1,0 +1,203 @@
+"""All that the core asks of a host, and what a host's sampler asks of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .request.tags import Tag
+from .unet.calls import Row
+from .unet.deltas import Deltas
+
+Evaluate = Callable[[Tensor, Tensor, Any], Tensor]
+"""The host's UNet: ``(x [n, C, h, w], t [n], the host's conditioning of n rows) -> output [n, C, h, w]``"""
+
+PromptParts = Sequence[Sequence[tuple[int, float]]]
+"""For each picture, the conditional rows that make up its prompt, with their weights (several for ``AND``)"""
+
+
+class ConceptConditioning(NamedTuple):
+    """One concept's conditioning at one step.
+
+    Attributes:
+        cond: R conditional rows: tensors by the host's names (e.g. ``crossattn`` and ``vector``), rows first.
+        parts: see :data:`PromptParts`.
+        uncond: one unconditional row per picture.
+    """
+
+    cond: Mapping[str, Tensor]
+    parts: PromptParts
+    uncond: Mapping[str, Tensor]
+
+
+class Guided(NamedTuple):
+    """A prediction after classifier-free guidance, and the unconditional prediction alone: [B, C, h, w] each.
+
+    Where no unconditional rows were evaluated the conditional ones stand in.
+    """
+
+    prediction: Tensor
+    uncond: Tensor
+
+
+class Guidance(Protocol):
+    """The host's classifier-free guidance at one denoiser call."""
+
+    def scale(self, own: float | None) -> float | None:
+        """The guidance scale of a concept that asks for ``own`` (None: the picture's); None is to do without
+        unconditional rows."""
+        ...
+
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+        """Guided predictions [n, C, h, w], as the host makes them of the picture's own.
+
+        Args:
+            cond: predictions of R conditional rows.
+            parts: of n pictures.
+            uncond: their unconditional predictions, [n, C, h, w].
+            scale: the guidance scale.
+        """
+        ...
+
+
+class Tap(Protocol):
+    """What a host's sampler calls while it samples.
+
+    Attributes:
+        title: of the pass, for progress bars.
+    """
+
+    title: str
+
+    def begin(self, progress: float, step: int) -> None:
+        """The sampler is about to call its denoiser.
+
+        Args:
+            progress: fraction of the trajectory that lies behind, in model timesteps.
+            step: the host's number of the step, by which it schedules prompts.
+        """
+        ...
+
+    def unet(self, evaluate: Evaluate, x: Tensor, t: Tensor, cond: Any, rows: Sequence[Row]) -> Tensor:
+        """Stands in for one of the host's UNet evaluations of global rows; arguments as :data:`Evaluate`.
+
+        Args:
+            rows: what each row is.
+        """
+        ...
+
+    def guided(self, plain: Guided, guidance: Guidance) -> Guided:
+        """The host has combined the global predictions; it goes on with what is returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConceptPrompt:
+    """What a host has to load for one concept.
+
+    Attributes:
+        index: which concept of the request.
+        text: the prompt without its network tags.
+        tags: the networks.
+        negative: its negative prompt; None takes each picture's.
+        field: how messages name the prompt.
+    """
+
+    index: int
+    text: str
+    tags: Sequence[Tag]
+    negative: str | None
+    field: str
+
+
+class LoadedConcept(Protocol):
+    """One concept, ready to be evaluated.
+
+    Attributes:
+        networks: by the UNet's layers.
+    """
+
+    @property
+    def networks(self) -> Deltas: ...
+
+    def conditioning(self, step: int) -> ConceptConditioning:
+        """The conditioning at a step."""
+        ...
+
+
+class Host(Protocol):
+    """One batch of pictures on one model.
+
+    Attributes:
+        unet: the UNet; cross-attention modules are named ``attn2``, self-attention ``attn1``.
+        style: networks of the global prompt that are to act on every row; empty where the host has merged them.
+        generators: the sampler's random generators, one per picture.
+        prompts: the global prompt of each picture.
+        size: height and width in pixels.
+        latent_size: height and width of the latent.
+        device: what the sampler works on.
+        stopped: whether the user broke off what was sampled last.
+    """
+
+    @property
+    def unet(self) -> nn.Module: ...
+
+    @property
+    def style(self) -> Deltas: ...
+
+    @property
+    def generators(self) -> Sequence[Any]: ...
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def latent_size(self) -> tuple[int, int]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def stopped(self) -> bool: ...
+
+    def load(self, concept: ConceptPrompt) -> LoadedConcept:
+        """Load a concept's networks and encode its prompts with them.
+
+        Raises:
+            OMGError: a network is missing, broken or made for another model.
+        """
+        ...
+
+    def sample(self, tap: Tap) -> Tensor:
+        """Run the sampler once from its start and return the final latents, [B, C, h, w]."""
+        ...
+
+    def conditioning(self, cond: Mapping[str, Tensor], like: Any) -> Any:
+        """The host's conditioning of some rows, for its UNet.
+
+        Args:
+            cond: a concept's rows.
+            like: conditioning of global rows of the same pictures, for what no prompt decides.
+        """
+        ...
+
+    def prompt_tokens(self) -> Mapping[tuple[int, int], Sequence[int]]:
+        """The tokens of each (picture, part) of the global prompts, in the order of the conditional rows."""
+        ...
+
+    def phrase_tokens(self, phrase: str) -> Sequence[int]:
+        """The tokens of a phrase within a prompt."""
+        ...
+
+    def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
+        """One picture of a batch of latents, uint8 [H, W, 3]."""
+        ...

@@ -1,0 +1,114 @@
+"""The second pass: the same trajectory with the concepts blended in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import OMGError
+from ..host import Evaluate, Guidance, Guided
+from ..predict.base import GlobalCall, Point, Predict
+from ..unet.calls import Row, UNetCall, is_global_cond
+from ..unet.evaluator import Evaluator, repeated
+from .first import FirstResult
+
+
+class SecondTap:
+    """From the initiation timestep on the concepts' predictions are blended in, and the layout is kept.
+
+    Before it the answers come from the first pass's memory, while the latents are its, bit for bit.
+
+    Args:
+        evaluator: for the global rows.
+        blend_start: the initiation timestep as a fraction of the trajectory; 1 is never.
+        weights: blend weights of the concepts, [K, B, 1, h, w] (see :func:`omg_ext.comprehension.masks.blend_weights`).
+        predict: the way to predict the concepts.
+        first: what the pass repeats; None for a pass that repeats none (Hires. fix).
+
+    Attributes:
+        has_blended: whether concepts were blended in at all.
+    """
+
+    title = "second pass"
+
+    def __init__(self, evaluator: Evaluator, blend_start: float, weights: Tensor, predict: Predict,
+                 first: FirstResult | None = None):
+        self.has_blended = False
+        self._evaluator, self._blend_start, self._predict, self._first = evaluator, blend_start, predict, first
+        self._weights = weights
+        self._progress, self._step, self._index = 0.0, 0, 0
+        self._seen: list[GlobalCall] = []
+
+    @property
+    def blends(self) -> bool:
+        """Whether concepts are blended in at this point of the trajectory."""
+        return self._progress >= self._blend_start and self._blend_start < 1.0
+
+    def begin(self, progress: float, step: int) -> None:
+        self.finish()
+        self._progress, self._step = progress, step
+
+    def finish(self) -> None:
+        """The denoiser call, or the pass, is over.
+
+        Raises:
+            OMGError: it went past the place where concepts are blended in.
+        """
+        if self._seen:
+            raise OMGError("other extensions", (
+                "another extension guides the picture by a way of its own, past the place where the concepts are "
+                "blended in; turn off what replaces the sampler's denoiser or its guidance"))
+
+    def unet(self, evaluate: Evaluate, x: Tensor, t: Tensor, cond: Any, rows: Sequence[Row]) -> Tensor:
+        """Evaluate the UNet on global rows: from memory in the prefix, with the first pass's attention after it."""
+        call = UNetCall(tuple(rows), self._progress, (x.shape[-2], x.shape[-1]))
+        index, self._index = self._index, self._index + 1
+        if self.blends:
+            self._seen.append(GlobalCall(evaluate, x, t, cond, call.rows))
+            return self._with_layout(evaluate, call, x, t, cond, index)
+        answer = self._remembered(index, x, t)
+        return answer if answer is not None else self._evaluator(evaluate, call, x, t, cond)
+
+    def guided(self, plain: Guided, guidance: Guidance) -> Guided:
+        """Concept noise blending (Eq. 6): ``(1 - sum_i M_i) z' + sum_i M_i C^i``, after each model's own guidance."""
+        if not self.blends:
+            return plain
+        self.has_blended = True
+        point = Point.of(self._seen, len(plain.prediction), self._step, self._progress)
+        self._seen = []
+        concepts = self._predict(point, guidance)
+        return Guided(*(blend(self._weights, ours, theirs) for ours, theirs in zip(plain, concepts, strict=True)))
+
+    def _remembered(self, index: int, x: Tensor, t: Tensor) -> Tensor | None:
+        calls = self._first.calls if self._first is not None else ()
+        kept = calls[index].remembered if index < len(calls) else None
+        return None if kept is None else kept.answer(x, t)
+
+    def _with_layout(self, evaluate: Evaluate, call: UNetCall, x: Tensor, t: Tensor, cond: Any, index: int) -> Tensor:
+        """Eq. 7. Queries that were not kept are computed again: the first pass's rows ride along in the same call."""
+        first = self._first
+        if first is not None and first.layout.wants_any(call.progress):
+            kept = first.call_like(index, call.progress, call.rows)
+            conds = [number for number, row in enumerate(call.rows) if is_global_cond(row)]
+            if kept is not None and conds:
+                queries = None if kept.queries is None else first.layout.store.get(
+                    kept.queries, x.device, first.next_queries(index))
+                if queries is not None:
+                    call = replace(call, replayed=queries)
+                elif kept.latents is not None:
+                    call, x, t, cond = repeated(call, conds, x, t, cond, *kept.latents)
+        return self._evaluator(evaluate, call, x, t, cond)
+
+
+def blend(weights: Tensor, prediction: Tensor, concepts: Tensor) -> Tensor:
+    """Eq. 6 in float32, in the dtype of the prediction.
+
+    Args:
+        weights: M_i, [K, B, 1, h, w].
+        prediction: z', [B, C, h, w].
+        concepts: C^i, [K, B, C, h, w].
+    """
+    return ((1 - weights.sum(0)) * prediction + (weights * concepts).sum(0)).to(prediction.dtype)

@@ -1,0 +1,216 @@
+"""The paper on one screen: first pass, visual comprehension, second pass (Sec. 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..comprehension import FirstPicture, get_detector
+from ..comprehension.heat import token_positions
+from ..comprehension.masks import FloatArray
+from ..comprehension.places import Places, find_places, given_masks, latent_weights
+from ..errors import OMGError
+from ..host import ConceptPrompt, Host, LoadedConcept
+from ..predict.separate import Separate
+from ..request import Request
+from ..request.tags import parse_tags
+from ..unet.calls import every_row
+from ..unet.class_tokens import ClassTokenAttention
+from ..unet.evaluator import Evaluator, RowLimit
+from ..unet.layout import LayoutRecorder, LayoutReplay
+from ..unet.networks import RowNetworks, of_concept
+from ..unet.patches import Patches
+from ..unet.query_store import QueryStore
+from .first import FirstResult, FirstTap
+from .noise import Noise
+from .second import SecondTap
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Memory:
+    """What may be used of it, and what was found out about it.
+
+    Attributes:
+        device_budget, host_budget: bytes for stored attention queries on the UNet's device and in host memory; what
+            fits in neither is recomputed.
+        full_budget: bytes for networks as large as their layers' weights; what does not fit is made again in each call.
+        concept_rows: rows of concepts in one UNet call.
+        global_rows: the second pass's other rows.
+    """
+
+    device_budget: int = 2 << 30
+    host_budget: int = 8 << 30
+    full_budget: int = 2 << 30
+    concept_rows: RowLimit = field(default_factory=RowLimit)
+    global_rows: RowLimit = field(default_factory=RowLimit)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a session gives back.
+
+    Attributes:
+        latents: the result, [B, C, h, w].
+        first: the first pass's latents, [B, C, h, w].
+        places: where the concepts are; None if the user broke off before they were looked for.
+        warnings: what the user should know.
+    """
+
+    latents: Tensor
+    first: Tensor
+    places: Places | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+class Session:
+    """One request on one batch of pictures.
+
+    Args:
+        host: see :class:`Host`.
+        request: validated.
+        memory: see :class:`Memory`.
+    """
+
+    def __init__(self, host: Host, request: Request, memory: Memory):
+        self._host, self._request, self._memory = host, request, memory
+
+    def draw(self) -> Drawn:
+        """All of it.
+
+        Raises:
+            OMGError: anything the user can mend; nothing stays hooked.
+        """
+        given = given_masks(self._request, self._host.size, self._host.latent_size)
+        concepts = self.load()
+        first = self.first()
+        try:
+            if self._host.stopped:
+                return Drawn(first.latents, first.latents)
+            places = self.find(first, given)
+            if not places:
+                return Drawn(first.latents, first.latents, places, places.warnings)
+            return self._second_or_first(concepts, places, first)
+        finally:
+            first.layout.store.clear()
+
+    def load(self) -> list[LoadedConcept]:
+        """The concepts' networks, and their prompts encoded with them."""
+        noise = Noise.of(self._host.generators)
+        loaded = []
+        for index, concept in enumerate(self._request.concepts):
+            name = f"concepts[{index}].prompt"
+            text, tags = parse_tags(concept.prompt, name)
+            loaded.append(self._host.load(ConceptPrompt(index, text, tags, concept.negative_prompt, name)))
+        noise.restore(self._host.generators)  # modules that are made to hold a LoRA draw random numbers
+        return loaded
+
+    def first(self) -> FirstResult:
+        """The ordinary picture, and all that the other stages need of it."""
+        host, request = self._host, self._request
+        noise = Noise.of(host.generators)
+        with Patches(host.unet) as patches:
+            # style first: what is recorded must include it
+            RowNetworks(patches, [(every_row, host.style)])
+            recorder = LayoutRecorder(patches, request.layout,
+                                      QueryStore(self._memory.device_budget, self._memory.host_budget))
+            attention = self._class_token_attention(patches)
+            tap = FirstTap(patches, request.blend_start, recorder)
+            latents = host.sample(tap)
+        heat = attention.maps(host.latent_size) if attention is not None else None
+        return FirstResult(latents, tuple(tap.calls), recorder.record(), heat, noise)
+
+    def find(self, first: FirstResult, given: list[FloatArray | None]) -> Places:
+        """Visual comprehension: each concept's mask in each picture.
+
+        Args:
+            given: the masks that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
+        """
+        host = self._host
+        pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number))
+                    for number, prompt in enumerate(host.prompts)]
+        return find_places(self._request, given, pictures, host.size, host.latent_size)
+
+    def second(self, concepts: list[LoadedConcept], places: Places,
+               first: FirstResult | None = None) -> tuple[Tensor, list[str]]:
+        """The picture again, with the concepts in their places.
+
+        Args:
+            first: what is repeated; without, this is a pass of its own over a picture that has its layout (Hires. fix).
+
+        Returns:
+            The latents, and what the user should know.
+        """
+        host, request, memory = self._host, self._request, self._memory
+        weights = places.weights
+        if tuple(weights.shape[-2:]) != tuple(host.latent_size):
+            weights = latent_weights(request.concepts, places.masks, host.latent_size)
+        weights = weights.to(host.device)
+        before = Noise.of(host.generators)
+        if first is not None:
+            first.noise.restore(host.generators)
+        try:
+            with Patches(host.unet) as patches:
+                own = [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)]
+                RowNetworks(patches, [(every_row, host.style), *own], memory.full_budget)
+                replay = LayoutReplay(patches, first.layout) if first is not None else None
+                predict = Separate(host, Evaluator(patches, memory.concept_rows), concepts, places.pictures,
+                                   [concept.cfg_scale for concept in request.concepts])
+                tap = SecondTap(Evaluator(patches, memory.global_rows), request.blend_start, weights, predict, first)
+                latents = host.sample(tap)
+                if not host.stopped:
+                    tap.finish()
+        finally:
+            if first is not None:
+                before.restore(host.generators)
+        warnings = sorted(replay.warnings) if replay is not None else []
+        if not tap.has_blended and request.blend_start < 1.0 and not host.stopped:
+            warnings.append(f"blend_start: none of the sampler's steps comes after {request.blend_start:g} of the "
+                            "trajectory, so the concepts were not drawn; lower it, or take more steps")
+        return latents, warnings
+
+    def reason(self, error: Exception) -> str:
+        """Why a pass failed, for the user, who gets what there is without it.
+
+        Raises:
+            OMGError: the request is strict.
+        """
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            reason = ("it does not fit into graphics memory; lower the picture's size, the batch size or, in OMG's "
+                      "settings, the graphics memory for keeping the layout")
+        if self._request.strict:
+            raise OMGError("second pass", reason) from error
+        log.error("OMG: a pass failed", exc_info=error)
+        return reason
+
+    def _second_or_first(self, concepts: list[LoadedConcept], places: Places, first: FirstResult) -> Drawn:
+        """The second picture; the first, with the reason, if that fails and the request is not strict."""
+        try:
+            latents, warnings = self.second(concepts, places, first)
+        except OMGError:
+            raise
+        except Exception as error:
+            return Drawn(first.latents, first.latents, places, [
+                *places.warnings, f"the second pass failed, so this is the first picture: {self.reason(error)}"])
+        return Drawn(latents, first.latents, places, [*places.warnings, *warnings])
+
+    def _class_token_attention(self, patches: Patches) -> ClassTokenAttention | None:
+        phrases = sorted({concept.phrase for concept in self._request.concepts if concept.needs_detection})
+        if not phrases or not get_detector(self._request.detector).needs_attention:
+            return None
+        tokens = {phrase: self._host.phrase_tokens(phrase) for phrase in phrases}
+        positions = {part: [token_positions(prompt, tokens[phrase]) for phrase in phrases]
+                     for part, prompt in self._host.prompt_tokens().items()}
+        return ClassTokenAttention(patches, phrases, positions)
+
+
+def _heat(first: FirstResult, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:
+    return first.heat.of(picture, phrase) if first.heat is not None else None

@@ -1,0 +1,144 @@
+"""Who is who in a UNet call. Everything that OMG does acts on some rows of a UNet batch, and a row says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import OMGError
+
+
+class Row(NamedTuple):
+    """One latent with one conditioning.
+
+    Attributes:
+        picture: which one of the batch.
+        concept: whose prompt conditions it; None is the global prompt.
+        part: which part of that prompt (several with ``AND``); None is the negative prompt (unconditional).
+        repeats_first: the row evaluates the first pass's latent once more, for its attention queries alone.
+    """
+
+    picture: int
+    concept: int | None = None
+    part: int | None = 0
+    repeats_first: bool = False
+
+
+Which = Callable[[Row], bool]
+"""Picks the rows that an intervention acts on. One function object for each purpose: its answers are kept."""
+
+
+def every_row(row: Row) -> bool:
+    return True
+
+
+def is_global_cond(row: Row) -> bool:
+    """The global prompt's conditional rows: those whose attention keeps the layout (Eq. 7)."""
+    return row.concept is None and row.part is not None and not row.repeats_first
+
+
+def repeats_first(row: Row) -> bool:
+    return row.repeats_first
+
+
+@dataclass(frozen=True, eq=False)
+class UNetCall:
+    """One evaluation of the UNet.
+
+    Attributes:
+        rows: what each row of the batch is.
+        progress: fraction of the trajectory that lies behind, in model timesteps.
+        grid: height and width of the latent.
+        recorded: where layers leave the attention queries of the global conditional rows; None leaves none.
+        replayed: queries by layer, which the global conditional rows attend with; None: the rows that repeat the first
+            pass bring them, if there are any.
+    """
+
+    rows: tuple[Row, ...]
+    progress: float
+    grid: tuple[int, int]
+    recorded: dict[str, Tensor] | None = None
+    replayed: Mapping[str, Tensor] | None = None
+    _runs: dict[tuple[Which, int], tuple[slice, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def runs(self, which: Which, batch: int = 0) -> tuple[slice, ...]:
+        """Where the rows that ``which`` picks lie, in as few slices as possible.
+
+        Args:
+            batch: rows that a layer sees; 0 for the call's own. Tiling optimisations (HyperTile) cut every row into
+                the same number of consecutive tiles, so it may be a multiple of the call's rows.
+
+        Raises:
+            OMGError: rows cannot be told apart in this layer.
+        """
+        batch = batch or len(self.rows)
+        found = self._runs.get((which, batch))
+        if found is None:
+            tiles, rest = divmod(batch, len(self.rows))
+            if rest or not tiles:
+                raise OMGError("other extensions", (
+                    f"a layer saw {batch} rows in a UNet call of {len(self.rows)}: another extension or setting "
+                    "changes the batch inside the model, so that concepts cannot be told apart; those that rewrite "
+                    "attention do this (NegPiP, reference-only ControlNet), turn them off for pictures with OMG"))
+            found = tuple(slice(run.start * tiles, run.stop * tiles) for run in _runs_of(self.rows, which))
+            self._runs[which, batch] = found
+        return found
+
+    def select(self, indices: Sequence[int]) -> UNetCall:
+        """The call with some of its rows."""
+        replayed = self.replayed
+        if replayed is not None:
+            numbers = {index: number for number, index in enumerate(
+                index for index, row in enumerate(self.rows) if is_global_cond(row))}
+            kept = [numbers[index] for index in indices if index in numbers]
+            replayed = {name: select(tensor, kept) for name, tensor in replayed.items()}
+        return UNetCall(tuple(self.rows[index] for index in indices), self.progress, self.grid, None, replayed)
+
+
+def _runs_of(rows: Sequence[Row], which: Which) -> list[slice]:
+    runs, start = [], 0
+    for picked, group in groupby(rows, which):
+        stop = start + len(list(group))
+        if picked:
+            runs.append(slice(start, stop))
+        start = stop
+    return runs
+
+
+def select(value: Any, rows: Sequence[int]) -> Any:
+    """Rows of a tensor, or of a host's conditioning: tensors in dicts and lists, rows first. Views where possible."""
+    if isinstance(value, Mapping):
+        return {name: select(item, rows) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [select(item, rows) for item in value]
+    tensor: Tensor = value
+    runs = _consecutive(rows)
+    return tensor[runs[0]] if len(runs) == 1 else torch.cat([tensor[run] for run in runs])
+
+
+def _consecutive(rows: Sequence[int]) -> list[slice]:
+    """The numbers as slices. An index tensor would have to be sent to the device, which makes a GPU wait."""
+    runs = [slice(0, 0)]
+    for row in rows:
+        if row == runs[-1].stop and runs[-1].stop > runs[-1].start:
+            runs[-1] = slice(runs[-1].start, row + 1)
+        else:
+            runs.append(slice(row, row + 1))
+    return runs[1:] or runs
+
+
+def join(values: Sequence[Any]) -> Any:
+    """The opposite of :func:`select`: the rows of several tensors or conditionings, one behind the other."""
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if isinstance(first, Mapping):
+        return {name: join([value[name] for value in values]) for name in first}
+    if isinstance(first, (list, tuple)):
+        return [join(items) for items in zip(*values, strict=True)]
+    return torch.cat(list(values))

@@ -1,0 +1,134 @@
+"""One press of Generate: what its batches and their hires passes share, and what they give back."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules import shared
+from PIL import Image
+from torch import Tensor
+
+from ..comprehension.places import Places
+from ..errors import OMGError
+from ..passes.noise import Noise
+from ..passes.session import Drawn, Memory, Session
+from ..request import Request
+from . import settings
+from .host import Sample, WebUIHost
+from .networks import Kept
+
+UPSCALED_LATER = ("a finished picture was upscaled, without the concepts: their places are known only while OMG draws "
+                  "it; use Hires. fix in the same run")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An extra picture for the user."""
+
+    title: str
+    image: Image.Image
+
+
+@dataclass
+class Job:
+    """
+    Attributes:
+        p: the web UI's processing object.
+        memory: budgets, and the numbers of rows that were found to fit.
+        kept: networks that were read, for this model.
+        places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
+        pictures: extra pictures of all batches.
+        is_counted: whether the progress bar knows of the second passes.
+    """
+
+    p: weakref.ref[Any]
+    memory: Memory = field(default_factory=settings.memory)
+    kept: Kept = field(default_factory=Kept)
+    model: weakref.ref[Any] = field(default_factory=lambda: weakref.ref(shared.sd_model))
+    places: Places | None = None
+    pictures: list[Picture] = field(default_factory=list)
+    is_counted: bool = False
+
+    @classmethod
+    def of(cls, p: Any) -> Job:
+        """The job of a processing object; a copy of one starts its own."""
+        job = getattr(p, "omg_job", None)
+        if job is None or job.p() is not p:
+            job = p.omg_job = cls(weakref.ref(p))
+        if job.model() is not shared.sd_model:
+            job.kept, job.model = Kept(), weakref.ref(shared.sd_model)
+        return job
+
+    def draw(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
+        """Both passes of one batch.
+
+        Args:
+            request: the validated request.
+            sample: runs the host's sampler once, from the start.
+
+        Returns:
+            Latents [B, C, h, w], and what the user should know.
+
+        Raises:
+            OMGError: anything the user can mend; nothing stays hooked.
+        """
+        self.places = None
+        host = WebUIHost(self._processing, sample, self.kept)
+        self._expect_two_passes()
+        drawn = Session(host, request, self.memory).draw()
+        self.places = drawn.places
+        self.pictures += _shown(host, request, drawn)
+        return drawn.latents, drawn.warnings
+
+    def draw_hires(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
+        """The hires pass of one batch: one pass, with the concepts where the first pass had them.
+
+        The picture's layout is there already, so nothing is replayed. Arguments and errors as :meth:`draw`.
+        """
+        host = WebUIHost(self._processing, sample, self.kept)
+        if self.places is None:
+            return sample(), [UPSCALED_LATER] if self._is_upscaled_later else []
+        if not self.places:
+            return sample(), []
+        session, noise = Session(host, request, self.memory), Noise.of(host.generators)
+        try:
+            return session.second(session.load(), self.places)
+        except OMGError:
+            raise
+        except Exception as error:
+            reason = session.reason(error)
+        noise.restore(host.generators)
+        return sample(), [f"drawing the concepts failed, so the picture was upscaled without them: {reason}"]
+
+    @property
+    def _processing(self) -> Any:
+        return self.p()
+
+    @property
+    def _is_upscaled_later(self) -> bool:
+        """The first pass of this job never ran: the picture comes from an earlier one."""
+        return not self.is_counted
+
+    def _expect_two_passes(self) -> None:
+        """The progress bar counts twice the steps, as the web UI does for hires fix."""
+        p = self._processing
+        if not self.is_counted:
+            self.is_counted = True
+            shared.state.job_count += p.n_iter
+        shared.total_tqdm.updateTotal(shared.state.job_count * p.steps)
+
+
+def _shown(host: WebUIHost, request: Request, drawn: Drawn) -> list[Picture]:
+    pictures = []
+    for index, masks in enumerate([] if drawn.places is None else drawn.places.masks):
+        if "first_pass" in request.show:
+            pictures.append(Picture("first pass", Image.fromarray(host.decode(drawn.first, index))))
+        if "masks" in request.show:
+            pictures += [Picture(f"mask of concept {number}: {concept.phrase or concept.prompt}",
+                                 Image.fromarray((255 * mask).astype("uint8")))
+                         for number, (concept, mask) in enumerate(zip(request.concepts, masks, strict=True), 1)
+                         if mask is not None]
+    return pictures
