@@ -14,11 +14,15 @@ import torch
 from scipy.stats import theilslopes
 from torch import Tensor, nn
 
-from bench.speed import steps_before
+from bench.speed import read_loras, steps_before
 from bench.subject import Subject
 from bench.table import Row
 from omg_ext.request import Layout
-from omg_ext.unet.patches import Hooks
+from omg_ext.unet.calls import Row as CallRow
+from omg_ext.unet.calls import UNetCall, every_row
+from omg_ext.unet.deltas import LowRank, WeightDelta, like
+from omg_ext.unet.networks import RowNetworks
+from omg_ext.unet.patches import Patches
 from omg_ext.unet.query_store import QueryStore
 
 MIB = 2**20
@@ -84,14 +88,19 @@ def computed_bytes(subject: Subject, steps: int) -> dict[str, int]:
     def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         own.append((output.shape[1], output.nbytes))
 
-    with Hooks() as hooks:
-        for name, layer in unet.named_modules():
-            if name.endswith("attn2.to_q"):
-                hooks.on_output(layer, lambda module, args, output: cross.append(output.nbytes))
-            if name.endswith(("attn1.to_q", "attn1.to_k")):
-                hooks.on_output(layer, note)
-        args, kwargs = subject.inputs(1)
-        unet(*args, **kwargs)
+    def note_cross(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        cross.append(output.nbytes)
+
+    hooks = []
+    for name, layer in unet.named_modules():
+        if name.endswith("attn2.to_q"):
+            hooks.append(layer.register_forward_hook(note_cross))
+        if name.endswith(("attn1.to_q", "attn1.to_k")):
+            hooks.append(layer.register_forward_hook(note))
+    args, kwargs = subject.inputs(1)
+    unet(*args, **kwargs)
+    for hook in hooks:
+        hook.remove()
 
     fewest = min(tokens for tokens, _ in own)
     deepest = sum(size for tokens, size in own if tokens == fewest)
@@ -124,6 +133,45 @@ def storage_modes(subject: Subject, steps: int) -> list[Row]:
             rows.append(Row(f"Storage mode {mode}: peak of graphics memory beyond a run without layout",
                             (peak.cuda - without.cuda) / MIB, "MiB", note=about))
     return rows
+
+
+@dataclass(frozen=True, eq=False)
+class MultipliedOut:
+    """A LoRA as most kinds of LyCORIS are: what it adds is known as a weight of the layer's size only."""
+
+    factors: LowRank
+
+    def resolve(self, layer: nn.Module, y: Tensor) -> WeightDelta:
+        factors = self.factors
+        return WeightDelta(like(factors.up.float() @ factors.down.float() * factors.scale, y))
+
+
+@torch.no_grad()
+def full_weights(subject: Subject) -> list[Row]:
+    """What full-weight networks of one concept leave for the next call, with and without a budget."""
+    unet = subject.pipe.unet
+    networks = {unet.get_submodule(name): MultipliedOut(factors)
+                for name, factors in read_loras(subject)[0].unet.items()}
+    computed = sum(layer.get_parameter("weight").numel() for layer in networks) * unet.dtype.itemsize
+    args, kwargs = subject.inputs(1)
+    call = UNetCall((CallRow(0),), 0.5, (args[0].shape[2], args[0].shape[3]))
+
+    def left_with(budget: int) -> float:
+        before = live_bytes()
+        with Patches(unet) as patches:
+            RowNetworks(patches, [(every_row, networks)], budget)
+            with patches.running(call):
+                unet(*args, **kwargs)
+            return (live_bytes() - before) / MIB
+
+    half = computed // 2
+    about = f"one concept, on all {len(networks)} attention and feed-forward Linears, {unet.dtype}"
+    return [
+        Row("Full-weight networks: computed size", computed / MIB, "MiB", note=about),
+        Row("Full-weight networks: tensors alive after a call, no budget", left_with(PLENTY), "MiB", note=about,
+            exactly=computed / MIB),
+        Row("Full-weight networks: tensors alive after a call, budget of half", left_with(half), "MiB", note=about,
+            most=half / MIB)]
 
 
 def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from bench.memory import left_behind, storage_modes
+from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
 from bench.table import Row, formatted, hardware, save
@@ -65,6 +65,7 @@ def main() -> None:
         report(left_behind("small runs without LoRAs", lambda: little.omg(4, tags=False), runs))
         report(left_behind("readings of both LoRA files", lambda: read_loras(little), runs))
         report(storage_modes(replace(subject, size=size // 2), 10))
+        report(full_weights(subject))
         report(one_call(replace(subject, rank=32), repeats))
         report(whole_runs(subject, steps))
     if not args.quick:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,9 +12,11 @@ from bench.scene import PROMPTS
 from bench.subject import BLEND_START, Subject
 from bench.table import Row
 from bench.timing import Runner, Turns, median_seconds, now
-from omg_ext.diffusers.loras import load_lora, scaled
-from omg_ext.unet.deltas import LowRankDelta
-from omg_ext.unet.networks import RowNetworks
+from omg_ext.diffusers.loras import LoRA, load_lora, on_unet
+from omg_ext.unet.calls import Row as CallRow
+from omg_ext.unet.calls import UNetCall
+from omg_ext.unet.networks import RowNetworks, of_concept
+from omg_ext.unet.patches import Patches
 
 K = len(PROMPTS)
 
@@ -41,9 +43,9 @@ def bare_calls(subject: Subject, rows: list[int]) -> None:
         subject.pipe.unet(*args, **kwargs)
 
 
-def read_loras(subject: Subject) -> list[Mapping[nn.Module, LowRankDelta]]:
-    """Each concept's LoRA, by the UNet's layers."""
-    return [load_lora(subject.pipe, path, "lora").unet for path in subject.loras.values()]
+def read_loras(subject: Subject) -> list[LoRA]:
+    """Each concept's LoRA."""
+    return [load_lora(subject.pipe, path, "lora") for path in subject.loras.values()]
 
 
 def whole_runs(subject: Subject, steps: int) -> list[Row]:
@@ -89,15 +91,16 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
 
 
 @contextmanager
-def merged(deltas: Mapping[nn.Module, LowRankDelta]) -> Iterator[None]:
+def merged(unet: nn.Module, lora: LoRA) -> Iterator[None]:
     """Within the block the LoRA is added to the layers' weights."""
-    for layer, delta in deltas.items():
-        layer.get_parameter("weight").addmm_(delta.up, delta.down, alpha=delta.scale)
+    changes = [(unet.get_parameter(f"{name}.weight"), source) for name, source in lora.unet.items()]
+    for weight, source in changes:
+        weight.addmm_(source.up, source.down, alpha=source.scale)
     try:
         yield
     finally:
-        for layer, delta in deltas.items():
-            layer.get_parameter("weight").addmm_(delta.up, delta.down, alpha=-delta.scale)
+        for weight, source in changes:
+            weight.addmm_(source.up, source.down, alpha=-source.scale)
 
 
 @torch.no_grad()
@@ -107,21 +110,21 @@ def one_call(subject: Subject, repeats: int) -> list[Row]:
     loras = read_loras(subject)
     args, kwargs = subject.inputs(2 * K)
     two_args, two_kwargs = subject.inputs(2)
-    deltas = [scaled(lora, 1.0, None) for lora in loras]
-    rows = RowNetworks(deltas)
+    rows = tuple(CallRow(0, concept, part) for concept in range(K) for part in (0, None))
 
     def with_merging() -> None:
         for lora in loras:
-            with merged(lora):
+            with merged(unet, lora):
                 unet(*two_args, **two_kwargs)
 
     def with_rows() -> None:
-        with rows.acting([(concept, slice(2 * concept, 2 * concept + 2)) for concept in range(K)], 2 * K):
+        with patches.running(UNetCall(rows, 0.5, (args[0].shape[2], args[0].shape[3]))):
             unet(*args, **kwargs)
 
     # hooks that have nothing to do cost a little too, so the bare calls have a UNet of their own
     bare = subject.twin().pipe.unet
-    with rows:
+    with Patches(unet) as patches:
+        RowNetworks(patches, [(of_concept(concept), on_unet(subject.pipe, lora)) for concept, lora in enumerate(loras)])
         seconds = median_seconds({"bare": lambda: bare(*args, **kwargs), "rows": with_rows}, repeats)
     merging = median_seconds({"bare": lambda: bare(*args, **kwargs), "merged": with_merging}, repeats)
     about = f"K = {K}, rank {subject.rank}, on all attention and feed-forward Linears"

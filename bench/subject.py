@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from torch import Tensor
 
 from bench.scene import PROMPT, PROMPTS, request, write_loras
-from bench.tiny import tiny_sdxl, tiny_vae
 from omg_ext.diffusers import OMGPipeline
+from tests.models.tiny import tiny_sdxl, tiny_vae
 
 # of 50 DDIM steps, 16 lie before this part of the trajectory
 BLEND_START = 0.33

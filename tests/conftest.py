@@ -1,7 +1,87 @@
-"""Settings of all tests."""
+"""Settings of all tests, and a real web UI for those that need one: started once, with all checkpoints and networks."""
 
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests.webui.host import CHECKPOINTS, WebUI, find_installation, install_extension, make_data_dir, write_checkpoints
+
+NO_WEBUI = "no web UI: set OMG_WEBUI to a web UI v1.10 folder that has its Python environment in venv/"
 
 # time limits per example fail by chance on a busy machine
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+class Hooks:
+    """What the conftest of a folder of tests may define besides pytest's own hooks."""
+
+    @staticmethod
+    def pytest_webui_data_dir(folder: Path, installation: Path) -> None:
+        """Put more into the data folder of the session's web UI, before it starts."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(Hooks)
+
+
+@pytest.fixture(scope="session")
+def installation() -> Path:
+    """The web UI installation; without one the test is skipped."""
+    found = find_installation()
+    if found is None:
+        pytest.skip(NO_WEBUI)
+    return found
+
+
+@pytest.fixture(scope="session")
+def checkpoints(installation: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that ``webui/checkpoints.py`` wrote."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_checkpoints(installation, folder)
+    yield folder
+    shutil.rmtree(folder)  # pytest would keep 130 MB of each of the last runs
+
+
+@pytest.fixture(scope="session")
+def running(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory,
+            pytestconfig: pytest.Config) -> Iterator[WebUI]:
+    """The one web UI of the session."""
+    from tests.webui.networks import write_networks  # takes seconds, which most runs of a few tests need not
+
+    folder = tmp_path_factory.mktemp("webui")
+    make_data_dir(folder, checkpoints)
+    write_networks(checkpoints, folder / "models" / "Lora")
+    install_extension(installation, folder)
+    pytestconfig.hook.pytest_webui_data_dir(folder=folder, installation=installation)
+    with WebUI(installation, folder) as started:
+        # the first switch of checkpoints changes the last bit of later pictures, with or without the extension
+        for name in started.checkpoints():
+            started.set_checkpoint(name)
+        yield started
+    shutil.rmtree(folder / "models")
+
+
+@pytest.fixture
+def webui(running: WebUI) -> WebUI:
+    """The running web UI with the tiny SDXL checkpoint loaded."""
+    running.set_checkpoint(CHECKPOINTS[0])
+    return running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the web UI printed last; all tests skipped for want of one make one summary line."""
+    report = yield
+    if report.skipped and NO_WEBUI in str(report.longrepr):
+        # the summary counts what has the same place and reason, and pytest's own place is each test's
+        report.longrepr = (__file__, 0, NO_WEBUI)
+    started = getattr(item, "funcargs", {}).get("webui")
+    if report.failed and started is not None:
+        report.sections.append(("web UI log, its end", started.log()[-4000:]))
+    return report

@@ -17,9 +17,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.tiny import tiny_sd15, tiny_sdxl
 from omg_ext.comprehension.masks import encode_mask
 from omg_ext.diffusers import OMGOutput, OMGPipeline
+from omg_ext.diffusers.concepts import Loader
+from omg_ext.diffusers.host import DiffusersHost
+from omg_ext.diffusers.loras import LoraFiles
+from omg_ext.diffusers.prompts import encode, time_ids
+from omg_ext.request import parse_request
+from tests.models.tiny import tiny_sd15, tiny_sdxl
 from tests.webui.networks import RANK, State, make_network, save
 
 # on models of this size threads only get in each other's way
@@ -27,6 +32,7 @@ torch.set_num_threads(1)
 
 SIZE = 96
 LATENT = SIZE // 8
+ROUNDING = 2e-4
 PROMPT = "a man and a woman in the park"
 TEXT_ENCODERS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 KEY_FORMATS = ("kohya", "diffusers", "peft")
@@ -65,6 +71,19 @@ def generate(pipe: Any, request: dict[str, Any], prompt: str | None = PROMPT, *,
     return omg(request, prompt, **{"height": SIZE, "width": SIZE, "steps": 3, "output_type": "latent", **options})
 
 
+def host_of(pipe: Any, request: dict[str, Any], *, loras: Any = None, batch_size: int = 1, steps: int = 3,
+            cfg_scale: float = 7.5, seed: int = 0) -> DiffusersHost:
+    """What :func:`generate` makes of the pipeline for the two passes."""
+    with torch.no_grad():
+        embeds = encode(pipe, PROMPT, None, {})
+    size = (SIZE, SIZE)
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
+    noise = torch.cat([torch.randn(1, 4, LATENT, LATENT, generator=generator) for generator in generators])
+    loader = Loader(pipe, LoraFiles(loras), parse_request(request), size, None, {}, {})
+    return DiffusersHost(pipe, loader, PROMPT, embeds.conditioning(batch_size, time_ids(*size, embeds)), {}, steps, 0.0,
+                         cfg_scale, generators, noise, size)
+
+
 def plain(pipe: Any, prompt: str | None = PROMPT, *, steps: int = 3, seed: int = 0, cfg_scale: float = 7.5,
           **options: Any) -> Tensor:
     """The latents of an ordinary diffusers call."""
@@ -76,6 +95,13 @@ def left_and_right(**second: Any) -> list[dict[str, Any]]:
     """Two concepts without networks that share the picture with some background left."""
     return [{"prompt": "old man", "where": {"box": [0, 0, 0.45, 1]}},
             {"prompt": "young woman", "where": {"box": [0.55, 0.1, 1, 0.9]}, **second}]
+
+
+def two_concepts(**options: Any) -> dict[str, Any]:
+    """Two LoRA concepts from the first step on, with layout."""
+    first, second = left_and_right()
+    return {"concepts": [{**first, "prompt": "old man<lora:one>"}, {**second, "prompt": "young woman<lora:two:0.8>"}],
+            "blend_start": 0, **options}
 
 
 def everywhere(prompt: str, **options: Any) -> dict[str, Any]:
@@ -109,6 +135,13 @@ def write_lora(pipe: Any, path: Path, keys: str = "kohya", kind: str = "lora", s
     else:
         _save_with_diffusers(pipe, state, path, keys)
     return path
+
+
+def small_loras(folder: Path) -> Path:
+    """LoRAs for the tiny SDXL pipeline: ``one``, ``two`` and ``style``; small, since each run reads them."""
+    for seed, name in enumerate(("one", "two", "style")):
+        write_lora(pipeline(), folder / f"{name}.safetensors", seed=seed, only="attn2|attn1_to_q|te._.*self_attn")
+    return folder
 
 
 def _models(pipe: Any) -> dict[str, dict[str, nn.Module]]:

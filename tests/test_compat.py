@@ -1,10 +1,11 @@
-"""The core imports on the web UI's own Python, and knows neither of its hosts."""
+"""Who imports whom: the core knows neither host and runs on the web UI's own Python; nothing leans on the bench."""
 
 from __future__ import annotations
 
 import ast
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ HOSTS = ("webui", "diffusers")
 # top-level modules that only a host package may import
 HOST_MODULES = {"modules", "gradio", "fastapi", "launch", "networks", "network", "ldm", "sgm", "k_diffusion",
                 "diffusers", "transformers", "peft"}
+
+# tests of what lies in bench/, and they alone, may import it
+BENCH_TESTS = ("tests.world", "tests.bench")
 
 
 def core_files() -> list[Path]:
@@ -42,6 +46,22 @@ def imported_modules(file: Path) -> set[str]:
     return names
 
 
+def imported_from(file: Path, packages: Iterable[str]) -> set[str]:
+    """The names among :func:`imported_modules` that lie in one of the packages."""
+    return {name for name in imported_modules(file) if any(f"{name}.".startswith(f"{each}.") for each in packages)}
+
+
+def product_files() -> list[Path]:
+    """All that a user of the extension runs."""
+    return [ROOT / "install.py", *(file for folder in ("omg_ext", "scripts") for file in (ROOT / folder).rglob("*.py"))]
+
+
+def product_tests() -> list[Path]:
+    """Everything in ``tests/`` but the folders of :data:`BENCH_TESTS`."""
+    return [file for file in sorted((ROOT / "tests").rglob("*.py"))
+            if not module_name(file).startswith(tuple(f"{name}." for name in BENCH_TESTS))]
+
+
 @pytest.mark.parametrize("file", core_files(), ids=module_name)
 def test_the_core_knows_no_host(file):
     imported = imported_modules(file)
@@ -59,6 +79,15 @@ def test_no_host_knows_the_other(host, foreign):
         assert {name for name in imported if name.split(".")[0] in foreign} == set(), file
         other = next(name for name in HOSTS if name != host)
         assert not any(f"{name}.".startswith(f"omg_ext.{other}.") for name in imported), file
+
+
+def test_the_product_knows_neither_bench_nor_tests():
+    assert {file: found for file in product_files() if (found := imported_from(file, ("bench", "tests")))} == {}
+
+
+def test_the_products_tests_do_not_know_the_bench():
+    known = {file: found for file in product_tests() if (found := imported_from(file, ("bench", *BENCH_TESTS)))}
+    assert known == {}
 
 
 @pytest.mark.webui

@@ -1,4 +1,4 @@
-"""Visual comprehension: the attention recorder against materialised attention, the detector on drawn heat maps, and
+"""Visual comprehension: recorded attention against materialised attention, the detector on drawn heat maps, and
 which instance goes to which concept."""
 
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import gc
 import weakref
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,19 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from omg_ext.comprehension import (
-    DETECTORS,
-    AttentionDetector,
-    AttentionRecorder,
-    FirstPass,
-    Instance,
-    get_detector,
-    token_positions,
-)
-from omg_ext.comprehension.assign import assign, distinct_phrases, find_masks
+from omg_ext.comprehension import DETECTORS, AttentionDetector, FirstPicture, Instance, get_detector
+from omg_ext.comprehension.assign import assign, distinct_phrases
+from omg_ext.comprehension.heat import HeatMaps, Positions, token_positions
 from omg_ext.comprehension.masks import encode_mask, resize
+from omg_ext.comprehension.places import find_places, given_masks
 from omg_ext.errors import OMGError
-from omg_ext.request import Concept, Where
+from omg_ext.request import Concept, Mask, Request, Where
+from omg_ext.unet.calls import Row, UNetCall
+from omg_ext.unet.class_tokens import ClassTokenAttention
+from omg_ext.unet.patches import Patches
 
 
 def disc(x: float, y: float, radius: float, height: int = 64, width: int = 64) -> np.ndarray:
@@ -37,9 +35,9 @@ def disc(x: float, y: float, radius: float, height: int = 64, width: int = 64) -
     return np.hypot(columns - x * width, rows - y * height) <= radius * width
 
 
-def first_pass(**heats: np.ndarray) -> FirstPass:
-    """A first pass whose prompt has the phrases given, with these heat maps."""
-    return FirstPass("a prompt", lambda: pytest.fail("the picture is not needed"), heats.get)
+def first_pass(**heats: np.ndarray) -> FirstPicture:
+    """What is left of a first pass whose prompt has the phrases given, with these heat maps."""
+    return FirstPicture("a prompt", lambda: pytest.fail("the picture is not needed"), heats.get)
 
 
 def find(*phrases: str, **heats: np.ndarray) -> list[list[Instance]]:
@@ -70,7 +68,9 @@ class TestTokenPositions:
 
 
 TOKENS = 13
-POSITIONS = [[[2, 3], [5]], [[1], []], [[7, 8, 9], [10, 11]]]
+POSITIONS: Positions = {(0, 0): [[2, 3], [5]], (1, 0): [[1], []], (2, 0): [[7, 8, 9], [10, 11]]}
+PHRASES = ("man", "dog")
+CONDS = [Row(picture) for picture in range(3)]
 
 
 class Attention(nn.Module):
@@ -157,153 +157,177 @@ def expected_heat(maps, row: int, tokens: list[int], grids: dict[int, tuple[int,
     return np.mean(layers, axis=0)
 
 
+def recorded(model: nn.Module, positions: Positions, grid: tuple[int, int], *calls: tuple[Sequence[Row], Any],
+             phrases: Sequence[str] = PHRASES) -> HeatMaps:
+    """What (rows, evaluation) calls leave."""
+    with Patches(model) as patches:
+        attention = ClassTokenAttention(patches, phrases, positions)
+        for rows, run in calls:
+            with patches.running(UNetCall(tuple(rows), 0.5, grid)):
+                run()
+    return attention.maps(grid)
+
+
+def heat_of(maps: HeatMaps, picture: int, phrase: str) -> np.ndarray:
+    heat = maps.of(picture, phrase)
+    assert heat is not None
+    return heat
+
+
 def hook_count(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-class TestAttentionRecorder:
+class TestClassTokenAttention:
     @pytest.fixture(autouse=True)
     def _no_grad(self):
         with torch.no_grad():
             yield
 
-    def test_equals_materialised_attention_on_diffusers(self):
+    # the last three rows of the call are the conditional ones, or they are among others
+    @pytest.mark.parametrize("rows", [
+        [Row(0, None, None), Row(1, None, None), *CONDS], [CONDS[0], Row(0, None, None), *CONDS[1:], Row(0, 0)],
+        [Row(2), Row(0, 0), Row(1), CONDS[0]._replace(repeats_first=True), Row(0)],
+        [Row(2), Row(0), Row(1), Row(0, None, None), Row(0, 0)]])
+    def test_equals_materialised_attention_on_diffusers(self, rows):
         unet, call = tiny_unet(), unet_call(5)
         maps = materialised(unet, lambda: unet(**call))
         assert {count for count, _ in maps} == {120, 30}
-        with AttentionRecorder(unet, POSITIONS) as recorder:
-            # the last three rows of the call are the conditional ones
-            recorder.rows = (slice(2, 5), slice(0, 3))
-            unet(**call)
-        for row, phrases in enumerate(POSITIONS):
-            for phrase, tokens in enumerate(phrases):
-                heat = recorder.heat(row, phrase, 12, 10)
-                assert heat.dtype == np.float32
-                assert heat.shape == (12, 10)
+        heats = recorded(unet, POSITIONS, (12, 10), (rows, lambda: unet(**call)))
+        for (picture, _), phrases in POSITIONS.items():
+            for phrase, tokens in zip(PHRASES, phrases, strict=True):
+                heat = heats.of(picture, phrase)
                 if tokens:
-                    expected = expected_heat(maps, row + 2, tokens, {120: (12, 10), 30: (6, 5)})
+                    assert heat is not None
+                    assert heat.dtype == np.float32
+                    assert heat.shape == (12, 10)
+                    expected = expected_heat(maps, rows.index(Row(picture)), list(tokens), {120: (12, 10), 30: (6, 5)})
                     assert np.ptp(expected) > 0.05
                     np.testing.assert_allclose(heat, expected, rtol=1e-4, atol=1e-6)
                 else:
-                    assert not heat.any()
+                    assert heat is None
 
     def test_equals_materialised_attention_on_odd_grids(self):
         torch.manual_seed(0)
         model, x, context = Levels(), torch.randn(3, 35, 32), torch.randn(3, TOKENS, 24) * 10
         maps = materialised(model, lambda: model(x, context))
-        with AttentionRecorder(model, POSITIONS) as recorder:
-            recorder.rows = (slice(0, 3), slice(0, 3))
-            model(x, context)
-        expected = expected_heat(maps, 2, POSITIONS[2][0], {35: (7, 5), 12: (4, 3)})
-        np.testing.assert_allclose(recorder.heat(2, 0, 7, 5), expected, rtol=1e-4, atol=1e-6)
+        heats = recorded(model, POSITIONS, (7, 5), (CONDS, lambda: model(x, context)))
+        expected = expected_heat(maps, 2, [7, 8, 9], {35: (7, 5), 12: (4, 3)})
+        np.testing.assert_allclose(heat_of(heats, 2, "man"), expected, rtol=1e-4, atol=1e-6)
 
     def test_output_is_bit_equal_and_no_hook_remains(self):
+        """*nothing remains*"""
         unet, call = tiny_unet(), unet_call(3)
         before, plain = hook_count(unet), unet(**call)[0]
-        with AttentionRecorder(unet, POSITIONS) as recorder:
-            recorder.rows = (slice(0, 3), slice(0, 3))
+        results: list[torch.Tensor] = []
+
+        def run():
             assert hook_count(unet) > before
-            recorded = unet(**call)[0]
-        assert torch.equal(recorded, plain)
+            results.append(unet(**call)[0])
+
+        recorded(unet, POSITIONS, (12, 10), (CONDS, run))
+        assert torch.equal(results[0], plain)
         assert hook_count(unet) == before
         assert torch.equal(unet(**call)[0], plain)
 
     def test_no_hook_or_query_remains_after_an_error(self):
+        """*nothing remains*"""
         unet = tiny_unet()
         before = hook_count(unet)
-        recorder = AttentionRecorder(unet, POSITIONS)
         queries = []
         handle = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_q")) \
             .register_forward_hook(lambda module, args, output: queries.append(weakref.ref(output)))
-        recorder.rows = (slice(0, 3), slice(0, 3))
         wrong_context = {**unet_call(3), "encoder_hidden_states": torch.zeros(3, TOKENS, 7)}
-        with pytest.raises(RuntimeError), recorder:
-            unet(**wrong_context)
+        with pytest.raises(RuntimeError):
+            recorded(unet, POSITIONS, (12, 10), (CONDS, lambda: unet(**wrong_context)))
         handle.remove()
         gc.collect()
         assert hook_count(unet) == before
         assert queries
         assert all(query() is None for query in queries)
 
-    def test_nothing_is_recorded_while_rows_is_none(self):
+    def test_nothing_is_recorded_outside_of_calls(self):
         unet = tiny_unet()
-        with AttentionRecorder(unet, POSITIONS) as recorder:
+        with Patches(unet) as patches:
+            attention = ClassTokenAttention(patches, PHRASES, POSITIONS)
             unet(**unet_call(3))
         with pytest.raises(OMGError, match="do not have the picture's shape"):
-            recorder.heat(0, 0, 12, 10)
+            attention.maps((12, 10)).of(0, "man")
 
     def test_calls_split_in_any_way_give_the_same(self):
+        """*rows do not matter*"""
         unet, call = tiny_unet(), unet_call(3)
 
-        def record(*calls):
-            with AttentionRecorder(unet, POSITIONS) as recorder:
-                for local, absolute in calls:
-                    recorder.rows = (local, absolute)
-                    unet(**{**call, **{name: call[name][absolute] for name in ("sample", "encoder_hidden_states")}})
-            return [recorder.heat(row, 0, 12, 10) for row in range(3)]
+        def record(*parts):
+            calls = [(CONDS[part], lambda part=part: unet(
+                **{**call, **{name: call[name][part] for name in ("sample", "encoder_hidden_states")}}))
+                for part in parts]
+            heats = recorded(unet, POSITIONS, (12, 10), *calls)
+            return [heat_of(heats, picture, "man") for picture in range(3)]
 
-        whole = record((slice(0, 3), slice(0, 3)))
-        split = record((slice(0, 1), slice(0, 1)), (slice(0, 2), slice(1, 3)))
+        whole = record(slice(0, 3))
+        split = record(slice(0, 1), slice(1, 3))
         np.testing.assert_allclose(split, whole, rtol=1e-4, atol=1e-6)
 
     def test_mean_over_steps(self):
         unet = tiny_unet()
 
         def record(*seeds):
-            with AttentionRecorder(unet, POSITIONS) as recorder:
-                recorder.rows = (slice(0, 3), slice(0, 3))
-                for seed in seeds:
-                    unet(**unet_call(3, seed=seed))
-            return recorder.heat(0, 1, 12, 10)
+            calls = [(CONDS, lambda seed=seed: unet(**unet_call(3, seed=seed))) for seed in seeds]
+            return heat_of(recorded(unet, POSITIONS, (12, 10), *calls), 0, "dog")
 
         np.testing.assert_allclose(record(1, 2), (record(1) + record(2)) / 2, rtol=1e-4, atol=1e-6)
 
+    def test_mean_over_the_parts_that_name_the_phrase(self):
+        model, x, contexts = Levels(), torch.randn(1, 35, 32), torch.randn(3, TOKENS, 24) * 10
+        rows = [Row(0, None, part) for part in range(3)]
+        heats = recorded(model, {(0, 0): [[2]], (0, 1): [[]], (0, 2): [[3, 4]]}, (7, 5),
+                         (rows, lambda: model(x.expand(3, -1, -1), contexts)), phrases=["man"])
+        maps = materialised(model, lambda: model(x.expand(3, -1, -1), contexts))
+        expected = np.mean([expected_heat(maps, row, tokens, {35: (7, 5), 12: (4, 3)})
+                            for row, tokens in ((0, [2]), (2, [3, 4]))], axis=0)
+        np.testing.assert_allclose(heat_of(heats, 0, "man"), expected, rtol=1e-4, atol=1e-6)
+
     def test_rows_with_longer_prompts_in_calls_of_their_own(self):
         model, x = Levels(), torch.randn(1, 35, 32)
-        short, long = torch.randn(1, TOKENS, 24), torch.randn(1, 2 * TOKENS, 24)
-        with AttentionRecorder(model, [[[4]], [[20, 21]]]) as recorder:
-            for row, context in enumerate((short, long)):
-                recorder.rows = (slice(0, 1), slice(row, row + 1))
-                model(x, context)
-        for row, (context, tokens) in enumerate(((short, [4]), (long, [20, 21]))):
+        contexts = torch.randn(1, TOKENS, 24), torch.randn(1, 2 * TOKENS, 24)
+        calls = [([Row(picture)], lambda context=context: model(x, context))
+                 for picture, context in enumerate(contexts)]
+        heats = recorded(model, {(0, 0): [[4]], (1, 0): [[20, 21]]}, (7, 5), *calls, phrases=["man"])
+        for picture, (context, tokens) in enumerate(zip(contexts, ([4], [20, 21]), strict=True)):
             maps = materialised(model, lambda context=context: model(x, context))
             expected = expected_heat(maps, 0, tokens, {35: (7, 5), 12: (4, 3)})
-            np.testing.assert_allclose(recorder.heat(row, 0, 7, 5), expected, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(heat_of(heats, picture, "man"), expected, rtol=1e-4, atol=1e-6)
 
     def test_more_phrases_than_a_head_is_wide(self):
         model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
-        with AttentionRecorder(model, [[[token] for token in range(TOKENS)]]) as recorder:
-            recorder.rows = (slice(0, 1), slice(0, 1))
-            model(x, context)
+        heats = recorded(model, {(0, 0): [[token] for token in range(TOKENS)]}, (7, 5),
+                         ([Row(0)], lambda: model(x, context)), phrases=[str(token) for token in range(TOKENS)])
         # every image token's attention is spent on the prompt's tokens
-        total = sum(recorder.heat(0, phrase, 7, 5) for phrase in range(TOKENS))
+        total = sum(heat_of(heats, 0, str(token)) for token in range(TOKENS))
         np.testing.assert_allclose(total, np.ones((7, 5)), rtol=1e-5)
 
     def test_half_precision(self):
         model = Levels().bfloat16()
         x, context = (torch.randn(1, *shape, dtype=torch.bfloat16) for shape in ((35, 32), (TOKENS, 24)))
-        with AttentionRecorder(model, [[[3]]]) as recorder:
-            recorder.rows = (slice(0, 1), slice(0, 1))
-            model(x, context)
+        heats = recorded(model, {(0, 0): [[3]]}, (7, 5), ([Row(0)], lambda: model(x, context)), phrases=["man"])
         maps = materialised(model, lambda: model(x, context))
         expected = expected_heat(maps, 0, [3], {35: (7, 5), 12: (4, 3)})
-        np.testing.assert_allclose(recorder.heat(0, 0, 7, 5), expected, rtol=0.05)
+        np.testing.assert_allclose(heat_of(heats, 0, "man"), expected, rtol=0.05)
 
     def test_inference_mode(self):
         model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
-        with torch.inference_mode(), AttentionRecorder(model, [[[3]]]) as recorder:
-            recorder.rows = (slice(0, 1), slice(0, 1))
-            model(x, context)
-            model(x, context)
-        assert recorder.heat(0, 0, 7, 5).any()
+        with torch.inference_mode():
+            heats = recorded(model, {(0, 0): [[3]]}, (7, 5), *[([Row(0)], lambda: model(x, context))] * 2,
+                             phrases=["man"])
+        assert heat_of(heats, 0, "man").any()
 
     def test_merged_tokens_are_noticed(self):
         model = Levels()
-        with AttentionRecorder(model, [[[3]]]) as recorder:
-            recorder.rows = (slice(0, 1), slice(0, 1))
-            model(torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24))
+        x, context = torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
+        heats = recorded(model, {(0, 0): [[3]]}, (64, 64), ([Row(0)], lambda: model(x, context)), phrases=["man"])
         with pytest.raises(OMGError, match="turn off token merging"):
-            recorder.heat(0, 0, 64, 64)
+            heats.of(0, "man")
 
 
 class TestAttentionDetector:
@@ -480,13 +504,26 @@ class Scripted:
         return [men if phrase == "man" else [] for phrase in phrases]
 
 
-class TestFindMasks:
-    def test_given_and_found(self):
-        detector = Scripted()
+class TestFindPlaces:
+    @pytest.fixture(autouse=True)
+    def detector(self, monkeypatch):
+        scripted = Scripted()
+        monkeypatch.setitem(DETECTORS, "scripted", scripted)
+        return scripted
+
+    @staticmethod
+    def find(concepts, picture, height, width, detector="scripted"):
+        """The masks in one picture."""
+        request = Request(concepts=tuple(concepts), detector=detector, mask=Mask(grow=0, feather=0))
+        size, latent_size = (height, width), (height // 8, width // 8)
+        given = given_masks(request, size, latent_size)
+        return find_places(request, given, [picture], size, latent_size).masks[0]
+
+    def test_given_and_found(self, detector):
         drawn = np.zeros((16, 16), dtype=np.float32)
         drawn[:, :8] = 1
-        masks = find_masks([concept("", box=(0, 0, 0.5, 1)), concept(index=0), concept("cat"),
-                            concept("", mask=encode_mask(drawn)), concept()], detector, first_pass(), 96, 128)
+        masks = self.find([concept("", box=(0, 0, 0.5, 1)), concept(index=0), concept("cat"),
+                           concept("", mask=encode_mask(drawn)), concept()], first_pass(), 96, 128)
         assert detector.asked == [["man", "cat"]]
         assert [mask is None for mask in masks] == [False, False, True, False, False]
         box, left, given_mask, middle = (mask for mask in masks if mask is not None)
@@ -498,21 +535,19 @@ class TestFindMasks:
             assert mask.shape == (96, 128)
             assert mask.dtype == np.float32
 
-    def test_detector_is_left_alone_when_all_is_given(self):
-        detector = Scripted()
-        find_masks([concept("man", box=(0, 0, 1, 1))], detector, first_pass(), 8, 8)
+    def test_detector_is_left_alone_when_all_is_given(self, detector):
+        self.find([concept("man", box=(0, 0, 1, 1))], first_pass(), 8, 8)
         assert detector.asked == []
 
     def test_a_bad_mask_names_its_concept(self):
         concepts = [concept(), concept("", mask=base64.b64encode(b"no picture").decode())]
         with pytest.raises(OMGError) as caught:
-            find_masks(concepts, Scripted(), first_pass(), 8, 8)
+            self.find(concepts, first_pass(), 8, 8)
         assert caught.value.field == "concepts[1].where.mask"
 
     def test_attention_from_end_to_end(self):
         heat = (0.1 * disc(0.3, 0.5, 0.15) + 0.1 * disc(0.75, 0.5, 0.15)).astype(np.float32)
-        masks = find_masks([concept(point=(0.75, 0.5)), concept()], get_detector("attention"), first_pass(man=heat),
-                           512, 512)
+        masks = self.find([concept(point=(0.75, 0.5)), concept()], first_pass(man=heat), 512, 512, "attention")
         for mask, x in zip(masks, (0.75, 0.3), strict=True):
             assert mask is not None
             assert overlap(mask, disc(x, 0.5, 0.15, 512, 512)) > 0.85

@@ -89,7 +89,7 @@ def concept(prompt: str = "man", **options: Any) -> dict[str, Any]:
     ({**concept(), "detector": "crystal ball"}, "detector", "known: attention"),
     ({**concept(), "blend_start": 2}, "blend_start", "at most 1"),
     ("no json", "request", "JSON"),
-    (Request(concepts=[Concept(prompt="man", phrase="man", strength=3)]), "concepts[0].strength", "at most 1"),
+    (Request(concepts=(Concept(prompt="man", phrase="man", strength=3),)), "concepts[0].strength", "at most 1"),
     (concept(where={"mask": "%%%"}), "concepts[0].where.mask", "base64"),
     (concept(where={"mask": "aGVsbG8="}), "concepts[0].where.mask", "not a PNG"),
     (concept(where={"mask": mask_text(np.zeros((8, 8)))}), "concepts[0].where.mask", "black"),

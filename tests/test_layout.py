@@ -1,4 +1,4 @@
-"""What is recorded in the first pass, where it waits, and what of it is replayed on which rows in the second."""
+"""What is recorded of the first pass, and what of it is replayed on which rows in the second: *replay*."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from omg_ext.request import Layout
-from omg_ext.unet.layout import LayoutPreservation
-from omg_ext.unet.query_store import Entry, QueryStore, size_of
+from omg_ext.unet.calls import Row, UNetCall, is_global_cond
+from omg_ext.unet.layout import (
+    LayoutRecord,
+    LayoutRecorder,
+    LayoutReplay,
+    cross_attention_layers,
+    self_attention_layers,
+)
+from omg_ext.unet.patches import Patches
+from omg_ext.unet.query_store import Entry, QueryStore
 
 ROOM = 2**20
 CPU = torch.device("cpu")
@@ -46,43 +54,80 @@ class UNet(nn.Module):
         return x
 
 
+COND, UNCOND = Row(0), Row(0, None, None)
+PAIR = [COND, UNCOND]
+
+
 def name(index: int, attention: str, part: str) -> str:
-    return f"blocks.{index}.{attention}" + ("" if attention == "attn2" else f".{part}")
+    return f"blocks.{index}.{attention}.{part}"
 
 
-def record(layout: LayoutPreservation, unet: UNet, x: Tensor, rows: slice, progress: float = 0.5, tiles: int = 1,
-           keep: bool = True) -> Entry | None:
-    with layout.recording(progress, rows, len(x), keep) as entries:
-        unet(x, tiles)
-    return entries[0] if entries else None
+class Layouts:
+    """One UNet's first pass, with its hooks on until :meth:`second`, and the second."""
 
+    def __init__(self, unet: UNet, cross: float = 1.0, self_: float = 0.4, room: int = ROOM):
+        self.unet, self.store, self.patches = unet, QueryStore(room, 0), Patches(unet)
+        self.recorder = LayoutRecorder(self.patches, Layout(cross, self_), self.store)
+        self._replay: LayoutReplay | None = None
+        self.recorded: dict[str, Tensor] | None = None
 
-def replay(layout: LayoutPreservation, unet: UNet, x: Tensor, rows: slice, entry: Entry | None, progress: float = 0.5,
-           carried: slice = slice(0, 0), tiles: int = 1) -> dict[str, Tensor]:
-    with layout.replaying(progress, rows, len(x), entry, None, carried, x):
-        unet(x, tiles)
-    return unet.seen
+    def record(self, x: Tensor, rows: Sequence[Row], progress: float = 0.5, tiles: int = 1,
+               keep: bool = True) -> Entry | None:
+        conds = sum(map(is_global_cond, rows))
+        call = UNetCall(tuple(rows), progress, (8, 8), self.recorder.place(progress, conds) if keep else None)
+        with self.patches.running(call):
+            self.unet(x, tiles)
+        self.recorded = call.recorded
+        return self.recorder.put(call)
+
+    def second(self) -> LayoutReplay:
+        """The replaying hooks, in the place of the recording ones."""
+        if self._replay is None:
+            with self.patches:
+                record = self.recorder.record()
+            self._replay = LayoutReplay(self.patches, record)
+        return self._replay
+
+    def replay(self, x: Tensor, rows: Sequence[Row], entry: Entry | None, progress: float = 0.5,
+               tiles: int = 1) -> dict[str, Tensor]:
+        self.second()
+        queries = None if entry is None else self.store.get(entry, CPU)
+        with self.patches.running(UNetCall(tuple(rows), progress, (8, 8), replayed=queries)):
+            self.unet(x, tiles)
+        return self.unet.seen
+
+    def wanted(self, progress: float) -> set[str]:
+        record = self.recorder.record()
+        return {layer for layer in (*cross_attention_layers(self.unet), *self_attention_layers(self.unet))
+                if record.wants(layer, progress)}
 
 
 def numbers(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("rows", [slice(0, 2), slice(0, 1), slice(0, 4)])
+ROWS = {"first two": [Row(0), Row(1), *(Row(picture, None, None) for picture in (0, 1))],
+        "first": [COND, UNCOND, Row(0, 0), Row(1, 1)], "all": [Row(picture) for picture in range(4)],
+        "in turns": [UNCOND, COND, Row(1, None, None), Row(1)]}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 def test_replays_the_conditional_rows_of_the_right_layers(rows):
     unet = UNet()
     first, second = numbers(1, 2, 3, 4), numbers(5, 6, 7, 8)
+    mine = [index for index, row in enumerate(rows) if is_global_cond(row)]
     unet(second)
     own = dict(unet.seen)
-    with LayoutPreservation(unet, Layout(1.0, 1.0), QueryStore(ROOM, 0)) as layout:
-        entry = record(layout, unet, first, rows)
+    layouts = Layouts(unet, 1.0, 1.0)
+    with layouts.patches:
+        entry = layouts.record(first, rows)
         recorded = dict(unet.seen)
-        seen = dict(replay(layout, unet, second, rows, entry))
+        seen = dict(layouts.replay(second, rows, entry))
     replayed = {"0.attn2.to_q", "1.attn2.to_q", "1.attn1.to_q", "1.attn1.to_k"}
     for layer, output in seen.items():
         expected = own[layer].clone()
         if layer in replayed:
-            expected[rows] = recorded[layer][rows]
+            expected[mine] = recorded[layer][mine]
         assert torch.equal(output, expected), layer
     unet(second)
     assert all(torch.equal(own[layer], output) for layer, output in unet.seen.items())
@@ -92,60 +137,73 @@ def test_replays_the_conditional_rows_of_the_right_layers(rows):
     (1.0, 0.4, 0.39, {"attn1", "attn2"}), (1.0, 0.4, 0.4, {"attn2"}), (0.5, 1.0, 0.6, {"attn1"}),
     (1.0, 0.0, 0.0, {"attn2"}), (0.0, 1.0, 0.999, {"attn1"}), (0.0, 0.0, 0.0, set()), (0.3, 0.3, 0.3, set())])
 def test_each_kind_until_its_fraction(cross, self_, progress, kinds):
-    unet = UNet()
-    with LayoutPreservation(unet, Layout(cross, self_), QueryStore(ROOM, 0)) as layout:
-        entry = record(layout, unet, numbers(1, 2), slice(0, 1), progress)
-        names = layout.wanted(progress)
+    layouts = Layouts(UNet(), cross, self_)
+    with layouts.patches:
+        entry = layouts.record(numbers(1, 2), PAIR, progress)
+        names = layouts.wanted(progress)
     assert {part for layer in names for part in ("attn1", "attn2") if part in layer} == kinds
-    assert set(entry.tensors if entry else ()) == names
+    assert set((layouts.store.get(entry, CPU) or {}) if entry else ()) == names
+
+
+@pytest.mark.parametrize(("recorded", "progress", "covers"), [
+    (0.2, 0.3, True), (0.5, 0.3, False), (0.5, 0.4, True), (0.5, 0.9, True), (0.95, 0.3, False), (0.95, 0.9, True),
+    (0.2, 0.9, True), (0.85, 0.8, True), (0.4, 0.4, True), (0.4, 0.39, False), (0.9, 0.8, False)])
+def test_what_a_call_at_another_fraction_leaves(recorded, progress, covers):
+    assert LayoutRecord(Layout(0.9, 0.4), frozenset(), QueryStore(0, 0)).covers(recorded, progress) is covers
 
 
 def test_nothing_is_hooked_that_is_not_asked_for():
     unet = UNet()
-    with LayoutPreservation(unet, Layout(0.0, 0.0), QueryStore(ROOM, 0)):
+    hooked: list[set[str]] = []
+    for cross in (0.0, 1.0):
+        layouts = Layouts(unet, cross, 0.0)
+        for _ in ("recording", "replaying"):
+            hooked.append({name for name, module in unet.named_modules() if module._forward_hooks})
+            layouts.second()
+        with layouts.patches:
+            pass
         assert not any(module._forward_hooks for module in unet.modules())
-    with LayoutPreservation(unet, Layout(1.0, 0.0), QueryStore(ROOM, 0)):
-        hooked = {name for name, module in unet.named_modules() if module._forward_hooks}
-    assert hooked == {"blocks.0.attn2.to_q", "blocks.1.attn2.to_q"}
-    assert not any(module._forward_hooks for module in unet.modules())
+    assert hooked == [set(), set(), *[{"blocks.0.attn2.to_q", "blocks.1.attn2.to_q"}] * 2]
 
 
 @pytest.mark.parametrize(("tokens", "deepest"), [((16, 4), {1}), ((4, 16), {0}), ((16, 4, 4), {1, 2}), ((9,), {0})])
 @pytest.mark.parametrize("keep", [True, False])
 def test_deepest_level_is_that_of_fewest_tokens(tokens, deepest, keep):
     """Learnt from the first call, also from one that is not recorded."""
-    unet = UNet(tokens)
-    with LayoutPreservation(unet, Layout(0.0, 1.0), QueryStore(ROOM, 0)) as layout:
-        record(layout, unet, numbers(1, 2), slice(0, 1), keep=keep)
-        assert layout.wanted(0.0) == {name(index, "attn1", part) for index in deepest for part in ("to_q", "to_k")}
+    layouts = Layouts(UNet(tokens), 0.0, 1.0)
+    with layouts.patches:
+        layouts.record(numbers(1, 2), PAIR, keep=keep)
+        assert layouts.wanted(0.0) == {name(index, "attn1", part) for index in deepest for part in ("to_q", "to_k")}
 
 
 def test_tiles_do_not_make_a_level_deeper():
     """HyperTile cuts the upper levels' rows into tiles, of fewer tokens than the deepest level has."""
-    unet = UNet((16, 4))
-    with LayoutPreservation(unet, Layout(0.0, 1.0), QueryStore(ROOM, 0)) as layout:
-        record(layout, unet, numbers(1, 2), slice(0, 1), tiles=8)
-        assert layout.wanted(0.0) == {name(1, "attn1", "to_q"), name(1, "attn1", "to_k")}
+    layouts = Layouts(UNet((16, 4)), 0.0, 1.0)
+    with layouts.patches:
+        layouts.record(numbers(1, 2), PAIR, tiles=8)
+        assert layouts.wanted(0.0) == {name(1, "attn1", "to_q"), name(1, "attn1", "to_k")}
 
 
 def test_tiles_are_replayed_with_their_rows():
-    unet = UNet((16,))
-    with LayoutPreservation(unet, Layout(1.0, 0.0), QueryStore(ROOM, 0)) as layout:
-        entry = record(layout, unet, numbers(1, 2, 3), slice(0, 2), tiles=4)
+    unet, rows = UNet((16,)), [Row(0), Row(1), UNCOND]
+    layouts = Layouts(unet, 1.0, 0.0)
+    with layouts.patches:
+        entry = layouts.record(numbers(1, 2, 3), rows, tiles=4)
         recorded = unet.seen["0.attn2.to_q"].clone()
-        seen = replay(layout, unet, numbers(4, 5, 6), slice(0, 2), entry, tiles=4)["0.attn2.to_q"]
+        seen = layouts.replay(numbers(4, 5, 6), rows, entry, tiles=4)["0.attn2.to_q"]
     assert torch.equal(seen[:8], recorded[:8])
     assert not torch.equal(seen[8:], recorded[8:])
 
 
 @pytest.mark.parametrize("tiles", [1, 4])
-def test_carried_rows_stand_in_for_stored_queries(tiles):
+def test_repeated_rows_stand_in_for_stored_queries(tiles):
     unet = UNet()
-    with LayoutPreservation(unet, Layout(1.0, 1.0), QueryStore(0, 0)) as layout:
-        assert record(layout, unet, numbers(1, 2), slice(0, 1)) is None
+    layouts = Layouts(unet, 1.0, 1.0, room=0)
+    with layouts.patches:
+        assert layouts.record(numbers(1, 2), PAIR) is None
         recorded = dict(unet.seen)
         # the second pass's two rows, then the first pass's conditional one
-        seen = replay(layout, unet, numbers(5, 6, 1), slice(0, 1), None, carried=slice(2, 3), tiles=tiles)
+        seen = layouts.replay(numbers(5, 6, 1), [*PAIR, COND._replace(repeats_first=True)], None, tiles=tiles)
     same = {layer: torch.equal(seen[layer][:tiles if layer[0] == "0" else 1].flatten(), recorded[layer][0].flatten())
             for layer in seen}
     assert {layer for layer in same if same[layer]} == {"0.attn2.to_q", "1.attn2.to_q", "1.attn1.to_q", "1.attn1.to_k"}
@@ -153,27 +211,33 @@ def test_carried_rows_stand_in_for_stored_queries(tiles):
 
 def test_changed_tokens_are_said_and_left_alone():
     unet = UNet()
-    with LayoutPreservation(unet, Layout(1.0, 0.0), QueryStore(ROOM, 0)) as layout:
-        entry = record(layout, unet, numbers(1, 2), slice(0, 1))
+    layouts = Layouts(unet, 1.0, 0.0)
+    with layouts.patches:
+        entry = layouts.record(numbers(1, 2), PAIR)
         unet.tokens = (8, 4)
         unet(numbers(3, 4))
         own = unet.seen["0.attn2.to_q"].clone()
-        seen = replay(layout, unet, numbers(3, 4), slice(0, 1), entry)
+        seen = layouts.replay(numbers(3, 4), PAIR, entry)
         assert torch.equal(seen["0.attn2.to_q"], own)
-        replay(layout, unet, numbers(3, 4), slice(0, 1), entry)
-        assert len(layout.warnings) == 1
-        assert "16 tokens" in min(layout.warnings)
-        assert "8 in the second" in min(layout.warnings)
+        layouts.replay(numbers(3, 4), PAIR, entry)
+    warning, = layouts.second().warnings
+    assert "16 tokens" in warning
+    assert "8 in the second" in warning
 
 
-def test_outside_its_blocks_it_does_nothing():
+@pytest.mark.parametrize("second", [False, True])
+def test_outside_its_blocks_it_does_nothing(second):
     unet = UNet()
-    with LayoutPreservation(unet, Layout(), QueryStore(ROOM, 0)) as layout:
-        unet(numbers(1, 2))
-        own = dict(unet.seen)
-        entry = record(layout, unet, numbers(5, 6), slice(0, 1))
-        block = layout.replaying(0.5, slice(0, 1), 2, entry, None, slice(0, 0), numbers(1))
-        with pytest.raises(RuntimeError, match="fault"), block:
+    unet(numbers(1, 2))
+    own = dict(unet.seen)
+    layouts = Layouts(unet)
+    with layouts.patches:
+        entry = layouts.record(numbers(5, 6), PAIR)
+        assert entry is not None
+        if second:
+            layouts.second()
+        call = UNetCall(tuple(PAIR), 0.5, (8, 8), replayed=layouts.store.get(entry, CPU))
+        with pytest.raises(RuntimeError, match="fault"), layouts.patches.running(call):
             raise RuntimeError("fault")
         unet(numbers(1, 2))
         assert all(torch.equal(own[layer], output) for layer, output in unet.seen.items())
@@ -181,65 +245,24 @@ def test_outside_its_blocks_it_does_nothing():
 
 def test_a_call_without_conditional_rows():
     """Where cond and uncond are separate calls, the second has none: nothing to record, nothing to replay."""
-    unet = UNet()
-    with LayoutPreservation(unet, Layout(), QueryStore(ROOM, 0)) as layout:
-        assert record(layout, unet, numbers(1, 2), slice(0, 0)) is None
-
-
-# --- the store ---
-
-def tensors(count: int) -> dict[str, Tensor]:
-    """``count`` floats in two tensors."""
-    return {"a": torch.ones(count - 1), "b": torch.ones(1)}
-
-
-def test_size():
-    assert size_of(tensors(10)) == 40
-    assert size_of({"half": torch.zeros(3, 5, dtype=torch.float16)}) == 30
-    assert size_of({}) == 0
-
-
-@pytest.mark.parametrize(("device", "host", "places"), [
-    (1000, 0, ["device"] * 4), (0, 1000, ["host"] * 4), (0, 0, [None] * 4),
-    (80, 40, ["device", "device", "host", None]),
-    (79, 80, ["device", "host", "host", None]), (39, 0, [None] * 4)])
-def test_tiers_fill_up_in_order(device, host, places):
-    store = QueryStore(device, host)
-    entries = [store.put(tensors(10)) for _ in range(4)]
-    assert [entry.place if entry else None for entry in entries] == places
-    assert store.used == {"device": 40 * places.count("device"), "host": 40 * places.count("host")}
-    for entry in entries:
-        if entry is not None:
-            assert size_of(store.get(entry, CPU, None)) == 40
-
-
-def test_a_smaller_call_still_fits():
-    store = QueryStore(50, 0)
-    assert store.put(tensors(10)) is not None
-    assert store.put(tensors(10)) is None
-    assert store.put(tensors(2)) is not None
-    assert store.used["device"] == 48
-
-
-def test_nothing_is_no_entry():
-    assert QueryStore(ROOM, ROOM).put({}) is None
+    layouts = Layouts(UNet())
+    with layouts.patches:
+        assert layouts.record(numbers(1, 2), [UNCOND, Row(0, 0)]) is None
 
 
 def test_calls_that_shrink_below_what_was_turned_away_are_kept_again():
     """Self-attention ends before cross-attention, so later calls need less room than those that found none."""
-    unet = UNet()
     size = 4 * 4 * (16 + 4)  # bytes of one row's cross-attention queries
-    with LayoutPreservation(unet, Layout(1.0, 0.5), QueryStore(size, 0)) as layout:
-        kept = [record(layout, unet, numbers(1, 2), slice(0, 1), progress) for progress in (0.0, 0.1, 0.6, 0.7)]
+    layouts = Layouts(UNet(), 1.0, 0.5, size)
+    with layouts.patches:
+        kept = [layouts.record(numbers(1, 2), PAIR, progress) for progress in (0.0, 0.1, 0.6, 0.7)]
     assert [entry is not None for entry in kept] == [False, False, True, False]
 
 
 def test_calls_of_no_use_are_not_copied():
     """Once a call's queries were turned away, those of the next ones are not even collected."""
-    unet = UNet()
-    store = QueryStore(0, 0)
-    with LayoutPreservation(unet, Layout(), store) as layout:
-        record(layout, unet, numbers(1, 2), slice(0, 1))
-        with layout.recording(0.5, slice(0, 1), 2, keep=True):
-            unet(numbers(1, 2))
-            assert not layout._recorded
+    layouts = Layouts(UNet(), room=0)
+    with layouts.patches:
+        for _ in range(2):
+            layouts.record(numbers(1, 2), PAIR)
+    assert layouts.recorded is None

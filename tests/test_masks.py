@@ -14,6 +14,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from scipy import ndimage
 
 from omg_ext.comprehension.masks import (
     blend_weights,
@@ -34,6 +35,7 @@ shapes = st.tuples(sizes, sizes)
 unit = st.floats(0, 1, width=32)
 masks = hnp.arrays(np.float32, shapes, elements=unit)
 binary_masks = hnp.arrays(np.float32, shapes, elements=st.sampled_from([0.0, 1.0]))
+masks_of_few_levels = hnp.arrays(np.float32, shapes, elements=st.sampled_from([0.0, 0.25, 0.7, 1.0]))
 # drawing a picture the first time is slow on a busy machine
 relaxed = settings(deadline=None)
 
@@ -54,6 +56,18 @@ def png_of_header(width: int, height: int) -> str:
 def half_white(mode: str = "L") -> Image.Image:
     """The left half white, 6 x 4."""
     return Image.fromarray(np.repeat([[255] * 3 + [0] * 3], 4, axis=0).astype(np.uint8)).convert(mode)
+
+
+def dilated(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Grey dilation, one offset of the disc after the other."""
+    height, width = mask.shape
+    result = mask.copy()
+    for dy in range(1 - height, height):
+        for dx in range(1 - width, width):
+            if dx * dx + dy * dy <= radius * radius:
+                to = result[max(dy, 0):height + min(dy, 0), max(dx, 0):width + min(dx, 0)]
+                np.maximum(to, mask[max(-dy, 0):height + min(-dy, 0), max(-dx, 0):width + min(-dx, 0)], out=to)
+    return result
 
 
 def refusal(text: str) -> str:
@@ -260,19 +274,39 @@ class TestRefine:
         np.testing.assert_array_equal(refine(mask, 0, 0), mask)
 
     @relaxed
-    @given(masks, st.floats(0, 0.5))
+    @given(masks | binary_masks | masks_of_few_levels, st.floats(0, 3))
     def test_grow_is_dilation_by_a_disc(self, mask, grow):
-        height, width = mask.shape
-        expected = mask.copy()
-        radius = grow * width
-        for dy in range(-height, height + 1):
-            for dx in range(-width, width + 1):
-                if dx * dx + dy * dy <= radius * radius:
-                    moved = np.zeros_like(mask)
-                    moved[max(dy, 0):height + min(dy, 0), max(dx, 0):width + min(dx, 0)] = \
-                        mask[max(-dy, 0):height + min(-dy, 0), max(-dx, 0):width + min(-dx, 0)]
-                    expected = np.maximum(expected, moved)
-        np.testing.assert_array_equal(refine(mask, grow, 0), expected)
+        np.testing.assert_array_equal(refine(mask, grow, 0), dilated(mask, grow * mask.shape[1]))
+
+    @pytest.mark.parametrize("radius", [0, 0.99, 1, 1.41, 1.42, 2**0.5, 5**0.5, 5, 5 - 1e-15, 7.1, 12, 40, 1000])
+    @pytest.mark.parametrize("shape", [(13, 17), (17, 13), (1, 9), (9, 1), (1, 1)])
+    @pytest.mark.parametrize("levels", [1, 3, 255])
+    def test_radii(self, radius, shape, levels):
+        """On the border of a pixel's reach, below one pixel, beyond the picture."""
+        mask = np.rint(np.random.default_rng(0).random(shape) ** 6 * levels).astype(np.float32) / np.float32(levels)
+        np.testing.assert_array_equal(refine(mask, radius / shape[1], 0), dilated(mask, radius / shape[1] * shape[1]))
+
+    def test_work_depends_on_the_radius_alone(self, monkeypatch):
+        """Three passes over the picture per row of the disc, and some to prepare, for any number of levels."""
+        work: list[int] = []
+        maximum = np.maximum
+
+        def counted(*args, **kwargs):
+            result = maximum(*args, **kwargs)
+            work.append(result.size)
+            return result
+
+        soft = np.random.default_rng(0).random((256, 256))
+        passes = []
+        for levels in (10**6, 255, 3, 1):
+            mask = (np.rint(soft * levels) / levels).astype(np.float32)
+            with monkeypatch.context() as patch:
+                patch.setattr("omg_ext.comprehension.masks.np.maximum", counted)
+                refine(mask, 0.25, 0)
+            passes.append(sum(work) / mask.size)
+            work.clear()
+        assert passes == passes[:1] * 4
+        assert passes[0] < 3 * 65 + 2 * 7
 
     @relaxed
     @given(masks, st.floats(0, 0.5), st.floats(0, 0.5))
@@ -281,6 +315,13 @@ class TestRefine:
         assert soft.dtype == np.float32
         assert mask.min() - 1e-6 <= soft.min()
         assert soft.max() <= mask.max() + 1e-6
+
+    @pytest.mark.parametrize("shape", [(60, 90), (33, 200), (1, 7)])
+    @pytest.mark.parametrize("sigma", [23.9, 24, 40.3, 300])
+    def test_wide_feather_is_the_gaussian_of_scipy(self, shape, sigma):
+        mask = np.random.default_rng(0).random(shape, dtype=np.float32)
+        expected = ndimage.gaussian_filter(mask, sigma, mode="nearest")
+        np.testing.assert_allclose(refine(mask, 0, sigma / shape[1]), expected, atol=1e-6)
 
     def test_feather_is_a_fraction_of_the_width(self):
         step = np.zeros((100, 200), dtype=np.float32)

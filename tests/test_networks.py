@@ -1,10 +1,13 @@
-"""Row-wise networks: every type of network on every kind of layer, and the batching of concept rows."""
+"""Row-wise networks: every type of network on every kind of layer, in the layer's precision, on the right rows."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -13,9 +16,10 @@ from lycoris.modules.locon import LoConModule
 from torch import Tensor, nn
 
 from omg_ext.errors import OMGError
-from omg_ext.unet.deltas import Delta, DeltaSum, LowRankDelta, WeightDelta
-from omg_ext.unet.networks import ConceptConditioning, ConceptPredictor, RowNetworks
-from omg_ext.unet.patches import Hooks, batch_rows
+from omg_ext.unet.calls import Row, UNetCall
+from omg_ext.unet.deltas import Delta, Deltas, FullWeight, LowRank, Source, summed
+from omg_ext.unet.networks import RowNetworks, of_concept
+from omg_ext.unet.patches import Patches
 from tests.webui.networks import KINDS, RANK, randomise
 
 LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
@@ -28,7 +32,17 @@ LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "layer norm": (lambda: nn.LayerNorm(16), (5, 7, 16)),
     "group norm": (lambda: nn.GroupNorm(4, 16), (5, 16, 6, 8)),
 }
-ROWS, MINE = 5, slice(1, 3)
+MINE = slice(1, 3)
+ROWS = (Row(0), Row(0, 0), Row(1, 0, None), Row(1), Row(0, None, None))
+
+
+@contextmanager
+def acting(networks: Sequence[Deltas], rows: Sequence[Row] = ROWS, full_budget: int = 1 << 62) -> Iterator[None]:
+    """The networks of concepts 0, 1 and so on in a call of these rows."""
+    with Patches(nn.Module()) as patches:
+        RowNetworks(patches, [(of_concept(index), deltas) for index, deltas in enumerate(networks)], full_budget)
+        with patches.running(UNetCall(tuple(rows), 0.5, (6, 8))):
+            yield
 
 
 def fits(kind: str, layer: str) -> bool:
@@ -44,11 +58,11 @@ def made(kind: str, layer: nn.Module, seed: int = 0) -> Any:
     return module
 
 
-def low_rank(module: LoConModule, multiplier: float = 1.0) -> LowRankDelta:
+def low_rank(module: LoConModule, multiplier: float = 1.0) -> LowRank:
     """As a host reads it from a file."""
     state = module.state_dict()
-    return LowRankDelta(state["lora_down.weight"], state["lora_up.weight"], multiplier * float(state["alpha"]) / RANK,
-                        state.get("lora_mid.weight"))
+    return LowRank(state["lora_down.weight"], state["lora_up.weight"], multiplier * float(state["alpha"]) / RANK,
+                   state.get("lora_mid.weight"))
 
 
 def is_low_rank(kind: str) -> bool:
@@ -61,12 +75,12 @@ def merged_weight(module: Any, layer: Any) -> tuple[Tensor, Tensor | None]:
     return weight.detach(), None if bias is None else bias.detach()
 
 
-def delta_of(kind: str, module: Any, layer: Any) -> Delta:
+def source_of(kind: str, module: Any, layer: Any) -> Source:
     if is_low_rank(kind):
         return low_rank(module)
     weight, bias = merged_weight(module, layer)
     change = None if bias is None else bias if layer.bias is None else bias - layer.bias
-    return WeightDelta(weight - layer.weight, change)
+    return FullWeight(weight - layer.weight, change)
 
 
 def with_weights(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -87,15 +101,15 @@ def test_every_network_type_on_its_rows(kind, layer_name):
     make, shape = LAYERS[layer_name]
     layer = make()
     module = made(kind, layer)
-    delta = delta_of(kind, module, layer)
+    source = source_of(kind, module, layer)
     x = torch.randn(shape)
     plain = layer(x)
-    with RowNetworks([{layer: delta}]) as networks, networks.acting([(0, MINE)], ROWS):
+    with acting([{layer: source}]):
         result = layer(x)
     expected = with_weights(layer, *merged_weight(module, layer))(x)
     torch.testing.assert_close(result[MINE], expected[MINE], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(result[MINE], plain[MINE], rtol=1e-2, atol=1e-3)
-    others = [row for row in range(ROWS) if not MINE.start <= row < MINE.stop]
+    others = [row for row in range(len(ROWS)) if not MINE.start <= row < MINE.stop]
     assert torch.equal(result[others], plain[others])
     assert torch.equal(layer(x), plain)
 
@@ -109,13 +123,12 @@ def test_two_concepts_use_one_file(kind, layer_name):
     layer, x = make(), torch.randn(shape)
     module = made(kind, layer)
 
-    def delta(multiplier: float) -> Delta:
-        return low_rank(module, multiplier) if is_low_rank(kind) else WeightDelta(multiplier * change)
+    def source(multiplier: float) -> Source:
+        return low_rank(module, multiplier) if is_low_rank(kind) else FullWeight(multiplier * change)
 
     change = merged_weight(module, layer)[0] - layer.weight
     plain = layer(x)
-    with RowNetworks([{layer: delta(0.5)}, {layer: delta(-1.5)}]) as networks, \
-            networks.acting([(0, slice(0, 2)), (1, slice(2, 3))], ROWS):
+    with acting([{layer: source(0.5)}, {layer: source(-1.5)}], [Row(0, 0), Row(1, 0), Row(0, 1), Row(0), Row(1)]):
         result = layer(x)
     effect = with_weights(layer, layer.weight + change, None)(x) - plain
     torch.testing.assert_close(result[:2], plain[:2] + 0.5 * effect[:2], rtol=1e-4, atol=1e-5)
@@ -127,8 +140,7 @@ def test_two_concepts_use_one_file(kind, layer_name):
 def test_several_networks_on_one_layer():
     layer, x = nn.Linear(16, 24), torch.randn(5, 7, 16)
     modules = [made(kind, layer, seed) for seed, kind in enumerate(("lora", "lokr"))]
-    total = DeltaSum([low_rank(modules[0]), delta_of("lokr", modules[1], layer)])
-    with RowNetworks([{layer: total}]) as networks, networks.acting([(0, MINE)], ROWS):
+    with acting([summed([{layer: low_rank(modules[0])}, {layer: source_of("lokr", modules[1], layer)}])]):
         result = layer(x)
     weight = layer.weight + sum(module.get_diff_weight(1.0)[0] for module in modules)
     torch.testing.assert_close(result[MINE], with_weights(layer, weight, None)(x)[MINE], rtol=1e-4, atol=1e-5)
@@ -142,8 +154,8 @@ def test_the_layers_precision(kind, layer_name, dtype):
     """Networks come in any precision and follow the layer's; the result keeps it."""
     make, shape = LAYERS[layer_name]
     layer, x = make(), torch.randn(shape)
-    delta = delta_of(kind, made(kind, layer), layer)
-    with RowNetworks([{layer: delta}]) as networks, networks.acting([(0, MINE)], ROWS):
+    source = source_of(kind, made(kind, layer), layer)
+    with acting([{layer: source}]):
         expected = layer(x)
         result = layer.to(dtype)(x.to(dtype))
     assert result.dtype == dtype
@@ -155,11 +167,11 @@ def test_the_layers_precision(kind, layer_name, dtype):
 def test_outputs_that_are_not_contiguous(kind):
     """A hook of someone else's, before ours, may give back any view."""
     layer, x = nn.Linear(16, 24), torch.randn(5, 7, 16)
-    delta = delta_of(kind, made(kind, layer), layer)
-    with RowNetworks([{layer: delta}]) as networks, networks.acting([(0, MINE)], ROWS):
+    source = source_of(kind, made(kind, layer), layer)
+    with acting([{layer: source}]):
         expected = layer(x)
     layer.register_forward_hook(lambda module, args, output: output.transpose(1, 2).contiguous().transpose(1, 2))
-    with RowNetworks([{layer: delta}]) as networks, networks.acting([(0, MINE)], ROWS):
+    with acting([{layer: source}]):
         result = layer(x.transpose(0, 1).contiguous().transpose(0, 1))
     assert not result.is_contiguous()
     torch.testing.assert_close(result, expected)
@@ -169,10 +181,10 @@ def test_outputs_that_are_not_contiguous(kind):
 def test_scale_is_taken_into_account_once():
     """The second call and the second run must not scale again."""
     layer, x = nn.Linear(16, 24), torch.randn(5, 7, 16)
-    delta = low_rank(made("lora", layer), 0.3)
+    source = low_rank(made("lora", layer), 0.3)
     results = []
     for _ in range(2):
-        with RowNetworks([{layer: delta}]) as networks, networks.acting([(0, MINE)], ROWS):
+        with acting([{layer: source}]):
             results += [layer(x), layer(x)]
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -181,157 +193,144 @@ def test_scale_is_taken_into_account_once():
 def test_tiles_belong_to_their_rows():
     """HyperTile cuts each row into consecutive tiles, so a layer sees a multiple of the UNet's rows."""
     layer, x = nn.Linear(16, 24), torch.randn(15, 7, 16)
-    delta = low_rank(made("lora", layer))
-    with RowNetworks([{layer: delta}]) as networks:
-        with networks.acting([(0, MINE)], ROWS):
-            result = layer(x)
-        with networks.acting([(0, slice(0, 15))], 15):
-            expected = layer(x)
+    source = low_rank(made("lora", layer))
+    with acting([{layer: source}]):
+        result = layer(x)
+    with acting([{layer: source}], [Row(0, 0)] * 15):
+        expected = layer(x)
     changed = [row for row in range(15) if not torch.equal(result[row], layer(x)[row])]
     assert changed == [3, 4, 5, 6, 7, 8]
     torch.testing.assert_close(result[3:9], expected[3:9])
 
 
-@pytest.mark.parametrize(("rows", "total", "batch", "expected"), [
-    (slice(1, 3), 4, 4, slice(1, 3)), (slice(1, 3), 4, 8, slice(2, 6)), (slice(0, 0), 2, 6, slice(0, 0))])
-def test_batch_rows(rows, total, batch, expected):
-    assert batch_rows(rows, total, batch) == expected
+@pytest.mark.parametrize(("rows", "batch", "expected"), [
+    (ROWS, 5, [slice(1, 3)]), (ROWS, 10, [slice(2, 6)]), (ROWS[3:], 6, []),
+    (ROWS * 2, 20, [slice(2, 6), slice(12, 16)]), ([Row(0, 1)], 1, []),
+    ([Row(0, 0), Row(0), Row(1, 0)], 0, [slice(0, 1), slice(2, 3)])])
+def test_runs(rows, batch, expected):
+    call = UNetCall(tuple(rows), 0.0, (1, 1))
+    which = of_concept(0)
+    for _ in range(2):
+        assert call.runs(which, batch) == tuple(expected)
 
 
 @pytest.mark.parametrize("batch", [3, 5, 2])
 def test_rows_that_cannot_be_told_apart(batch):
-    with pytest.raises(RuntimeError, match=f"{batch} rows in a UNet call of 4"):
-        batch_rows(slice(0, 1), 4, batch)
+    with pytest.raises(OMGError, match=f"{batch} rows in a UNet call of 4") as caught:
+        UNetCall(ROWS[:4], 0.0, (1, 1)).runs(of_concept(0), batch)
+    assert caught.value.field == "other extensions"
 
 
 def test_hooks_go_with_the_block():
+    """*nothing remains*"""
     layers = [nn.Linear(2, 2) for _ in range(3)]
-    with Hooks() as hooks:
+    with Patches(nn.Module()) as patches:
         for layer in layers:
-            hooks.on_output(layer, lambda module, args, output: None)
+            patches.on_output(layer, lambda call, module, args, output: None)
         assert all(len(layer._forward_hooks) == 1 for layer in layers)
     assert not any(layer._forward_hooks for layer in layers)
 
 
-# --- batching ---
+@torch.no_grad()
+def test_only_the_thread_of_the_call_is_touched():
+    """*off is off*: whoever evaluates the model meanwhile, in another thread, once got some concept's networks."""
+    layer, x = nn.Linear(16, 24), torch.randn(3, 7, 16)
+    plain, results = layer(x), []
 
-class Model:
-    """Stands in for a host's UNet: a row's output depends on its latent, its time, its conditioning and its concept.
+    @torch.no_grad()
+    def other() -> None:
+        results.append(layer(x))
 
-    Args:
-        room: it runs out of memory beyond so many rows.
+    with acting([{layer: low_rank(made("lora", layer))}], [Row(0, 0)] * 3):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert not torch.equal(layer(x), plain)
+    assert torch.equal(results[0], plain)
+
+
+# --- where the layer computes ---
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """A source that notes when it is resolved, and for what."""
+
+    source: Source
+    seen: list[tuple[bool, torch.dtype]] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
+
+    def resolve(self, layer: nn.Module, y: Tensor) -> Delta:
+        assert y.shape[0] == len(ROWS)
+        self.seen.append((torch.is_autocast_enabled("cpu"), y.dtype))
+        self.deltas.append(self.source.resolve(layer, y))
+        return self.deltas[-1]
+
+
+def tensors_of(delta: Any) -> list[Tensor]:
+    return [tensor for value in vars(delta).values()
+            for tensor in ([value] if isinstance(value, Tensor) else
+                           [part for each in value for part in tensors_of(each)] if isinstance(value, tuple) else [])]
+
+
+RESOLVED = [("lora", "linear"), ("locon", "conv"), ("locon-cp", "conv"), ("loha", "linear"), ("lokr", "conv"),
+            ("norm", "layer norm"), ("norm", "group norm")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "layer_name"), RESOLVED)
+def test_resolved_in_the_first_forward(kind, layer_name, dtype):
+    """*row-wise is merged*: networks were once made from the host's weights outside of any forward.
+
+    Now it happens once, inside the first forward, in the dtype that autocast gives the output.
     """
-
-    def __init__(self, layer: nn.Module, room: int):
-        self.layer, self.room = layer, room
-        self.calls: list[list[int]] = []
-
-    def __call__(self, x: Tensor, t: Tensor, cond: dict[str, Tensor], pictures: Sequence[int]) -> Tensor:
-        assert len(x) == len(t) == len(pictures) == len(cond["text"])
-        assert torch.equal(t, torch.tensor(TIMES)[list(pictures)])
-        if len(x) > self.room:
-            raise torch.cuda.OutOfMemoryError("no room")
-        self.calls.append([int(tokens.shape[0]) for tokens in cond["text"]])
-        mark = self.layer(torch.ones(len(x), 1))  # each concept's network marks its rows
-        return row_output(x, cond["text"].sum((1, 2)), mark[:, 0])
-
-
-TIMES = [3.0, 5.0]
-
-
-def row_output(x: Tensor, text: Tensor, mark: Tensor) -> Tensor:
-    return x * text[:, None, None, None] + mark[:, None, None, None]
-
-
-def conditioning(seed: int, lengths: tuple[int, int],
-                 parts: Sequence[Sequence[tuple[int, float]]]) -> ConceptConditioning:
-    """Random, with prompts of ``lengths`` tokens (cond, uncond); two pictures."""
-    generator = torch.Generator().manual_seed(seed)
-    cond = torch.randn(1 + max(row for rows in parts for row, _ in rows), lengths[0], 3, generator=generator)
-    uncond = torch.randn(2, lengths[1], 3, generator=generator)
-    return ConceptConditioning({"text": cond}, parts, {"text": uncond})
+    make, shape = LAYERS[layer_name]
+    layer = make()
+    x, module = torch.randn(shape), made(kind, layer)
+    watched = Watched(source_of(kind, module, layer))
+    autocast = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()
+    for run in range(2):
+        with acting([{layer: watched}]), autocast:
+            assert len(watched.seen) == run
+            results = [layer(x) for _ in range(3)]
+        assert len(watched.seen) == run + 1
+    with autocast:
+        out = layer(x).dtype
+        expected = with_weights(layer, *merged_weight(module, layer))(x)
+    assert watched.seen == [(dtype == torch.bfloat16, out)] * 2
+    assert out == (torch.float32 if "norm" in layer_name else dtype)
+    assert all(tensor.dtype == out for tensor in tensors_of(watched.deltas[0]))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert results[0].dtype == out
+    rtol, atol = (1e-4, 1e-5) if out == torch.float32 else (5e-2, 5e-2)
+    torch.testing.assert_close(results[0][MINE], expected[MINE], rtol=rtol, atol=atol)
 
 
-CONDITIONINGS = [
-    conditioning(0, (4, 4), [[(0, 1.0)], [(0, 1.0)]]),
-    conditioning(1, (8, 4), [[(0, 1.0)], [(1, 1.0)]]),  # a long prompt
-    conditioning(2, (4, 4), [[(0, 0.7), (1, 0.6)], [(2, 1.0)]]),  # AND in the first picture
-]
-MARKS = (10.0, 20.0, 30.0)
-SCALES = (5.0, 2.0, 7.5)
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "layer_name"), RESOLVED)
+def test_full_networks_beyond_their_budget(kind, layer_name, dtype):
+    """They are made again in each call, with the same result; low-rank ones are always kept."""
+    make, shape = LAYERS[layer_name]
+    layer = make().to(dtype)
+    x, source = torch.randn(shape).to(dtype), source_of(kind, made(kind, layer.float()), layer)
+    layer = layer.to(dtype)
+    size, results = source.resolve(layer, x).nbytes, []
+    assert size == sum(tensor.numel() * dtype.itemsize for tensor in tensors_of(source.resolve(layer, x)))
+    for budget, resolved in ((size, 1), (size - 1, 1 if is_low_rank(kind) else 3), (0, 1 if is_low_rank(kind) else 3)):
+        watched = Watched(source)
+        with acting([{layer: watched}], full_budget=budget):
+            results += [layer(x) for _ in range(3)]
+        assert len(watched.seen) == resolved
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
-def expected_prediction(x: Tensor, pictures: Sequence[Sequence[int]], scales: Sequence[float | None]) -> Tensor:
-    """Concept by concept, row by row."""
-    guided = torch.zeros(3, *x.shape)
-    for concept, (cond, parts, uncond) in enumerate(CONDITIONINGS):
-        for picture in pictures[concept]:
-            def row(text: Tensor, picture: int = picture, concept: int = concept) -> Tensor:
-                return row_output(x[picture:picture + 1], text.sum()[None], torch.tensor([MARKS[concept]]))[0]
-
-            scale = scales[concept]
-            first = row(cond["text"][parts[picture][0][0]])
-            base = first if scale is None else row(uncond["text"][picture])
-            guided[concept, picture] = base + (scale or 1) * sum(
-                weight * (row(cond["text"][part]) - base) for part, weight in parts[picture])
-    return guided
-
-
-def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 3,
-            scales: Sequence[float | None] = SCALES, room: int = 100) -> tuple[Any, Model, Tensor]:
-    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(9))
-    layer = nn.Linear(1, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    with torch.no_grad(), RowNetworks([{layer: WeightDelta(torch.full((1, 1), mark))} for mark in MARKS]) as networks:
-        model = Model(layer, room)
-        predictor = ConceptPredictor(networks, pictures, rows_per_call)
-        prediction = predictor(model, x, torch.tensor(TIMES), CONDITIONINGS, scales)
-    return prediction, model, x
-
-
-@pytest.mark.parametrize("rows_per_call", [0, 1, 2, 3, 100])
-@pytest.mark.parametrize("pictures", [[[0, 1], [0, 1], [0, 1]], [[0], [1], [0, 1]], [[], [0], [1]]])
-def test_prediction_is_that_of_single_rows(rows_per_call, pictures):
-    prediction, model, x = predict(rows_per_call, pictures, SCALES)
-    torch.testing.assert_close(prediction.guided, expected_prediction(x, pictures, SCALES))
-    assert all(len(call) <= (rows_per_call or 100) and len(set(call)) == 1 for call in model.calls)
-    rows = sum(len(CONDITIONINGS[concept].parts[picture]) + 1 for concept in range(3) for picture in pictures[concept])
-    assert sum(map(len, model.calls)) == rows
-    for concept in range(3):  # where a concept is not, its weight is 0, and so is its prediction
-        assert not prediction.guided[concept, [picture for picture in (0, 1) if picture not in pictures[concept]]].any()
-
-
-def test_one_call_per_prompt_length():
-    _, model, _ = predict(0)
-    assert sorted(map(len, model.calls)) == [2, 11]
-
-
-def test_without_guidance_no_unconditional_rows():
-    pictures = [[0, 1]] * 3
-    prediction, model, x = predict(0, pictures, (None, 2.0, None))
-    torch.testing.assert_close(prediction.guided, expected_prediction(x, pictures, (None, 2.0, None)))
-    assert sum(map(len, model.calls)) == 2 + 4 + 3
-
-
-def test_unconditional_predictions_are_given_too():
-    pictures = [[0, 1]] * 3
-    prediction, _, x = predict(0, pictures, SCALES)
-    for concept, (_, _, uncond) in enumerate(CONDITIONINGS):
-        expected = row_output(x, uncond["text"].sum((1, 2)), torch.tensor([MARKS[concept]] * 2))
-        torch.testing.assert_close(prediction.uncond[concept], expected)
-
-
-def test_rows_that_do_not_fit_go_in_smaller_calls():
-    prediction, model, x = predict(0, room=3)
-    torch.testing.assert_close(prediction.guided, expected_prediction(x, [[0, 1]] * 3, SCALES))
-    assert max(map(len, model.calls)) <= 3
-    assert sum(map(len, model.calls)) == 13
-
-
-def test_not_even_one_row_fits():
-    with pytest.raises(OMGError) as caught:
-        predict(0, room=0)
-    assert caught.value.field == "concepts"
-    for part in ("memory", "lower", "batch size"):
-        assert part in caught.value.message
+@torch.no_grad()
+def test_the_budget_is_that_of_all_layers():
+    layers = [nn.Linear(16, 16, bias=False) for _ in range(3)]
+    watched = [Watched(FullWeight(torch.randn(16, 16))) for _ in layers]
+    with acting([dict(zip(layers, watched, strict=True))], full_budget=2 * 4 * 16 * 16):
+        for _ in range(2):
+            for layer in layers:
+                layer(torch.randn(5, 16))
+    assert [len(each.seen) for each in watched] == [1, 1, 2]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, get_args
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Annotated, Any, Literal, get_args
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import inspect as types
 
 from omg_ext.errors import OMGError
 from omg_ext.request import Concept, Layout, Mask, Request, Show, Where, dump_request, parse_request
+from omg_ext.request.validate import check
+from omg_ext.request.values import refuse_odd_values
 
 MAN = {"prompt": "photo of ohwx man <lora:chris:1>", "phrase": "man"}
 BOX = {"prompt": "photo of ohwx man", "where": {"box": [0.0, 0.0, 0.5, 1.0]}}
@@ -36,9 +44,9 @@ def where(**fields: Any) -> dict[str, Any]:
 
 def test_defaults_are_those_of_the_contract():
     parsed = parse_request(request())
-    assert parsed == Request(concepts=[Concept(prompt=MAN["prompt"], phrase="man")])
+    assert parsed == Request(concepts=(Concept(prompt=MAN["prompt"], phrase="man"),))
     assert (parsed.enabled, parsed.detector, parsed.blend_start, parsed.strict, parsed.show) == \
-        (True, "attention", 0.3, False, [])
+        (True, "attention", 0.3, False, ())
     assert parsed.layout == Layout(cross=1.0, self_=0.4)
     only = parsed.concepts[0]
     assert (only.negative_prompt, only.where, only.strength, only.cfg_scale) == (None, None, 1.0, None)
@@ -59,15 +67,15 @@ def test_every_field_is_read():
         "mask": {"grow": 0, "feather": 0.5}, "strict": True, "show": ["masks", "first_pass"],
     })
     assert parsed == Request(
-        concepts=[
+        concepts=(
             Concept(prompt="a", phrase="man", negative_prompt="n", where=Where(point=(0.25, 0.5)), strength=0.5,
                     cfg_scale=4.0),
             Concept(prompt="b", phrase="man", where=Where(index=1)),
             Concept(prompt="c", where=Where(box=(0.0, 0.25, 1.0, 0.75))),
             Concept(prompt="d", where=Where(mask="iVBOR")),
-        ],
+        ),
         enabled=False, detector="other", blend_start=1.0, layout=Layout(cross=0.5, self_=0.0),
-        mask=Mask(grow=0.0, feather=0.5), strict=True, show=["masks", "first_pass"],
+        mask=Mask(grow=0.0, feather=0.5), strict=True, show=("masks", "first_pass"),
     )
 
 
@@ -80,8 +88,36 @@ def test_json_text_dicts_and_requests_parse_alike(as_sent):
 
 def test_a_request_built_in_python_is_checked_too():
     with pytest.raises(OMGError) as caught:
-        parse_request(Request(concepts=[Concept(prompt="p", phrase="man", strength=7.0)]))
+        parse_request(Request(concepts=(Concept(prompt="p", phrase="man", strength=7.0),)))
     assert caught.value.field == "concepts[0].strength"
+
+
+def test_a_request_built_in_python_may_have_lists_and_no_concepts():
+    lists: dict[str, Any] = {"concepts": [Concept(prompt="p", phrase="man")], "show": ["masks"]}
+    assert parse_request(Request(**lists)) == Request(concepts=(Concept(prompt="p", phrase="man"),), show=("masks",))
+    assert dump_request(Request(**{**lists, "show": []})) == {"concepts": [{"prompt": "p", "phrase": "man"}]}
+    none: dict[str, Any] = {"concepts": []}
+    assert not Request(**none).concepts
+
+
+@pytest.mark.parametrize(("struct", "fields", "field", "reason"), [
+    (Concept, {"prompt": " "}, "prompt", "it is empty"), (Concept, {"prompt": "p"}, "phrase", "say what to look for"),
+    (Where, {}, "where", "got none"), (Where, {"index": 0, "mask": "x"}, "where", "got index and mask"),
+    (Where, {"box": (0.0, 1.0, 1.0, 0.0)}, "where", "the box is empty"),
+])
+def test_parts_built_in_python_keep_the_rules_over_several_fields(struct, fields, field, reason):
+    with pytest.raises(OMGError) as caught:
+        struct(**fields)
+    assert caught.value.field == field
+    assert reason in caught.value.message
+
+
+def test_requests_are_frozen():
+    parsed = parse_request(where(box=[0, 0, 1, 1]))
+    for part in (parsed, parsed.concepts[0], parsed.concepts[0].where, parsed.layout, parsed.mask):
+        with pytest.raises(AttributeError):
+            setattr(part, part.__struct_fields__[0], None)  # type: ignore[union-attr]
+    assert hash(parsed) == hash(parse_request(dump_request(parsed)))
 
 
 @pytest.mark.parametrize(("fields", "kind", "needs_detection"), [
@@ -169,6 +205,10 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "unknown choice": (request(show=["masks", "mask"]), "show[1]", "'mask' is unknown; known here: first_pass, masks"),
     "no choice": (request(show=[1]), "show[0]", "expected text, got 1"),
     "a Python object": (request(detector=object()), "detector", "expected text, got object"),
+    "a number of NumPy's": (request(blend_start=np.float64(0.5)), "blend_start", "expected a number, got float64"),
+    "a set": (request(show={"masks"}), "show", "expected a list, got set"),
+    "a part built in Python": (concept(where=Where(index=0)), "concepts[0].where",
+                               "expected an object or null, got Where"),
     # no request at all
     "null": (None, "request", "expected an object with the field `concepts`, got null"),
     "list": ([MAN], "request", "expected an object with the field `concepts`, got a list of 1"),
@@ -202,6 +242,129 @@ def test_a_request_that_holds_itself_is_refused():
         parse_request(data)
 
 
+# --------------------------------------------------------------------------------------------- fields that may be added
+
+Unit = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Tint(Struct, frozen=True, forbid_unknown_fields=True):
+    amount: Annotated[float, Meta(gt=0, lt=1)]
+    channel: Literal["red", "blue"] = "red"
+
+
+class Knobs(Struct, frozen=True, forbid_unknown_fields=True):
+    """Fields of every kind that requests may get, for checks that read no more than the types."""
+
+    mode: Literal["soft", "hard"] = "soft"
+    level: Literal[1, 2] = 1
+    steps: Annotated[int, Meta(ge=1, le=50)] = 1
+    width: Annotated[int, Meta(multiple_of=8)] = 512
+    scale: float | tuple[float, Unit] = 1.0
+    fade: Unit | Annotated[tuple[Unit, ...], Meta(min_length=2, max_length=2)] = 1.0
+    count: int | Annotated[float, Meta(ge=0)] | None = None
+    blur: Literal["auto"] | Unit = "auto"
+    tint: Tint | None = None
+    tints: Annotated[tuple[Tint, ...], Meta(min_length=1, max_length=2)] | UnsetType = UNSET
+    names: Annotated[list[Annotated[str, Meta(min_length=2, max_length=4, pattern="^a")]], Meta(min_length=1)] = \
+        msgspec.field(default_factory=lambda: ["ab"])
+    seed: Annotated[int, Meta(ge=-1, le=4294967295, description="its values are told apart by this text")] | None = None
+    pair: list[tuple[int, bool]] = msgspec.field(default_factory=list, name="number and truth")
+
+    def __post_init__(self) -> None:
+        if self.mode == "hard" and self.tint is not None:
+            raise OMGError("tint.amount", "hard takes no tint")
+        if self.steps == 13:
+            raise OMGError("knobs", "unlucky")
+
+
+@pytest.mark.parametrize(("data", "field", "reason"), [
+    ({"mode": "sofd"}, "mode", "'sofd' is unknown; known here: hard, soft"),
+    ({"mode": None}, "mode", "expected text, got null"),
+    ({"level": 3}, "level", "3 is unknown; known here: 1, 2"),
+    ({"level": True}, "level", "expected a whole number, got true"),
+    ({"steps": 0}, "steps", "expected a whole number of at least 1, got 0"),
+    ({"steps": 51}, "steps", "expected a whole number of at most 50, got 51"),
+    ({"steps": 1.5}, "steps", "expected a whole number, got 1.5"),
+    ({"width": 100}, "width", "expected a whole number that is a multiple of 8, got 100"),
+    ({"scale": "x"}, "scale", "expected a number or a list, got 'x'"),
+    ({"scale": [1]}, "scale", "expected a list of length 2, got a list of 1"),
+    ({"scale": [9, 9]}, "scale[1]", "expected a number of at most 1, got 9"),
+    ({"scale": [1, None]}, "scale[1]", "expected a number, got null"),
+    ({"fade": None}, "fade", "expected a number or a list, got null"),
+    ({"fade": 5}, "fade", "expected a number of at most 1, got 5"),
+    ({"fade": []}, "fade", "expected a list of length 2, got a list of 0"),
+    ({"fade": [1, -0.5]}, "fade[1]", "expected a number of at least 0, got -0.5"),
+    ({"count": -0.5}, "count", "expected a number of at least 0, got -0.5"),
+    ({"count": "1"}, "count", "expected a whole number or a number or null, got '1'"),
+    ({"blur": "aut"}, "blur", "'aut' is unknown; known here: auto; or give a number"),
+    ({"blur": [1]}, "blur", "expected text or a number, got a list of 1"),
+    ({"tint": 1}, "tint", "expected an object or null, got 1"),
+    ({"tint": {}}, "tint.amount", "this field is required"),
+    ({"tint": {"amount": 0}}, "tint.amount", "expected a number above 0, got 0"),
+    ({"tint": {"amount": 1}}, "tint.amount", "expected a number below 1, got 1"),
+    ({"tint": {"amount": 0.5, "chanel": "red"}}, "tint.chanel", "unknown field; did you mean `channel`?"),
+    ({"tints": []}, "tints", "the list is empty; give at least one tint"),
+    ({"tints": None}, "tints", "expected a list, got null"),
+    ({"tints": [{"amount": 0.5}] * 3}, "tints", "expected a list of length 2 or less, got a list of 3"),
+    ({"tints": [{"amount": 0.5, "channel": "green"}]}, "tints[0].channel", "'green' is unknown; known here: blue, red"),
+    ({"names": []}, "names", "the list is empty; give at least one entry"),
+    ({"names": ["a"]}, "names[0]", "expected text of length 2 or more, got 'a'"),
+    ({"names": ["aaaaa"]}, "names[0]", "expected text of length 4 or less, got 'aaaaa'"),
+    ({"names": ["bb"]}, "names[0]", "expected text that matches ^a, got 'bb'"),
+    ({"seed": 2**32}, "seed", "expected a whole number of at most 4294967295, got 4294967296"),
+    ({"seed": {}}, "seed", "expected a whole number or null, got an object"),
+    ({"pair": []}, "pair", "unknown field; known here: mode, level, steps, width, scale, fade, count"),
+    ({"number and truth": [[1, 1]]}, "number and truth[0][1]", "expected true or false, got 1"),
+    ({"mode": "hard", "tint": {"amount": 0.5}}, "tint.amount", "hard takes no tint"),
+    ({"steps": 13}, "request", "unlucky"),
+    ([], "request", "expected an object, got a list of 0"),
+])
+def test_a_new_field_is_checked_by_its_type(data, field, reason):
+    with pytest.raises(OMGError) as caught:
+        check(data, Knobs)
+    assert caught.value.field == field
+    assert reason in caught.value.message
+    assert not msgspec_takes(data, Knobs)
+
+
+@pytest.mark.parametrize("data", [
+    {}, {"level": 2}, {"width": 64, "steps": 50}, {"scale": [9, 0.5]}, {"scale": (0, 0)}, {"count": -3}, {"count": 0.5},
+    {"fade": [0, 1]}, {"blur": "auto"}, {"blur": 1}, {"tint": None}, {"tint": {"amount": 0.5, "channel": "blue"}},
+    {"tints": [{"amount": 0.5}]}, {"names": ["ab", "abcd"]}, {"seed": 4294967295},
+    {"number and truth": [[1, True], [2, False]]},
+])
+def test_a_new_field_is_taken_by_its_type(data):
+    check(data, Knobs)
+    assert msgspec_takes(data, Knobs)
+
+
+@pytest.mark.parametrize("struct", [Request, Concept, Where, Layout, Mask])
+def test_no_union_of_the_request_crashes_msgspec(struct):
+    """As validate.py says: a tuple of fixed length beside a member with limits."""
+    kind = types.type_info(struct)
+    assert isinstance(kind, types.StructType)
+    for field in kind.fields:
+        members = field.type.types if isinstance(field.type, types.UnionType) else ()
+        limited = [member for member in members if isinstance(member, (types.IntType, types.FloatType, types.StrType))
+                   and any(limit is not None for limit in msgspec.structs.astuple(member))]
+        assert not limited or not any(isinstance(member, types.TupleType) for member in members), field.name
+
+
+def passes(judge: Callable[..., object], *args: Any) -> bool:
+    try:
+        judge(*args)
+    except OMGError:
+        return False
+    return True
+
+
+def msgspec_takes(data: Any, struct: type[Struct]) -> bool:
+    try:
+        return passes(msgspec.convert, data, struct)  # false for a rule over several fields
+    except msgspec.ValidationError:
+        return False
+
+
 # ----------------------------------------------------------------------------------------------------------- properties
 
 fractions = st.floats(0.0, 1.0)
@@ -222,14 +385,14 @@ def concepts(phrases: st.SearchStrategy[str], places: st.SearchStrategy[Where | 
 requests = st.builds(
     Request,
     concepts=st.lists(concepts(filled, st.none() | points | indices) | concepts(st.text(), boxes | masks),
-                      min_size=1, max_size=4),
+                      min_size=1, max_size=4).map(tuple),
     enabled=st.booleans(),
     detector=st.text(),
     blend_start=fractions,
     layout=st.builds(Layout, cross=fractions, self_=fractions),
     mask=st.builds(Mask, grow=small_fractions, feather=small_fractions),
     strict=st.booleans(),
-    show=st.lists(st.sampled_from(get_args(Show))),
+    show=st.lists(st.sampled_from(get_args(Show))).map(tuple),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -276,3 +439,61 @@ def test_any_json_value_parses_or_is_refused(data):
 def test_any_text_parses_or_is_refused(text):
     with pytest.raises(OMGError):
         parse_request(text)
+
+
+# right at one place, wrong at another
+pieces = (st.none() | st.booleans() | st.integers(-2, 3) | st.floats(-0.5, 1.5)
+          | st.sampled_from(["", " ", "a", "masks", "soft", "red", "auto", 8, 64, 13, 2**53]))
+values = st.recursive(pieces, lambda inner: st.lists(inner, max_size=5)
+                      | st.dictionaries(st.sampled_from(["x", "amount", "channel"]), inner, max_size=3), max_leaves=6)
+names = known_names | st.sampled_from(["x", "amount", "channel", *Knobs.__struct_encode_fields__])
+knobs = st.fixed_dictionaries({}, optional={
+    "mode": st.sampled_from(["soft", "hard"]), "level": st.sampled_from([1, 2]), "steps": st.integers(1, 50),
+    "width": st.integers(0, 9).map(lambda number: 8 * number),
+    "scale": st.floats(0, 4) | st.lists(fractions, min_size=2, max_size=2),
+    "fade": fractions | st.lists(fractions, min_size=2, max_size=2),
+    "count": st.none() | st.integers(-9, 9) | st.floats(0, 9),
+    "blur": fractions | st.just("auto"),
+    "tint": st.none() | st.fixed_dictionaries({"amount": st.sampled_from([0.25, 0.5])}),
+    "tints": st.lists(st.fixed_dictionaries({"amount": st.just(0.5)}, optional={"channel": st.just("blue")}),
+                      min_size=1, max_size=2),
+    "names": st.lists(st.sampled_from(["ab", "abc", "a a"]), min_size=1),
+    "seed": st.none() | st.integers(-1, 2**32 - 1),
+    "number and truth": st.lists(st.tuples(st.integers(-9, 9), st.booleans()).map(list), max_size=2),
+})
+
+
+def places(data: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list and object in ``data``, with each of its positions or names."""
+    for key, value in list(data.items() if isinstance(data, dict) else enumerate(data)):
+        yield data, key
+        if isinstance(value, (dict, list)):
+            yield from places(value)
+
+
+@st.composite
+def changed(draw: st.DrawFn, good: st.SearchStrategy[dict[str, Any]]) -> dict[str, Any]:
+    """Good data with one or two changes anywhere: another value, nothing, or something more."""
+    data = deepcopy(draw(good))
+    for _ in range(draw(st.integers(1, 2))):
+        owner, key = draw(st.sampled_from([*places(data)] or [(data, "x")]))
+        change = draw(st.sampled_from(["other", "less", "more"]))
+        if change == "other":
+            owner[key] = draw(values)
+        elif change == "less":
+            owner.pop(key, None) if isinstance(owner, dict) else owner.pop(key)
+        elif isinstance(owner, dict):
+            owner[draw(names)] = draw(values)
+        else:
+            owner.insert(key, draw(values))
+    return data
+
+
+@given(changed(requests.map(dump_request)) | objects | st.dictionaries(known_names, objects))
+def test_what_a_request_takes_is_what_msgspec_takes(data):
+    assert passes(check, data, Request) == (passes(refuse_odd_values, data) and msgspec_takes(data, Request))
+
+
+@given(changed(knobs) | knobs)
+def test_what_any_struct_takes_is_what_msgspec_takes(data):
+    assert passes(check, data, Knobs) == (passes(refuse_odd_values, data) and msgspec_takes(data, Knobs))

@@ -92,9 +92,9 @@ def test_any_request_survives_the_infotext(request_):
 
 
 def test_fields_alone_show_an_ordinary_request():
-    concepts = [Concept(prompt="a", phrase="man", negative_prompt="b", where=Where(index=1), cfg_scale=3.0),
-                Concept(prompt="c", where=Where(mask=HALF), strength=0.5)]
-    args = args_from_request(Request(concepts=concepts, blend_start=0.2, show=["masks"]), 3)
+    concepts = (Concept(prompt="a", phrase="man", negative_prompt="b", where=Where(index=1), cfg_scale=3.0),
+                Concept(prompt="c", where=Where(mask=HALF), strength=0.5))
+    args = args_from_request(Request(concepts=concepts, blend_start=0.2, show=("masks",)), 3)
     assert args[0] == ""
 
 
@@ -112,7 +112,7 @@ def test_what_the_fields_cannot_show_stays_whole_in_the_api_slot(concepts):
 
 def test_untouched_fields_mean_the_defaults_of_the_request():
     args = accordion(concept1_phrase="man", concept1_prompt="sks man")
-    assert parse_request(request_from_args(args)) == Request(concepts=[Concept(prompt="sks man", phrase="man")])
+    assert parse_request(request_from_args(args)) == Request(concepts=(Concept(prompt="sks man", phrase="man"),))
 
 
 def test_off_until_enabled():
@@ -200,7 +200,7 @@ def test_an_uploaded_picture_becomes_the_mask():
 
 def test_infotext_is_compact():
     noise = encode_mask(np.random.default_rng(0).random((256, 256)))
-    request_ = Request(concepts=[Concept(prompt="a", where=Where(mask=noise)), Concept(prompt="b", phrase="c")])
+    request_ = Request(concepts=(Concept(prompt="a", where=Where(mask=noise)), Concept(prompt="b", phrase="c")))
     text = infotext_value(request_)
     assert len(noise) > 50_000
     assert len(text) < 4100

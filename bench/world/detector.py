@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.world.pixels import Images
 from bench.world.readers import Reading
-from omg_ext.comprehension import DETECTORS, FirstPass, Instance
+from omg_ext.comprehension import DETECTORS, FirstPicture, Instance
 
 ReadFigures = Callable[[Images], Sequence[Reading]]
 """``pictures uint8 [B, H, W, 3] -> what is in each``"""
@@ -32,9 +32,9 @@ class ReaderDetector:
     name: str = NAME
     needs_attention: bool = False
 
-    def find(self, first_pass: FirstPass, phrases: Sequence[str]) -> list[list[Instance]]:
+    def find(self, picture: FirstPicture, phrases: Sequence[str]) -> list[list[Instance]]:
         """Per phrase, which is a class of the world, its figures' visible masks."""
-        return instances(self.read(np.stack([first_pass.picture()]))[0], phrases)
+        return instances(self.read(np.stack([picture.picture()]))[0], phrases)
 
 
 def instances(reading: Reading, phrases: Sequence[str]) -> list[list[Instance]]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from bench.world import detector
 from bench.world.casts import Cast
 from bench.world.regional import regional_attention
-from omg_ext.comprehension import FirstPass
-from omg_ext.comprehension.places import find_regions
+from omg_ext.comprehension import FirstPicture
+from omg_ext.comprehension.places import find_places, given_masks
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.diffusers.prompts import encode
 from omg_ext.request import parse_request
@@ -198,16 +198,18 @@ class Regional:
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast, everyone = shot.cast, shot.everyone
         start = time.perf_counter()
-        pictures = [FirstPass("", _given(picture), lambda phrase: None) for picture in plain.pictures]
-        height, width = shot.latents.shape[2:]
-        regions = find_regions(parse_request(shot.request), pictures, plain.pictures.shape[1:3], (height, width))
-        contexts = torch.cat([encode(studio.pipe, cast.own_prompt(shot.scene, index), None, []).cond
+        pictures = [FirstPicture("", _given(picture), lambda phrase: None) for picture in plain.pictures]
+        request = parse_request(shot.request)
+        (height, width), (rows, columns) = plain.pictures.shape[1:3], shot.latents.shape[2:]
+        sizes = (height, width), (rows, columns)
+        places = find_places(request, given_masks(request, *sizes), pictures, *sizes)
+        contexts = torch.cat([encode(studio.pipe, cast.own_prompt(shot.scene, index), None, {}).cond
                               for index in everyone])
         seconds = time.perf_counter() - start
-        with regional_attention(studio.pipe.unet, contexts, regions.weights):
+        with regional_attention(studio.pipe.unet, contexts, places.weights):
             take = studio.plain(shot, cast.prompt(shot.scene) + cast.tags(everyone), everyone)
         return [replace(take, rows=plain.rows + take.rows, seconds=plain.seconds + seconds + take.seconds,
-                        masks=regions.masks)]
+                        masks=places.masks)]
 
 
 def _given(picture: Pictures) -> Callable[[], Pictures]:

@@ -16,10 +16,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, U
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from bench.sgm_config import SIZE_EMBEDDING
-from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world.captions import VOCABULARY
 from bench.world.tokens import tokenizer
+from tests.models.sgm_config import SIZE_EMBEDDING
+from tests.models.sgm_config import VOCABULARY as CLIP_WORDS
 
 SIZE = 128
 """Pixels of a picture's side."""

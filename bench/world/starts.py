@@ -52,7 +52,7 @@ def inverted(pipe: StableDiffusionXLPipeline, images: npt.NDArray[np.uint8], pro
         steps: of the sampling that is to return.
     """
     latents = latents_of(pipe.vae, images)
-    embeds = encode(pipe, prompt, None, [])
+    embeds = encode(pipe, prompt, None, {})
     ids = time_ids(images.shape[1], images.shape[2], embeds)
     rows = embeds.conditioning(len(images), ids).cond
     states, *added = (tensor.expand(len(images), *tensor.shape[1:]) for tensor in rows.values())

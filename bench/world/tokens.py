@@ -11,8 +11,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from bench.sgm_config import BYTES, END, START, byte_tokens, write_tokenizer
-from bench.sgm_config import VOCABULARY as CLIP_WORDS
+from tests.models.sgm_config import BYTES, END, START, byte_tokens, write_tokenizer
+from tests.models.sgm_config import VOCABULARY as CLIP_WORDS
 
 MERGES = Path(__file__).with_name("clip_merges.txt")
 """Lines of rank, left, right: those of CLIP's merges that make the words of captions, in CLIP's order."""

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import checkpoint, model, subjects, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.captions import RARE_WORDS
 from bench.world.diffusion import Conditioning, denoising_loss
 from bench.world.pixels import latents
 from bench.world.tokens import tokenizer
+from tests.models.sgm_config import VOCABULARY as CLIP_WORDS
 
 IDENTITY = "Azura"
 VECTORS = 8

@@ -14,9 +14,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from bench import sgm_config
 from bench.world import model, weights
 from bench.world.attributes import IDENTITIES
+from tests.models import sgm_config
 
 EXTENSION = "omg-world"
 ARCHITECTURE = "omg-world-openclip"

@@ -71,13 +71,13 @@ class ClassTokenAttention:
             maps = scaled_dot_product_attention(queries, keys, value)[..., :len(self._phrases)]
             self._add(numbers, maps.mean(1, dtype=torch.float32))
 
-    def _numbers_of(self, call: UNetCall, run: slice) -> slice:
-        """The parts of a run of rows, which are in the order of the positions."""
-        row = call.rows[run.start]
-        first = self._numbers[row.picture, row.part or 0]
-        return slice(first, first + run.stop - run.start)
+    def _numbers_of(self, call: UNetCall, run: slice) -> slice | list[int]:
+        """The parts of a run of rows; a slice if they are in the order of the positions, for which no GPU waits."""
+        numbers = [self._numbers[row.picture, row.part or 0] for row in call.rows[run]]
+        whole = slice(numbers[0], numbers[0] + len(numbers))
+        return whole if numbers == list(range(whole.start, whole.stop)) else numbers
 
-    def _add(self, numbers: slice, maps: Tensor) -> None:
+    def _add(self, numbers: slice | list[int], maps: Tensor) -> None:
         tokens = maps.shape[1]
         if tokens not in self._sums:
             self._sums[tokens] = maps.new_zeros(len(self._positions), *maps.shape[1:])

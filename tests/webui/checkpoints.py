@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from bench import sgm_config
-from bench.sgm_config import Shape
+from tests.models import sgm_config
+from tests.models.sgm_config import Shape
 
 OPENCLIP_ARCH = "omg-tiny-openclip"
 SDXL = Shape(unet_channels=(32, 64, 128), unet_blocks=2, unet_depth=(1, 1, 2), head_channels=16, vae_channels=32,

@@ -25,28 +25,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.world import weights
-from bench.world.webui import find_merges, install
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "sd-webui-omg"
-TINY = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
-WORLD = "world"
-CHECKPOINTS = (*TINY, WORLD) if not weights.missing(weights.CHECKPOINT) else TINY
+CHECKPOINTS = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 
-FLAGS = ("--skip-torch-cuda-test", "--use-cpu", "all", "--no-half", "--precision", "full", "--api", "--no-hashing",
-         "--do-not-download-clip", "--no-download-sd-model", "--skip-version-check", "--skip-prepare-environment",
+FLAGS = ("--skip-torch-cuda-test", "--use-cpu", "all", "--no-half", "--api", "--no-hashing", "--do-not-download-clip",
+         "--no-download-sd-model", "--skip-version-check", "--skip-prepare-environment",
          "--no-prompt-history", "--disable-console-progressbars")
 # A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
 # stay loaded, which saves time.
 SETTINGS = {
-    "sd_checkpoints_limit": len(CHECKPOINTS),
+    "sd_checkpoints_limit": 10,
     "sd_model_checkpoint": CHECKPOINTS[0], "show_progress_type": "Approx cheap", "auto_launch_browser": "Disable",
     "samples_save": False, "grid_save": False, "return_grid": False, "batch_cond_uncond": True,
     "pad_cond_uncond": False, "pad_cond_uncond_v0": False, "randn_source": "GPU", "eta_noise_seed_delta": 0,
-    "omg_rows_per_call": 0,
+    "omg_rows_per_call": 0, "omg_full_budget_mb": 2048,
 }
 NOT_COPIED = ("venv", ".git", "repositories", "models", "embeddings", "extensions", "outputs", "log", "tmp", "cache")
 DEFAULTS: dict[str, Any] = {
@@ -172,19 +167,18 @@ def run(command: list[Path | str], env: dict[str, str], cwd: Path | None = None)
         raise RuntimeError(f"{' '.join(words)} failed:\n{(done.stdout + done.stderr)[-4000:]}")
 
 
-def make_data_dir(folder: Path, installation: Path, checkpoints: Path) -> None:
-    """A web UI data folder with the tiny checkpoints, the small world if it is trained, ``support.py`` and settings."""
-    if WORLD in CHECKPOINTS:
-        install(folder, find_merges(installation))
+def make_data_dir(folder: Path, checkpoints: Path) -> None:
+    """A web UI data folder with the tiny checkpoints, ``support.py``, ``doubles.py`` and settings."""
     models, networks = folder / "models" / "Stable-diffusion", folder / "models" / "Lora"
     for kind in (models, networks):
         kind.mkdir(parents=True, exist_ok=True)
-    for name in TINY:
+    for name in CHECKPOINTS:
         for suffix in (".safetensors", ".yaml"):
             (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))
     scripts = folder / "extensions" / "omg-test-support" / "scripts"
     scripts.mkdir(parents=True)
-    (scripts / "support.py").symlink_to(Path(__file__).with_name("support.py"))
+    for name in ("support.py", "doubles.py"):
+        (scripts / name).symlink_to(Path(__file__).with_name(name))
     (folder / "openclip").symlink_to(checkpoints / "openclip", target_is_directory=True)
     (folder / "config.json").write_text(json.dumps(SETTINGS))
 
@@ -207,23 +201,25 @@ class WebUI:
         installation: see :func:`find_installation`.
         data_dir: made by :func:`make_data_dir`.
         flags: command-line flags besides :data:`FLAGS`.
+        half: weights in bfloat16 under autocast, as near as a CPU comes to what most users have.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; with the end of its log.
     """
 
-    def __init__(self, installation: Path, data_dir: Path, flags: tuple[str, ...] = ()):
+    def __init__(self, installation: Path, data_dir: Path, flags: tuple[str, ...] = (), half: bool = False):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.data_dir = data_dir
         self._installation = installation
         self._log = data_dir / "log.txt"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        command = [str(python_of(installation)), "launch.py", *FLAGS, *flags, "--data-dir", str(data_dir),
+        command = [str(python_of(installation)), "launch.py", *FLAGS, *flags, "--precision",
+                   "autocast" if half else "full", "--data-dir", str(data_dir),
                    "--port", str(port)]
         code = data_dir / "webui"
         copy_code(installation, code)
-        env = clean_environment(OMG_TEST_OPENCLIP=str(data_dir / "openclip"))
+        env = clean_environment(OMG_TEST_OPENCLIP=str(data_dir / "openclip"), OMG_TEST_HALF="1" if half else "")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=code, env=env, stdout=log, stderr=subprocess.STDOUT,
                                              stdin=subprocess.DEVNULL)
@@ -307,6 +303,14 @@ class WebUI:
         """Number and bytes of the web UI's live tensors."""
         return dict(self.get("/omg-tests/tensors"))
 
+    def doubles(self, *names: str) -> None:
+        """Switch these stand-ins on and all others off: see ``doubles.py``."""
+        self.post("/omg-tests/doubles", list(names))
+
+    def doubles_saw(self) -> dict[str, Any]:
+        """What the stand-ins saw since they were switched."""
+        return dict(self.get("/omg-tests/doubles"))
+
     def served_file(self, name: str) -> Path:
         """A file that the page asks for, relative to the installation unless its path is absolute."""
         return self._installation / name
@@ -327,8 +331,12 @@ class WebUI:
             self.post("/sdapi/v1/options", values)
         return dict(self.get("/sdapi/v1/options"))
 
+    def checkpoints(self) -> list[str]:
+        """The names of all that it has: :data:`CHECKPOINTS`, and what else lies in its data folder."""
+        return [model["model_name"] for model in self.get("/sdapi/v1/sd-models")]
+
     def set_checkpoint(self, name: str) -> None:
-        """Load one of :data:`CHECKPOINTS`.
+        """Load one of :meth:`checkpoints`.
 
         Raises:
             RuntimeError: the web UI went on with another, which its API does not tell; with the end of its log.

@@ -14,9 +14,20 @@ from typing import Any
 
 import open_clip
 import torch
-from modules import prompt_parser, script_callbacks, scripts, shared
+from modules import devices, prompt_parser, script_callbacks, scripts, shared
 
 open_clip.add_model_config(os.environ["OMG_TEST_OPENCLIP"])
+
+
+def in_half_precision(model: Any) -> None:
+    """As ``--precision autocast`` on a graphics card, with the one half precision that CPUs have arithmetic for."""
+    model.model.bfloat16()
+    devices.dtype = devices.dtype_unet = torch.bfloat16
+
+
+if os.environ["OMG_TEST_HALF"]:
+    devices.autocast = lambda disable=False: torch.autocast("cpu", torch.bfloat16, enabled=not disable)
+    script_callbacks.on_model_loaded(in_half_precision)
 
 last_comments: list[str] = []
 

@@ -55,7 +55,7 @@ def assert_close(first: np.ndarray, second: np.ndarray) -> None:
 
 def assert_is_plain(webui: WebUI, prompt: str, *, background: str = "a photo of a man and a woman",
                     fields: dict[str, Any] | None = None, **payload: Any) -> None:
-    """Invariant 3: one concept everywhere, blended from the start, is the plain picture of its prompt."""
+    """*everywhere is plain*: one concept everywhere, blended from the start, is the plain picture of its prompt."""
     plain = webui.txt2img(**{**payload, "prompt": prompt})
     result = omg(webui, request(concept(prompt, **(fields or {}))), **{**payload, "prompt": background})
     assert len(result.images) == len(plain.images)
@@ -73,7 +73,7 @@ def untouched(running: WebUI) -> tuple[np.ndarray, dict[str, int]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(webui: WebUI, untouched: tuple[np.ndarray, dict[str, int]]) -> Iterator[None]:
-    """Invariants 1 and 8: after every test the plain picture is what it was, and nothing stays hooked."""
+    """*off is off*, *nothing remains*: after every test the plain picture is what it was, and nothing stays hooked."""
     yield
     webui.set_checkpoint("tiny-sdxl")
     plain, patches = untouched
@@ -81,7 +81,7 @@ def nothing_left(webui: WebUI, untouched: tuple[np.ndarray, dict[str, int]]) -> 
     assert webui.patches() == patches
 
 
-# invariant 1
+# *off is off*
 
 @pytest.mark.parametrize("data", [
     {"enabled": False, "concepts": [concept("a red car")]},
@@ -94,7 +94,7 @@ def test_disabled_request_changes_nothing(webui: WebUI, data: dict[str, Any]) ->
     assert result.info["infotexts"] == plain.info["infotexts"]
 
 
-# invariant 2
+# *empty second pass*
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_empty_second_pass_is_the_first(webui: WebUI, sampler: str) -> None:
@@ -133,7 +133,7 @@ def test_every_sampler_and_schedule_is_tested(webui: WebUI) -> None:
     assert {scheduler["name"] for scheduler in webui.get("/sdapi/v1/schedulers")} == set(SCHEDULERS)
 
 
-# invariants 3 and 4
+# *everywhere is plain*, *row-wise is merged*
 
 @pytest.mark.parametrize("network", [f"{name}-{kind}" for name in ("sdxl", "sd15") for kind in kinds_for(name)])
 def test_concept_everywhere_is_the_plain_picture_with_its_network(webui: WebUI, network: str) -> None:
@@ -237,7 +237,7 @@ def test_two_concepts_show_in_their_boxes(webui: WebUI) -> None:
     [LEFT, RIGHT], [EVERYWHERE, EVERYWHERE], [EVERYWHERE, LEFT, {"box": [0.3, 0.1, 0.7, 0.93]}],
 ], ids=["halves", "both everywhere", "overlapping"])
 def test_weights_are_a_partition_of_unity(webui: WebUI, boxes: list[dict[str, Any]]) -> None:
-    """Invariant 5: concepts with one prompt that together cover the picture are the plain picture of that prompt."""
+    """*partition of unity*: concepts with one prompt that cover the picture together are the plain picture of it."""
     prompt = f"{PROMPT} <lora:sdxl-lora:0.8>"
     plain = webui.txt2img(prompt=prompt)
     data = request(*[concept(prompt, box) for box in boxes], mask={"grow": 0, "feather": 0})
@@ -455,7 +455,7 @@ def test_skipped_picture_is_followed_by_the_next(webui: WebUI) -> None:
 
 
 def test_no_tensor_stays(webui: WebUI) -> None:
-    """Invariant 8: after a run, and the plain picture that replaces the web UI's own caches, memory is what it was."""
+    """*nothing remains*: after a run, and a plain one that replaces the web UI's caches, memory is what it was."""
     found = {"phrase": "man", "prompt": "a dog <lora:sdxl-lora:1>"}
     data = request(concept("a red car <lora:sdxl-oft:1>", LEFT), found, layout={"cross": 1, "self": 1})
     omg(webui, data)

@@ -6,8 +6,8 @@ from collections import Counter
 
 from bench.speed import whole_runs
 from bench.subject import Subject
-from bench.tiny import tiny_sdxl
 from omg_ext.diffusers import loras
+from tests.models.tiny import tiny_sdxl
 
 
 def test_whole_runs_evaluate_the_rows_of_the_cost_model_and_read_each_lora_file_once(tmp_path, monkeypatch):

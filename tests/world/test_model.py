@@ -13,10 +13,10 @@ import torch
 from diffusers.training_utils import compute_snr
 from safetensors.torch import load_file, save_file
 
-from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import VOCABULARY, checkpoint, diffusion, model, pixels, train_autoencoder, train_unet
 from bench.world.parallel import Workers, in_processes
 from bench.world.tokens import tokenizer
+from tests.models.sgm_config import VOCABULARY as CLIP_WORDS
 
 torch.set_num_threads(1)
 

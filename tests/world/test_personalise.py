@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.sgm_config import VOCABULARY as CLIP_WORDS
 from bench.world import (
     IDENTITIES,
     KINDS,
@@ -33,6 +32,7 @@ from bench.world.diffusion import Conditioning, denoising_loss, encode
 from bench.world.train_unet import Examples
 from omg_ext.diffusers.loras import load_lora
 from omg_ext.request.architecture import architecture_of
+from tests.models.sgm_config import VOCABULARY as CLIP_WORDS
 
 TRIGGERS = [identity.trigger for identity in IDENTITIES.values()]
 BRIEF = subjects.Recipe(steps=6, rows=4, learning_rate=3e-3, warmup=1)

@@ -202,7 +202,7 @@ def test_simultaneous_loras_are_the_sum_of_their_weights(studio, shot):
 
 def test_one_region_everywhere_is_the_region_prompt(studio, shot):
     """In cross-attention, that is: the pooled prompt stays the picture's."""
-    whole, own = (encode(studio.pipe, text, None, []) for text in (PAIR.prompt("park"), PAIR.own_prompt("park", 1)))
+    whole, own = (encode(studio.pipe, text, None, {}) for text in (PAIR.prompt("park"), PAIR.own_prompt("park", 1)))
     with regional_attention(studio.pipe.unet, own.cond, torch.ones(1, 2, 1, model.LATENT, model.LATENT)):
         found = latents_of(studio, PAIR.prompt("park"), shot)
     mixed = PromptEmbeds(own.cond, whole.uncond, whole.pooled, whole.pooled_uncond)
@@ -212,7 +212,7 @@ def test_one_region_everywhere_is_the_region_prompt(studio, shot):
 
 def test_no_region_is_the_ordinary_picture_and_nothing_stays_behind(studio, shot):
     before = studio.pipe.unet.attn_processors
-    own = encode(studio.pipe, PAIR.own_prompt("park", 1), None, []).cond
+    own = encode(studio.pipe, PAIR.own_prompt("park", 1), None, {}).cond
     with regional_attention(studio.pipe.unet, own, torch.zeros(1, 2, 1, model.LATENT, model.LATENT)):
         found = latents_of(studio, PAIR.prompt("park"), shot)
     torch.testing.assert_close(found, latents_of(studio, PAIR.prompt("park"), shot))

@@ -22,10 +22,11 @@ from bench.world.attributes import IDENTITIES
 from bench.world.readers import FigureReader, IdentityReader, references
 from omg_ext.comprehension.masks import decode_mask, encode_mask
 from omg_ext.diffusers import OMGPipeline
-from tests.webui.host import CHECKPOINTS, WORLD, Result, WebUI, distance
+from tests.webui.host import Result, WebUI, distance
 
+MISSING = weights.missing(weights.CHECKPOINT)
 pytestmark = [pytest.mark.webui,
-              pytest.mark.skipif(WORLD not in CHECKPOINTS, reason=weights.missing(weights.CHECKPOINT))]
+              pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 PLACE = "in the park"
 PROMPT = f"a man and a woman {PLACE}"
@@ -47,7 +48,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def webui(running: WebUI) -> WebUI:
     """The running web UI with the small world loaded."""
-    running.set_checkpoint(WORLD)
+    running.set_checkpoint(weights.CHECKPOINT.stem)
     return running
 
 

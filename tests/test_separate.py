@@ -1,0 +1,234 @@
+"""The paper's way to predict the concepts, the batching of their rows, and what happens where rows do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from omg_ext.host import ConceptConditioning, Guided
+from omg_ext.predict.base import GlobalCall, Point
+from omg_ext.predict.guidance import classifier_free_guidance
+from omg_ext.predict.separate import Separate
+from omg_ext.unet.calls import Row, UNetCall, join, select
+from omg_ext.unet.deltas import FullWeight
+from omg_ext.unet.evaluator import Evaluator, RowLimit, repeated
+from omg_ext.unet.networks import RowNetworks, of_concept
+from omg_ext.unet.patches import Patches
+
+
+class Model:
+    """Stands in for a host's UNet: a row's output depends on its latent, its time, its conditioning and its concept.
+
+    Args:
+        room: it runs out of memory beyond so many rows.
+    """
+
+    def __init__(self, layer: nn.Module, room: int):
+        self.layer, self.room = layer, room
+        self.calls: list[list[int]] = []
+        self.refused = 0
+
+    def __call__(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        assert len(x) == len(t) == len(cond["text"]) == len(cond["time"])
+        assert torch.equal(t, cond["time"])  # the picture's own, of which the host takes its part of the conditioning
+        if len(x) > self.room:
+            self.refused += 1
+            raise torch.cuda.OutOfMemoryError("no room")
+        self.calls.append([int(tokens.shape[0]) for tokens in cond["text"]])
+        mark = self.layer(torch.ones(len(x), 1))  # each concept's network marks its rows
+        return row_output(x, cond["text"].sum((1, 2)), mark[:, 0])
+
+
+TIMES = [3.0, 5.0]
+
+
+def row_output(x: Tensor, text: Tensor, mark: Tensor) -> Tensor:
+    return x * text[:, None, None, None] + mark[:, None, None, None]
+
+
+def conditioning(seed: int, lengths: tuple[int, int],
+                 parts: Sequence[Sequence[tuple[int, float]]]) -> ConceptConditioning:
+    """Random, with prompts of ``lengths`` tokens (cond, uncond); two pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    cond = torch.randn(1 + max(row for rows in parts for row, _ in rows), lengths[0], 3, generator=generator)
+    uncond = torch.randn(2, lengths[1], 3, generator=generator)
+    return ConceptConditioning({"text": cond}, parts, {"text": uncond})
+
+
+CONDITIONINGS = [
+    conditioning(0, (4, 4), [[(0, 1.0)], [(0, 1.0)]]),
+    conditioning(1, (8, 4), [[(0, 1.0)], [(1, 1.0)]]),  # a long prompt
+    conditioning(2, (4, 4), [[(0, 0.7), (1, 0.6)], [(2, 1.0)]]),  # AND in the first picture
+]
+MARKS = (10.0, 20.0, 30.0)
+SCALES = (5.0, 2.0, 7.5)
+
+
+def expected_prediction(x: Tensor, pictures: Sequence[Sequence[int]], scales: Sequence[float | None]) -> Tensor:
+    """Concept by concept, row by row."""
+    guided = torch.zeros(3, *x.shape)
+    for concept, (cond, parts, uncond) in enumerate(CONDITIONINGS):
+        for picture in pictures[concept]:
+            def row(text: Tensor, picture: int = picture, concept: int = concept) -> Tensor:
+                return row_output(x[picture:picture + 1], text.sum()[None], torch.tensor([MARKS[concept]]))[0]
+
+            scale = scales[concept]
+            first = row(cond["text"][parts[picture][0][0]])
+            base = first if scale is None else row(uncond["text"][picture])
+            guided[concept, picture] = base + (scale or 1) * sum(
+                weight * (row(cond["text"][part]) - base) for part, weight in parts[picture])
+    return guided
+
+
+class Host:
+    """Its conditioning has a part that no prompt decides: the picture's time."""
+
+    def conditioning(self, cond: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**cond, "time": like["time"]}
+
+    def scale(self, own: float | None) -> float | None:
+        return own
+
+    def guide(self, cond: Tensor, parts: Any, uncond: Tensor, scale: float) -> Tensor:
+        return classifier_free_guidance(cond, parts, uncond, scale)
+
+
+class Predicted(NamedTuple):
+    prediction: Guided
+    model: Model
+    x: Tensor
+    limit: RowLimit
+
+
+def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 3,
+            scales: Sequence[float | None] = SCALES, room: int = 100) -> Predicted:
+    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(9))
+    layer = nn.Linear(1, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    host, model, limit, times = Host(), Model(layer, room), RowLimit(rows_per_call), torch.tensor(TIMES)
+    concepts = [SimpleNamespace(networks={layer: FullWeight(torch.full((1, 1), mark))},
+                                conditioning=lambda step, each=each: each)
+                for mark, each in zip(MARKS, CONDITIONINGS, strict=True)]
+    with torch.no_grad(), Patches(layer) as patches:
+        RowNetworks(patches, [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)])
+        separate = Separate(cast(Any, host), Evaluator(patches, limit), cast(Any, concepts), pictures, scales)
+        point = Point(0, 0.5, model, x, times, {"text": torch.zeros(2, 1, 3), "time": times})
+        prediction = separate(point, host)
+    return Predicted(prediction, model, x, limit)
+
+
+@pytest.mark.parametrize("rows_per_call", [0, 1, 2, 3, 100])
+@pytest.mark.parametrize("pictures", [[[0, 1], [0, 1], [0, 1]], [[0], [1], [0, 1]], [[], [0], [1]]])
+def test_prediction_is_that_of_single_rows(rows_per_call, pictures):
+    """*rows do not matter*"""
+    prediction, model, x, _ = predict(rows_per_call, pictures, SCALES)
+    torch.testing.assert_close(prediction.prediction, expected_prediction(x, pictures, SCALES))
+    assert all(len(call) <= (rows_per_call or 100) and len(set(call)) == 1 for call in model.calls)
+    rows = sum(len(CONDITIONINGS[concept].parts[picture]) + 1 for concept in range(3) for picture in pictures[concept])
+    assert sum(map(len, model.calls)) == rows
+    for concept in range(3):  # where a concept is not, its weight is 0, and so is its prediction
+        absent = [picture for picture in (0, 1) if picture not in pictures[concept]]
+        assert not prediction.prediction[concept, absent].any()
+
+
+def test_one_call_per_prompt_length():
+    model = predict(0).model
+    assert sorted(map(len, model.calls)) == [2, 11]
+
+
+def test_without_guidance_no_unconditional_rows():
+    pictures = [[0, 1]] * 3
+    prediction, model, x, _ = predict(0, pictures, (None, 2.0, None))
+    torch.testing.assert_close(prediction.prediction, expected_prediction(x, pictures, (None, 2.0, None)))
+    assert sum(map(len, model.calls)) == 2 + 4 + 3
+
+
+def test_unconditional_predictions_are_given_too():
+    pictures = [[0, 1]] * 3
+    prediction, _, x, _ = predict(0, pictures, SCALES)
+    for concept, (_, _, uncond) in enumerate(CONDITIONINGS):
+        expected = row_output(x, uncond["text"].sum((1, 2)), torch.tensor([MARKS[concept]] * 2))
+        torch.testing.assert_close(prediction.uncond[concept], expected)
+
+
+def test_rows_that_do_not_fit_go_in_smaller_calls():
+    prediction, model, x, limit = predict(0, room=3)
+    torch.testing.assert_close(prediction.prediction, expected_prediction(x, [[0, 1]] * 3, SCALES))
+    assert max(map(len, model.calls)) <= 3
+    assert sum(map(len, model.calls)) == 13
+    assert (limit.rows, model.refused) == (2, 2)  # 11, 5, 2
+    again = predict(limit.rows, room=3)
+    assert again.model.refused == 0
+    assert torch.equal(again.prediction.prediction, prediction.prediction)
+
+
+def test_not_even_one_row_fits():
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        predict(0, room=0)
+
+
+# --- rows in parts ---
+
+def test_points():
+    """A row of each picture, whatever calls the host made."""
+    rows = [Row(0), Row(1, None, None), Row(0, None, None), Row(1), Row(2)]
+    x = torch.arange(5.0)[:, None, None, None]
+    calls = [GlobalCall(cast(Any, None), x[part], x[part, 0, 0, 0], {"text": x[part]}, tuple(rows[part]))
+             for part in (slice(0, 1), slice(1, 3), slice(3, 5))]
+    point = Point.of(calls, 3, 4, 0.5)
+    assert point.x.flatten().tolist() == point.t.tolist() == point.cond["text"].flatten().tolist() == [0, 1, 4]
+    assert (point.step, point.progress, point.grid) == (4, 0.5, (1, 1))
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [2], [], [2, 0], [0, 2, 1, 2]])
+def test_select_and_join(rows):
+    a, b = torch.arange(6.0).reshape(3, 2), torch.arange(3.0)
+    cond = {"crossattn": a, "c_concat": [b], "nested": {"vector": (a, b)}}
+    longer = join([cond, select(cond, rows)])
+    assert torch.equal(longer["crossattn"], torch.cat([a, a[rows]]))
+    assert torch.equal(longer["c_concat"][0], torch.cat([b, b[rows]]))
+    assert torch.equal(longer["nested"]["vector"][0], torch.cat([a, a[rows]]))
+    assert torch.equal(join([a]), a)
+    assert torch.equal(select(a, rows), a[rows])
+
+
+@pytest.mark.parametrize("room", [100, 4, 3, 2])
+@pytest.mark.parametrize("replayed", [False, True])
+def test_rows_that_repeat_the_first_pass_stay_with_theirs(room, replayed):
+    """*rows do not matter*: each part of a call has its own conditional rows' queries, or the rows that make them."""
+    rows = [Row(0), Row(0, None, None), Row(1), Row(1, None, None)]
+    x, limit = torch.arange(4.0), RowLimit()
+    call, t, cond = UNetCall(tuple(rows), 0.5, (1, 1)), x + 10, {"text": x + 20}
+    inputs: tuple[UNetCall, Tensor, Tensor, Any] = (call, x, t, cond)
+    if replayed:
+        inputs = (UNetCall(call.rows, 0.5, (1, 1), replayed={"layer": x[[0, 2]]}), x, t, cond)
+    else:
+        inputs = repeated(call, [0, 2], x, t, cond, torch.tensor([100.0, 102.0]), t[[0, 2]])
+    patches, refused = Patches(nn.Module()), []
+
+    def evaluate(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        if len(x) > room:
+            refused.append(len(x))
+            raise torch.cuda.OutOfMemoryError("no room")
+        running = patches.call
+        assert running is not None
+        assert len(running.rows) == len(x)
+        assert torch.equal(t, x % 100 + 10)
+        assert torch.equal(cond["text"], x % 100 + 20)
+        own = [value for value, row in zip(x.tolist(), running.rows, strict=True)
+               if row.part is not None and not row.repeats_first]
+        again = [value - 100 for value, row in zip(x.tolist(), running.rows, strict=True) if row.repeats_first]
+        assert own == (again if running.replayed is None else running.replayed["layer"].tolist())
+        return x * 2
+
+    for _ in range(2):
+        assert torch.equal(Evaluator(patches, limit)(evaluate, *inputs), x * 2)
+    sizes = [4, 2] if replayed else [6, 3]
+    assert refused == [size for size in sizes if size > room]
+    assert limit.rows == [0, 2, 1][len(refused)]

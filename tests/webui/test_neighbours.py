@@ -1,0 +1,119 @@
+"""Beside other extensions: they act on concepts as on any picture, or are refused; theirs is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.webui.host import ApiError, WebUI, distance
+from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, assert_is_plain, concept, omg, request
+
+pytestmark = pytest.mark.webui
+
+
+@pytest.fixture(autouse=True)
+def alone_again(webui: WebUI) -> Iterator[None]:
+    """Whatever a test switches on is off after it."""
+    yield
+    webui.doubles()
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DDIM", "DDIM CFG++"])
+@pytest.mark.parametrize("double", ["threshold", "rescale", "forward"])
+def test_guidance_of_others_acts_on_concepts(webui: WebUI, double: str, sampler: str) -> None:
+    """*everywhere is plain*"""
+    without = webui.txt2img(prompt=PROMPT, sampler_name=sampler).image
+    webui.doubles(double)
+    assert distance(webui.txt2img(prompt=PROMPT, sampler_name=sampler).image, without) > 1
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1>", sampler_name=sampler, batch_size=2)
+
+
+@pytest.mark.parametrize("double", ["threshold", "rescale", "forward"])
+def test_guidance_of_others_and_an_empty_second_pass(webui: WebUI, double: str) -> None:
+    """*empty second pass*"""
+    webui.doubles(double)
+    plain = webui.txt2img().image
+    data = {"concepts": [concept("a red car <lora:sdxl-lora:1>")], "blend_start": 1}
+    np.testing.assert_array_equal(omg(webui, data).image, plain)
+
+
+def test_what_others_have_put_on_the_sampler_is_put_back(webui: WebUI) -> None:
+    """*nothing remains*, and nothing of theirs is taken away."""
+    webui.doubles("forward")
+    omg(webui, request(concept("a red car", LEFT)))
+    assert webui.doubles_saw()["forward stays"] is True
+
+
+def test_extension_that_changes_the_batch_is_refused(webui: WebUI) -> None:
+    webui.doubles("split")
+    with pytest.raises(ApiError, match="another extension or setting changes the batch") as caught:
+        omg(webui, {"concepts": [concept("a red car", LEFT)], "blend_start": 0})
+    assert caught.value.status == 422
+
+
+# --- networks ---
+
+def test_weights_are_merged_in_forward_calls_alone(webui: WebUI) -> None:
+    """Under --medvram the UNet lies on the CPU before, where half precision has no arithmetic."""
+    webui.doubles()
+    data = request(*[concept(f"{PROMPT} <lora:sdxl-{kind}:1>", where)
+                     for kind, where in (("loha", LEFT), ("dora", RIGHT))])
+    omg(webui, data, prompt="a street <lora:sdxl-style:0.7>")
+    assert webui.doubles_saw()["applied outside"] == []
+
+
+def test_files_are_read_once(webui: WebUI) -> None:
+    """However many batches and hires passes there are."""
+    webui.doubles()
+    data = request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-other:1>", RIGHT))
+    omg(webui, data, n_iter=2, steps=3, enable_hr=True, hr_upscaler="Latent", hr_scale=1.5, denoising_strength=0.6)
+    assert webui.doubles_saw()["files read"] == 2
+
+
+def test_full_weights_beyond_their_memory(webui: WebUI) -> None:
+    """They are made anew in every call, and the picture is the same."""
+    data = request(concept(f"{PROMPT} <lora:sdxl-oft:1>", LEFT), concept("a dog <lora:sdxl-full:1>", RIGHT))
+    kept = omg(webui, data, steps=3).image
+    made_anew = omg(webui, data, steps=3, override_settings={"omg_full_budget_mb": 0}).image
+    np.testing.assert_array_equal(made_anew, kept)
+
+
+# --- failures ---
+
+DATA = {"concepts": [concept("a red car", LEFT)], "blend_start": 0}
+
+
+@pytest.mark.parametrize(("double", "reason"), [
+    ("out of memory 8", "does not fit into graphics memory"), ("fault 9", "ZeroDivisionError: a stand-in for a fault")])
+def test_failed_second_pass_leaves_the_first_picture(webui: WebUI, double: str, reason: str) -> None:
+    plain = webui.txt2img().image
+    webui.doubles(double)
+    result = omg(webui, DATA)
+    np.testing.assert_array_equal(result.image, plain)
+    assert any(reason in comment for comment in result.comments)
+    assert reason in result.info["infotexts"][0]
+
+
+def test_failed_second_pass_is_an_error_if_strict(webui: WebUI) -> None:
+    webui.doubles("out of memory 8")
+    with pytest.raises(ApiError, match="graphics memory") as caught:
+        omg(webui, {**DATA, "strict": True})
+    assert caught.value.status == 422
+
+
+def test_warnings_are_those_of_their_own_picture(webui: WebUI) -> None:
+    """Of two batches the second draws its concept."""
+    webui.doubles("fault 9")
+    result = omg(webui, DATA, n_iter=2)
+    failed = ["OMG warnings" in text for text in result.info["infotexts"]]
+    assert failed == [True, False]
+
+
+def test_batch_in_which_one_row_fits(webui: WebUI) -> None:
+    """Rows are halved until they fit, for the picture's own and the concepts'."""
+    usual = omg(webui, DATA, batch_size=2).images
+    webui.doubles("rows 1")
+    for made, wanted in zip(omg(webui, DATA, batch_size=2).images, usual, strict=True):
+        assert_close(made, wanted)
