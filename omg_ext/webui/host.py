@@ -112,8 +112,10 @@ class WebUIHost:
         return phrase_tokens(phrase)
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
-        decoded = processing.decode_latent_batch(shared.sd_model, latents[picture:picture + 1],
-                                                 target_device=devices.cpu, check_for_nans=True)[0]
+        # as the web UI, which decodes after sampling: its autoencoder may be lifted out of half precision
+        with devices.without_autocast():
+            decoded = processing.decode_latent_batch(shared.sd_model, latents[picture:picture + 1],
+                                                     target_device=devices.cpu, check_for_nans=True)[0]
         pixels = ((decoded.float() + 1.0) / 2.0).clamp(0.0, 1.0)
         return (255.0 * pixels.permute(1, 2, 0).numpy()).astype(np.uint8)
 

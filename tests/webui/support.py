@@ -20,13 +20,27 @@ open_clip.add_model_config(os.environ["OMG_TEST_OPENCLIP"])
 
 
 def in_half_precision(model: Any) -> None:
-    """As ``--precision autocast`` on a graphics card, with the one half precision that CPUs have arithmetic for."""
+    """As ``--precision autocast`` on a graphics card, with the one half precision that CPUs have arithmetic for.
+
+    The text encoders stay out of it: OpenCLIP's mask does not fit bfloat16 on a CPU. So do group norms' weights.
+    """
     model.model.bfloat16()
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.GroupNorm):  # a card's autocast takes it in any precision
+            module.float()
     devices.dtype = devices.dtype_unet = torch.bfloat16
+    devices.autocast = lambda disable=False: torch.autocast("cpu", torch.bfloat16, enabled=not disable)
+    devices.without_autocast = lambda disable=False: torch.autocast("cpu", enabled=False)
+    encode = model.conditioner.forward
+
+    def in_full(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return encode(*args, **kwargs)
+
+    model.conditioner.forward = in_full
 
 
 if os.environ["OMG_TEST_HALF"]:
-    devices.autocast = lambda disable=False: torch.autocast("cpu", torch.bfloat16, enabled=not disable)
     script_callbacks.on_model_loaded(in_half_precision)
 
 last_comments: list[str] = []
