@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .comprehension.phrases import Stage
+from .request import Concept
 from .request.tags import Tag
 from .unet.calls import Row
-from .unet.deltas import Deltas
+from .unet.deltas import Sources
 
 Evaluate = Callable[[Tensor, Tensor, Any], Tensor]
 """The host's UNet: ``(x [n, C, h, w], t [n], the host's conditioning of n rows) -> output [n, C, h, w]``"""
@@ -97,23 +99,41 @@ class Tap(Protocol):
         ...
 
 
+class Prompts(NamedTuple):
+    """One concept's prompts, one for each picture, as the host has made them.
+
+    Attributes:
+        prompts: with their network tags.
+        negatives: None takes each picture's.
+    """
+
+    prompts: Sequence[str]
+    negatives: Sequence[str] | None
+
+
 @dataclass(frozen=True)
 class ConceptPrompt:
     """What a host has to load for one concept.
 
     Attributes:
         index: which concept of the request.
-        text: the prompt without its network tags.
+        texts: for each picture, the prompt without its network tags.
         tags: the networks.
-        negative: its negative prompt; None takes each picture's.
+        negatives: for each picture its negative prompt; None takes the picture's own.
         field: how messages name the prompt.
     """
 
     index: int
-    text: str
+    texts: Sequence[str]
     tags: Sequence[Tag]
-    negative: str | None
+    negatives: Sequence[str] | None
     field: str
+
+
+def also_in_main_prompt(field: str, name: str) -> str:
+    """The warning for a network that a concept's prompt and the main prompt name."""
+    return (f"{field}: the LoRA {name} is in the main prompt too, so that its weights add up and other figures wear "
+            "it; remove it from the main prompt, unless it is a style")
 
 
 class LoadedConcept(Protocol):
@@ -121,10 +141,14 @@ class LoadedConcept(Protocol):
 
     Attributes:
         networks: by the UNet's layers.
+        warnings: what the user should know.
     """
 
     @property
-    def networks(self) -> Deltas: ...
+    def networks(self) -> Sources: ...
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
 
     def conditioning(self, step: int) -> ConceptConditioning:
         """The conditioning at a step."""
@@ -143,13 +167,14 @@ class Host(Protocol):
         latent_size: height and width of the latent.
         device: what the sampler works on.
         stopped: whether the user broke off what was sampled last.
+        tag_arguments: names of arguments in ``<lora:...>`` tags that this host understands besides the usual.
     """
 
     @property
     def unet(self) -> nn.Module: ...
 
     @property
-    def style(self) -> Deltas: ...
+    def style(self) -> Sources: ...
 
     @property
     def generators(self) -> Sequence[Any]: ...
@@ -169,6 +194,13 @@ class Host(Protocol):
     @property
     def stopped(self) -> bool: ...
 
+    @property
+    def tag_arguments(self) -> Collection[str]: ...
+
+    def prompts_of(self, index: int, concept: Concept) -> Prompts:
+        """A concept's prompts after all that the host does to the main prompt: styles, wildcards, comments."""
+        ...
+
     def load(self, concept: ConceptPrompt) -> LoadedConcept:
         """Load a concept's networks and encode its prompts with them.
 
@@ -181,21 +213,18 @@ class Host(Protocol):
         """Run the sampler once from its start and return the final latents, [B, C, h, w]."""
         ...
 
-    def conditioning(self, cond: Mapping[str, Tensor], like: Any) -> Any:
+    def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> Any:
         """The host's conditioning of some rows, for its UNet.
 
         Args:
-            cond: a concept's rows.
+            cond: concepts' rows.
             like: conditioning of global rows of the same pictures, for what no prompt decides.
+            rows: what the rows are.
         """
         ...
 
-    def prompt_tokens(self) -> Mapping[tuple[int, int], Sequence[int]]:
-        """The tokens of each (picture, part) of the global prompts, in the order of the conditional rows."""
-        ...
-
-    def phrase_tokens(self, phrase: str) -> Sequence[int]:
-        """The tokens of a phrase within a prompt."""
+    def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
+        """What each (picture, part) of the global prompts says, stage after stage; positions in its conditioning."""
         ...
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:

@@ -79,7 +79,7 @@ def host_of(pipe: Any, request: dict[str, Any], *, loras: Any = None, batch_size
     size = (SIZE, SIZE)
     generators = [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
     noise = torch.cat([torch.randn(1, 4, LATENT, LATENT, generator=generator) for generator in generators])
-    loader = Loader(pipe, LoraFiles(loras), parse_request(request), size, None, {}, {})
+    loader = Loader(pipe, LoraFiles(loras), parse_request(request), size, None, {}, (), {})
     return DiffusersHost(pipe, loader, PROMPT, embeds.conditioning(batch_size, time_ids(*size, embeds)), {}, steps, 0.0,
                          cfg_scale, generators, noise, size)
 

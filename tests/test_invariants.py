@@ -19,7 +19,7 @@ import omg_ext.passes.session
 from omg_ext.diffusers import OMGPipeline, PromptEmbeds
 from omg_ext.errors import OMGError
 from omg_ext.request import Layout
-from omg_ext.unet.calls import Row, UNetCall
+from omg_ext.unet.calls import RecordingCall, Row
 from omg_ext.unet.layout import LayoutRecorder, LayoutReplay
 from omg_ext.unet.patches import Patches
 from omg_ext.unet.query_store import Entry, QueryStore
@@ -283,7 +283,7 @@ def test_replay_of_queries_is_replacement_of_probabilities(kind):
     first, second, text = torch.randn(4, 9, 32), torch.randn(4, 9, 32), torch.randn(4, 7, 24)
     contexts = (text, text) if kind == "cross" else (first, second)
     rows, until = slice(0, 2), Layout(1.0, 0.0) if kind == "cross" else Layout(0.0, 1.0)
-    call = UNetCall((Row(0), Row(1), Row(0, None, None), Row(1, None, None)), 0.0, (3, 3), recorded={})
+    call = RecordingCall((Row(0), Row(1), Row(0, None, None), Row(1, None, None)), 0.0, (3, 3))
 
     with Patches(block) as patches:
         recorder = LayoutRecorder(patches, until, QueryStore(2**20, 0))
@@ -291,7 +291,7 @@ def test_replay_of_queries_is_replacement_of_probabilities(kind):
             attention(first, encoder_hidden_states=contexts[0])
     with Patches(block) as patches:
         LayoutReplay(patches, recorder.record())
-        with patches.running(UNetCall(call.rows, 0.0, (3, 3), replayed=call.recorded)):
+        with patches.running(call.replaying(call.queries)):
             replayed = attention(second, encoder_hidden_states=contexts[1])
     maps = probabilities(attention, second, contexts[1])
     without = attend(attention, maps, contexts[1])
@@ -459,6 +459,18 @@ def test_embeddings_instead_of_prompts(kind):
     replaced = generate(pipe, request, concept_embeds={1: embeds(pipe, "dog")})
     changed = generate(pipe, {**request, "concepts": left_and_right(prompt="dog")})
     assert torch.equal(replaced.latents, changed.latents)
+
+
+@torch.no_grad()
+def test_embeddings_of_another_precision():
+    """As diffusers takes them; a concept's once failed its second pass."""
+    pipe = pipeline()
+    given, request = embeds(pipe, "dog"), everywhere("dog")
+    wide = given.to(torch.device("cpu"), torch.float64)
+    result = generate(pipe, request, None, prompt_embeds=wide, concept_embeds={0: wide})
+    expected = generate(pipe, request, None, prompt_embeds=given, concept_embeds={0: given})
+    assert result.warnings == []
+    assert torch.equal(result.latents, expected.latents)
 
 
 @torch.no_grad()

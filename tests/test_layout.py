@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omg_ext.request import Layout
-from omg_ext.unet.calls import Row, UNetCall, is_global_cond
+from omg_ext.unet.calls import RecordingCall, ReplayingCall, Row, UNetCall, is_global_cond
 from omg_ext.unet.layout import (
     LayoutRecord,
     LayoutRecorder,
@@ -69,16 +69,17 @@ class Layouts:
         self.unet, self.store, self.patches = unet, QueryStore(room, 0), Patches(unet)
         self.recorder = LayoutRecorder(self.patches, Layout(cross, self_), self.store)
         self._replay: LayoutReplay | None = None
-        self.recorded: dict[str, Tensor] | None = None
+        self.recorded: dict[str, Tensor] = {}
 
     def record(self, x: Tensor, rows: Sequence[Row], progress: float = 0.5, tiles: int = 1,
                keep: bool = True) -> Entry | None:
         conds = sum(map(is_global_cond, rows))
-        call = UNetCall(tuple(rows), progress, (8, 8), self.recorder.place(progress, conds) if keep else None)
+        recording, plain = RecordingCall(tuple(rows), progress, (8, 8)), UNetCall(tuple(rows), progress, (8, 8))
+        call = recording if keep and self.recorder.has_room(progress, conds) else plain
         with self.patches.running(call):
             self.unet(x, tiles)
-        self.recorded = call.recorded
-        return self.recorder.put(call)
+        self.recorded = recording.queries
+        return self.recorder.put(recording)
 
     def second(self) -> LayoutReplay:
         """The replaying hooks, in the place of the recording ones."""
@@ -91,8 +92,9 @@ class Layouts:
     def replay(self, x: Tensor, rows: Sequence[Row], entry: Entry | None, progress: float = 0.5,
                tiles: int = 1) -> dict[str, Tensor]:
         self.second()
+        call = UNetCall(tuple(rows), progress, (8, 8))
         queries = None if entry is None else self.store.get(entry, CPU)
-        with self.patches.running(UNetCall(tuple(rows), progress, (8, 8), replayed=queries)):
+        with self.patches.running(call if queries is None else call.replaying(queries)):
             self.unet(x, tiles)
         return self.unet.seen
 
@@ -236,7 +238,7 @@ def test_outside_its_blocks_it_does_nothing(second):
         assert entry is not None
         if second:
             layouts.second()
-        call = UNetCall(tuple(PAIR), 0.5, (8, 8), replayed=layouts.store.get(entry, CPU))
+        call = ReplayingCall(tuple(PAIR), 0.5, (8, 8), queries=layouts.store.get(entry, CPU) or {})
         with pytest.raises(RuntimeError, match="fault"), layouts.patches.running(call):
             raise RuntimeError("fault")
         unet(numbers(1, 2))
@@ -265,4 +267,4 @@ def test_calls_of_no_use_are_not_copied():
     with layouts.patches:
         for _ in range(2):
             layouts.record(numbers(1, 2), PAIR)
-    assert layouts.recorded is None
+    assert layouts.recorded == {}

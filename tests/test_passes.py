@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from omg_ext.comprehension.places import Places
 from omg_ext.host import ConceptConditioning, Guided
-from omg_ext.passes.first import FirstResult, FirstTap, RecordedCall
+from omg_ext.passes.first import FirstResult, FirstTap, LayoutCall, PrefixCall
 from omg_ext.passes.noise import Noise
 from omg_ext.passes.second import SecondTap, blend
-from omg_ext.passes.session import Memory, Session
+from omg_ext.passes.session import Memory, Session, too_late
 from omg_ext.request import Concept, Layout, Request
 from omg_ext.unet.calls import Row, is_global_cond
 from omg_ext.unet.evaluator import Evaluator, RowLimit
@@ -126,15 +126,16 @@ def test_rows_are_what_the_host_says(groups):
     for _ in range(2):
         host.call(host.first, 0.5, groups)
     record = host.result()
-    assert [call.rows for call in record.calls] == [tuple(group) for group in groups] * 2
-    for call in record.calls:
-        mine = [number(row) for row in call.rows if row.part is not None]
-        assert (call.queries is not None) == (call.latents is not None) == bool(mine)
-        if call.queries is not None and call.latents is not None:
+    for call, group in zip(record.calls, [*groups, *groups], strict=True):
+        mine = [number(row) for row in group if row.part is not None]
+        assert isinstance(call, LayoutCall) == bool(mine)
+        if isinstance(call, LayoutCall):
+            assert call.rows == tuple(group)
+            assert call.queries is not None
             kept = record.layout.store.get(call.queries, torch.device("cpu"))
             assert kept is not None
             assert kept["attn2.to_q"].flatten().tolist() == mine
-            assert [len(tensor) for tensor in call.latents] == [len(mine)] * 2
+            assert [len(call.x), len(call.t)] == [len(mine)] * 2
 
 
 @pytest.mark.parametrize("guided", [True, False])
@@ -225,15 +226,14 @@ def test_queries_of_the_prefix_are_not_kept():
     host = Host()
     for progress in (0.0, 0.2, 0.4):
         host.call(host.first, progress, PAIR)
-    assert [call.queries is not None for call in host.first.calls] == [False, False, True]
-    assert [call.remembered is not None for call in host.first.calls] == [True, True, False]
+    assert [type(call) for call in host.first.calls] == [PrefixCall, PrefixCall, LayoutCall]
+    assert [call.queries is not None for call in host.first.calls if isinstance(call, LayoutCall)] == [True]
 
 
 def test_without_layout_nothing_is_kept_after_the_prefix():
     host = Host(cross=0.0)
     host.call(host.first, 0.5, PAIR)
-    call, = host.first.calls
-    assert (call.remembered, call.latents, call.queries) == (None,) * 3
+    assert host.first.calls == [None]
 
 
 # --- other timesteps in the second pass, as adaptive samplers choose them ---
@@ -289,7 +289,7 @@ def test_a_nearest_call_that_holds_too_little(budgets, first_calls, progress, cr
 def test_what_is_fetched_ahead():
     """The next call with stored queries, past those of unconditional rows, which leave none."""
     entries = [Entry("host") for _ in range(2)]
-    calls = [RecordedCall(0.1 * index, (Row(0),), None, None, entry)
+    calls = [LayoutCall(0.1 * index, (Row(0),), torch.zeros(0), torch.zeros(0), entry)
              for index, entry in enumerate([None, entries[0], None, None, entries[1], None])]
     first = FirstResult(torch.zeros(0), tuple(calls), Host().recorder.record(), None, Noise.of([]))
     assert [first.next_queries(index) for index in range(-1, 7)] == [
@@ -348,8 +348,19 @@ def test_schedule_that_ends_before_the_initiation_timestep_is_said(blend_start, 
     text = {"text": torch.zeros(1, 1)}
     concept = SimpleNamespace(networks={}, conditioning=lambda step: ConceptConditioning(text, [[(0, 1.0)]], text))
     host = SimpleNamespace(unet=UNet(), style={}, generators=[], latent_size=(1, 1), device="cpu", stopped=False,
-                           sample=sample, conditioning=lambda cond, like: cond)
+                           sample=sample, unet_input=lambda cond, like, rows: cond)
     request = Request(concepts=(Concept(prompt="dog", phrase="dog"),), blend_start=blend_start)
     places = Places(torch.ones(1, 1, 1, 1, 1), [[np.ones((8, 8), dtype=np.float32)]])
     _, warnings = Session(cast(Any, host), request, Memory()).second([cast(Any, concept)], places)
     assert any("blend_start" in warning for warning in warnings) is warned
+
+
+@pytest.mark.parametrize(("steps", "blended", "warned"), [
+    (50, 35, False), (50, 17, False), (50, 16, True), (8, 5, False), (6, 4, False), (4, 3, True), (4, 2, True),
+    (2, 1, True), (2, 0, True), (4, 4, False), (1, 1, False),
+])
+def test_concepts_that_have_hardly_any_steps_are_said(steps, blended, warned):
+    warnings = too_late(0.3, steps, blended)
+    assert bool(warnings) is warned
+    assert all("blend_start" in warning for warning in warnings)
+    assert too_late(1.0, steps, 0) == []

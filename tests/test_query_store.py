@@ -110,13 +110,13 @@ def test_without_cuda_nothing_is_copied():
 def test_drop_device():
     store = QueryStore(80, 40)
     first, second, third = (put(store, tensors(10)) for _ in range(3))
-    store.drop_device()
+    assert store.drop_device()
     assert store.used == {"device": 0, "host": 40}
     assert store.get(first, CPU, second) is None
     assert store.get(second, CPU, third) is None
     assert_same(store.get(third, CPU), tensors(10))
     assert store.place_for(1) is None
-    store.drop_device()
+    assert not store.drop_device()
     assert store.put(tensors(10)) is None
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import omg_ext.comprehension.assign
+from omg_ext.comprehension import AttentionDetector
 from omg_ext.comprehension.masks import decode_mask
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.errors import OMGError
@@ -170,10 +171,23 @@ def test_not_even_one_row_of_the_second_pass_fits(loras, strict):
             result = generate(pipe, two_concepts(), loras=loras)
             said, = result.warnings
             assert torch.equal(result.latents, result.first_pass_latents)
-    assert failed == [2, 1]
+    assert failed == [2, 1, 1]  # once more after what was kept in graphics memory is given up
     for part in ("memory", "lower", "batch size"):
         assert part in said
     assert_untouched(pipe, before)
+
+
+def test_a_failed_search_leaves_the_first_picture(monkeypatch):
+    """As a failed second pass does: the first picture, and why."""
+    def find(self: Any, picture: Any, phrases: Any) -> Any:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(AttentionDetector, "find", find)
+    result = generate(pipeline(), {"concepts": [{"phrase": "man", "prompt": "old man"}]})
+    assert torch.equal(result.latents, result.first_pass_latents)
+    said, = result.warnings
+    assert "finding the concepts failed" in said
+    assert "ZeroDivisionError: a fault" in said
 
 
 # --- threads ---

@@ -14,7 +14,7 @@ from omg_ext.host import ConceptConditioning, Guided
 from omg_ext.predict.base import GlobalCall, Point
 from omg_ext.predict.guidance import classifier_free_guidance
 from omg_ext.predict.separate import Separate
-from omg_ext.unet.calls import Row, UNetCall, join, select
+from omg_ext.unet.calls import ReplayingCall, Row, UNetCall, join, select
 from omg_ext.unet.deltas import FullWeight
 from omg_ext.unet.evaluator import Evaluator, RowLimit, repeated
 from omg_ext.unet.networks import RowNetworks, of_concept
@@ -88,7 +88,7 @@ def expected_prediction(x: Tensor, pictures: Sequence[Sequence[int]], scales: Se
 class Host:
     """Its conditioning has a part that no prompt decides: the picture's time."""
 
-    def conditioning(self, cond: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    def unet_input(self, cond: dict[str, Tensor], like: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
         return {**cond, "time": like["time"]}
 
     def scale(self, own: float | None) -> float | None:
@@ -207,7 +207,7 @@ def test_rows_that_repeat_the_first_pass_stay_with_theirs(room, replayed):
     call, t, cond = UNetCall(tuple(rows), 0.5, (1, 1)), x + 10, {"text": x + 20}
     inputs: tuple[UNetCall, Tensor, Tensor, Any] = (call, x, t, cond)
     if replayed:
-        inputs = (UNetCall(call.rows, 0.5, (1, 1), replayed={"layer": x[[0, 2]]}), x, t, cond)
+        inputs = (ReplayingCall(call.rows, 0.5, (1, 1), queries={"layer": x[[0, 2]]}), x, t, cond)
     else:
         inputs = repeated(call, [0, 2], x, t, cond, torch.tensor([100.0, 102.0]), t[[0, 2]])
     patches, refused = Patches(nn.Module()), []
@@ -224,7 +224,7 @@ def test_rows_that_repeat_the_first_pass_stay_with_theirs(room, replayed):
         own = [value for value, row in zip(x.tolist(), running.rows, strict=True)
                if row.part is not None and not row.repeats_first]
         again = [value - 100 for value, row in zip(x.tolist(), running.rows, strict=True) if row.repeats_first]
-        assert own == (again if running.replayed is None else running.replayed["layer"].tolist())
+        assert own == (running.queries["layer"].tolist() if isinstance(running, ReplayingCall) else again)
         return x * 2
 
     for _ in range(2):
@@ -232,3 +232,35 @@ def test_rows_that_repeat_the_first_pass_stay_with_theirs(room, replayed):
     sizes = [4, 2] if replayed else [6, 3]
     assert refused == [size for size in sizes if size > room]
     assert limit.rows == [0, 2, 1][len(refused)]
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_a_part_of_a_call_has_its_part_of_the_queries(tiles):
+    """HyperTile cuts rows into tiles: a part once had as many tiles as it has rows, and lost its layout."""
+    rows = (Row(0), Row(0, None, None), Row(1), Row(2))
+    queries = torch.arange(3.0 * tiles)[:, None]
+    call = ReplayingCall(rows, 0.5, (1, 1), queries={"layer": queries})
+    expected = queries.reshape(3, tiles, 1)[[0, 2]].flatten(0, 1)
+    part = call.select([0, 1, 3])
+    assert isinstance(part, ReplayingCall)
+    assert torch.equal(part.queries["layer"], expected)
+    assert not isinstance(part.select([1]).select([0]), ReplayingCall)
+
+
+def test_what_is_kept_is_given_up_for_a_single_row():
+    """Stored queries may take what one row needs; they are computed again then."""
+    given_up: list[int] = []
+
+    def evaluate(x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        if len(x) > 1 or not given_up:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return x * 2
+
+    def relieve() -> bool:
+        given_up.append(1)
+        return len(given_up) == 1
+
+    x = torch.arange(2.0)
+    call = UNetCall((Row(0), Row(1)), 0.5, (1, 1))
+    assert torch.equal(Evaluator(Patches(nn.Module()), RowLimit(), relieve)(evaluate, call, x, x, {"text": x}), x * 2)
+    assert given_up == [1]

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
 
-from ..host import ConceptConditioning, ConceptPrompt
+from ..host import ConceptConditioning, ConceptPrompt, also_in_main_prompt
 from ..request import Request
 from ..request.tags import Tag
-from ..unet.deltas import Deltas, summed
+from ..unet.deltas import Sources, summed
 from .loras import LoraFiles, on_text_encoders, on_unet
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 
 
 @dataclass(frozen=True, eq=False)
-class Concept:
+class DiffusersConcept:
     """See :class:`omg_ext.host.LoadedConcept`; its prompts are the same at every step."""
 
-    networks: Deltas
+    networks: Sources
     encoded: ConceptConditioning
+    warnings: Sequence[str] = ()
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return self.encoded
@@ -37,6 +38,7 @@ class Loader:
         size: height and width in pixels.
         negative_prompt: the global one.
         style: the global prompt's networks in the text encoders, which act on concepts' prompts too.
+        style_tags: what the global prompt names.
         embeds: concepts' prompts that come encoded, by index.
     """
 
@@ -45,10 +47,11 @@ class Loader:
     request: Request
     size: tuple[int, int]
     negative_prompt: str | None
-    style: Deltas
+    style: Sources
+    style_tags: Sequence[Tag]
     embeds: Mapping[int, PromptEmbeds]
 
-    def load(self, concept: ConceptPrompt, batch: int, cfg_scale: float) -> Concept:
+    def load(self, concept: ConceptPrompt, batch: int, cfg_scale: float) -> DiffusersConcept:
         """One concept for a batch of so many pictures.
 
         Raises:
@@ -57,20 +60,23 @@ class Loader:
         unet, text = networks(self.pipe, self.files, concept.tags, concept.field)
         embeds = self.embeds.get(concept.index)
         if embeds is None:
-            negative = self.negative_prompt if concept.negative is None else concept.negative
-            embeds = encode(self.pipe, concept.text, negative, summed([self.style, text]))
+            negative = self.negative_prompt if concept.negatives is None else concept.negatives[0]
+            embeds = encode(self.pipe, concept.texts[0], negative, summed([self.style, text]))
         own_scale = self.request.concepts[concept.index].cfg_scale
         check_embeds(self.pipe, embeds, f"concept_embeds[{concept.index}]",
                      (cfg_scale if own_scale is None else own_scale) > 1)
-        return Concept(unet, embeds.conditioning(batch, time_ids(*self.size, embeds)))
+        embeds = embeds.to(self.pipe._execution_device, self.pipe.unet.dtype)
+        own, everywhere = ({tag.name: None for tag in tags} for tags in (concept.tags, self.style_tags))
+        return DiffusersConcept(unet, embeds.conditioning(batch, time_ids(*self.size, embeds)),
+                       [also_in_main_prompt(concept.field, name) for name in own if name in everywhere])
 
 
-def networks(pipe: DiffusionPipeline, files: LoraFiles, tags: Sequence[Tag], field: str) -> tuple[Deltas, Deltas]:
+def networks(pipe: DiffusionPipeline, files: LoraFiles, tags: Sequence[Tag], field: str) -> tuple[Sources, Sources]:
     """What the tags' files do to the UNet and to the text encoders.
 
     Raises:
         OMGError: see :meth:`LoraFiles.load`.
     """
-    loras = [(files.load(pipe, tag.name, field), tag) for tag in tags]
+    loras = [(files.load(pipe, tag, field), tag) for tag in tags]
     return (summed([on_unet(pipe, lora, tag.unet, tag.dyn) for lora, tag in loras]),
             summed([on_text_encoders(pipe, lora, tag.te, tag.dyn) for lora, tag in loras]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,14 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from ..host import ConceptConditioning, ConceptPrompt, Guided, LoadedConcept, PromptParts, Tap
+from ..comprehension.phrases import Stage
+from ..host import ConceptConditioning, ConceptPrompt, Guided, LoadedConcept, PromptParts, Prompts, Tap
 from ..predict.guidance import classifier_free_guidance
+from ..request import Concept
 from ..unet.calls import Row
-from ..unet.deltas import Deltas
+from ..unet.deltas import Sources
 from .concepts import Loader
-from .prompts import phrase_tokens, tokens
+from .prompts import words
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class DiffusersHost:
     loader: Loader
     prompt: str
     encoded: ConceptConditioning
-    style: Deltas
+    style: Sources
     steps: int
     eta: float
     cfg_scale: float
@@ -50,6 +53,7 @@ class DiffusersHost:
     noise: Tensor
     size: tuple[int, int]
     stopped = False
+    tag_arguments = ()
 
     @property
     def unet(self) -> nn.Module:
@@ -67,6 +71,11 @@ class DiffusersHost:
     def prompts(self) -> list[str]:
         return [self.prompt] * len(self.noise)
 
+    def prompts_of(self, index: int, concept: Concept) -> Prompts:
+        """As they stand, for all pictures: diffusers has no styles or wildcards."""
+        negative = concept.negative_prompt
+        return Prompts([concept.prompt], None if negative is None else [negative])
+
     def load(self, concept: ConceptPrompt) -> LoadedConcept:
         return self.loader.load(concept, len(self.noise), self.cfg_scale)
 
@@ -79,16 +88,18 @@ class DiffusersHost:
         options = {name: value for name, value in (("generator", generators), ("eta", self.eta)) if name in known}
         total, batch, scale = scheduler.config.num_train_timesteps, len(self.noise), self.scale(None)
         rows, cond = self._global_rows(scale is not None)
+        parts = [[(picture, 1.0)] for picture in range(batch)]
         latents = self.noise * scheduler.init_noise_sigma
         with self.pipe.progress_bar(total=len(scheduler.timesteps)) as bar:
             bar.set_description(tap.title)
-            for step, t in enumerate(scheduler.timesteps):
-                tap.begin((total - 1 - float(t)) / total, step)
+            # as numbers all at once: each by itself would make a GPU wait
+            for step, (t, number) in enumerate(zip(scheduler.timesteps, scheduler.timesteps.tolist(), strict=True)):
+                tap.begin((total - 1 - number) / total, step)
                 x = scheduler.scale_model_input(latents, t)
                 x = x if scale is None else torch.cat([x, x])
                 output = tap.unet(self._evaluate, x, t.expand(len(x)), cond, rows)
                 uncond = output[-batch:]
-                prediction = output if scale is None else uncond + scale * (output[:batch] - uncond)
+                prediction = output if scale is None else self.guide(output[:batch], parts, uncond, scale)
                 prediction = tap.guided(Guided(prediction, uncond), self).prediction
                 latents = scheduler.step(prediction, t, latents, **options).prev_sample
                 bar.update()
@@ -101,15 +112,12 @@ class DiffusersHost:
     def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
         return classifier_free_guidance(cond, parts, uncond, scale)
 
-    def conditioning(self, cond: Mapping[str, Tensor], like: Any) -> Mapping[str, Tensor]:
+    def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> Mapping[str, Tensor]:
         return cond
 
-    def prompt_tokens(self) -> dict[tuple[int, int], list[int]]:
-        own = tokens(self.pipe, self.prompt)
-        return {(picture, 0): own for picture in range(len(self.noise))}
-
-    def phrase_tokens(self, phrase: str) -> list[int]:
-        return phrase_tokens(self.pipe, phrase)
+    def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
+        stages = [Stage(math.inf, words(self.pipe, self.prompt))]
+        return {(picture, 0): stages for picture in range(len(self.noise))}
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         return np.asarray(decode(self.pipe, latents[picture:picture + 1])[0])

@@ -22,17 +22,18 @@ from torch import Tensor, nn
 
 from ..errors import OMGError
 from ..request.architecture import wrong_architecture
-from ..unet.deltas import Deltas, LowRank
+from ..request.tags import Tag, suggestion
+from ..unet.deltas import LowRank, Sources
 
-_NOT_LOW_RANK = ("hada_", "lokr_", "oft_", "dora_scale", "lora_magnitude_vector", "on_input", ".diff", "w_norm",
-                 "a1.weight", "lora_mid")
+_NOT_LOW_RANK = ("hada_", "lokr_", "oft_", "dora_scale", "lora_magnitude_vector", "on_input", ".diff.", ".diff_b.",
+                 "w_norm", "a1.weight", "lora_mid")
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 State = dict[str, Tensor]
 Config = Mapping[str, Any]
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
-Source = str | Path | Mapping[str, str | Path]
+LoraSource = str | Path | Mapping[str, str | Path]
 """Where LoRA files are: a folder of ``name.safetensors`` files, or the files by name"""
 
 
@@ -55,19 +56,19 @@ class LoraFiles:
         source: a folder, or files by name; None is the working folder.
     """
 
-    def __init__(self, source: Source | None):
+    def __init__(self, source: LoraSource | None):
         self._source = source if source is not None else "."
         self._read: dict[Path, tuple[int, list[weakref.ref[nn.Module]], LoRA]] = {}
 
-    def load(self, pipe: DiffusionPipeline, name: str, field: str) -> LoRA:
-        """The LoRA of that name for the models of ``pipe``, which stay as they are.
+    def load(self, pipe: DiffusionPipeline, tag: Tag, field: str) -> LoRA:
+        """The LoRA that a tag names for the models of ``pipe``, which stay as they are.
 
         Raises:
             OMGError: see :func:`load_lora`; or there is no such name.
         """
-        path = self._path(name, field)
+        path = self._path(tag, field)
         if not path.is_file():
-            raise OMGError(field, f"there is no LoRA file {path}")
+            raise OMGError(field, f"there is no LoRA file {path}{suggestion(tag, self._known())}")
         changed, models = path.stat().st_mtime_ns, list(parts_of(pipe).values())
         known = self._read.get(path)
         if known is not None and known[0] == changed and [model() for model in known[1]] == models:
@@ -76,13 +77,21 @@ class LoraFiles:
         self._read[path] = (changed, [weakref.ref(model) for model in models], lora)
         return lora
 
-    def _path(self, name: str, field: str) -> Path:
+    def _path(self, tag: Tag, field: str) -> Path:
         if not isinstance(self._source, Mapping):
-            return Path(self._source) / f"{name}.safetensors"
-        if name not in self._source:
+            return Path(self._source) / f"{tag.name}.safetensors"
+        if tag.name not in self._source:
             known = ", ".join(sorted(self._source)) or "none"
-            raise OMGError(field, f"there is no LoRA {name!r}; known: {known}")
-        return Path(self._source[name])
+            raise OMGError(field, f"there is no LoRA {tag.name!r}; known: {known}{suggestion(tag, self._known())}")
+        return Path(self._source[tag.name])
+
+    def _known(self) -> dict[str, str]:
+        """The names that tags may have, with their files: of a folder, those in it and in its folders."""
+        if isinstance(self._source, Mapping):
+            return {name: str(path) for name, path in self._source.items()}
+        folder = Path(self._source)
+        files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
+        return {file.relative_to(folder).with_suffix("").as_posix(): str(file) for file in files}
 
 
 def parts_of(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
@@ -90,12 +99,12 @@ def parts_of(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     return {name: part for name in _PARTS if (part := getattr(pipe, name, None)) is not None}
 
 
-def on_unet(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.0, dyn: int | None = None) -> Deltas:
+def on_unet(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.0, dyn: int | None = None) -> Sources:
     """A LoRA's layers in the UNet at a multiplier, cut to rank ``dyn``. Weights are shared, not copied."""
     return _scaled(_base_layers(pipe.unet), lora.unet, multiplier, dyn)
 
 
-def on_text_encoders(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.0, dyn: int | None = None) -> Deltas:
+def on_text_encoders(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.0, dyn: int | None = None) -> Sources:
     """The same in the text encoders."""
     layers = {f"{part}.{name}": layer for part, model in parts_of(pipe).items() if part != "unet"
               for name, layer in _base_layers(model).items()}
@@ -103,7 +112,7 @@ def on_text_encoders(pipe: DiffusionPipeline, lora: LoRA, multiplier: float = 1.
 
 
 def _scaled(modules: Mapping[str, nn.Module], layers: Mapping[str, LowRank], multiplier: float,
-            dyn: int | None) -> Deltas:
+            dyn: int | None) -> Sources:
     if not multiplier:
         return {}
     return {modules[name]: LowRank(source.down[:dyn], source.up[:, :dyn], source.scale * multiplier)
@@ -117,7 +126,7 @@ def load_lora(pipe: DiffusionPipeline, path: Path, field: str) -> LoRA:
         OMGError: the file is broken, of an unsupported kind or made for another architecture.
     """
     shapes, metadata = _header(path, field)
-    if any(mark in key for key in shapes for mark in _NOT_LOW_RANK):
+    if any(mark in f"{key}." for key in shapes for mark in _NOT_LOW_RANK):
         raise OMGError(field, f"{path.name} is not a plain LoRA or LoCon; in diffusers only those work (the web UI "
                               "loads the other kinds too)")
     loaded = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 1.x"

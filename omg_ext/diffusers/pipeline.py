@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from ..errors import OMGError
 from ..passes.session import Drawn, Memory, Session
 from ..request import Layout, Request, parse_request
-from ..request.tags import parse_tags
-from ..unet.evaluator import RowLimit
+from ..request.tags import parse_tags, refuse_tags
 from .concepts import Loader, networks
 from .host import DiffusersHost, decode
-from .loras import LoraFiles, Source
+from .loras import LoraFiles, LoraSource
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 
 # runs on one model take turns: the scheduler's progress, the autoencoder's dtype and the UNet's hooks are shared
@@ -63,14 +62,14 @@ class OMGPipeline:
         rows_per_call: at most so many concept rows in one UNet call; 0 for all.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, loras: Source | None = None, *, device_budget: int = 2 << 30,
+    def __init__(self, pipe: DiffusionPipeline, loras: LoraSource | None = None, *, device_budget: int = 2 << 30,
                  host_budget: int = 8 << 30, rows_per_call: int = 0):
         self.pipe = pipe
         self._files = LoraFiles(loras)
-        self._memory = Memory(device_budget, host_budget, concept_rows=RowLimit(rows_per_call))
+        self._memory = Memory(device_budget, host_budget, rows_per_call=rows_per_call)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, loras: Source | None = None, *,
+    def from_folder(cls, folder: str | Path, loras: LoraSource | None = None, *,
                     dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any) -> OMGPipeline:
         """Load a diffusers pipeline folder; ``options`` are those of the constructor."""
         pipe = DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
@@ -117,13 +116,16 @@ class OMGPipeline:
         generators = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch_size)]
         with _LOCKS.setdefault(self.pipe.unet, threading.Lock()):
             text, tags = parse_tags(prompt or "", "prompt")
+            refuse_tags(negative_prompt or "", "negative_prompt")
             style_unet, style_text = networks(self.pipe, self._files, tags, "prompt")
             embeds = prompt_embeds or encode(self.pipe, text, negative_prompt, style_text)
             check_embeds(self.pipe, embeds, "prompt_embeds", cfg_scale > 1)
+            embeds = embeds.to(self._device, self.pipe.unet.dtype)
             if latents is None:
                 shape = (batch_size, self.pipe.unet.config.in_channels, size[0] // factor, size[1] // factor)
                 latents = randn_tensor(shape, generators, device=self._device, dtype=self.pipe.unet.dtype)
-            loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, concept_embeds or {})
+            loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, tags,
+                            concept_embeds or {})
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
                                  latents.to(self._device, self.pipe.unet.dtype), size)

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
+from ..comprehension.phrases import Word, words_of
 from ..errors import OMGError
 from ..host import ConceptConditioning
 from ..unet.calls import Row, UNetCall, every_row
-from ..unet.deltas import Deltas
+from ..unet.deltas import Sources
 from ..unet.networks import RowNetworks
 from ..unet.patches import Patches
 
@@ -32,6 +34,13 @@ class PromptEmbeds:
     pooled: Tensor | None = None
     pooled_uncond: Tensor | None = None
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> PromptEmbeds:
+        """The same on another device, in another dtype."""
+        def moved(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.to(device, dtype)
+
+        return PromptEmbeds(self.cond.to(device, dtype), *map(moved, (self.uncond, self.pooled, self.pooled_uncond)))
+
     def conditioning(self, batch: int, time_ids: Tensor | None) -> ConceptConditioning:
         """For ``batch`` pictures: one conditional row for all, one unconditional row each."""
         # without guidance nobody asks for these rows
@@ -49,7 +58,7 @@ def _rows(states: Tensor, pooled: Tensor | None, time_ids: Tensor | None, count:
     return rows
 
 
-def encode(pipe: DiffusionPipeline, prompt: str, negative_prompt: str | None, networks: Deltas) -> PromptEmbeds:
+def encode(pipe: DiffusionPipeline, prompt: str, negative_prompt: str | None, networks: Sources) -> PromptEmbeds:
     """Encode a prompt with networks in the text encoders."""
     with Patches(pipe.text_encoder) as patches:
         RowNetworks(patches, [(every_row, networks)])
@@ -61,15 +70,15 @@ def encode(pipe: DiffusionPipeline, prompt: str, negative_prompt: str | None, ne
     return PromptEmbeds(*encoded)
 
 
-def tokens(pipe: DiffusionPipeline, prompt: str) -> list[int]:
-    """The tokens of a prompt in the order of its conditioning (both SDXL tokenizers split text alike)."""
+def words(pipe: DiffusionPipeline, prompt: str) -> list[Word]:
+    """The words of a prompt, at their positions in its conditioning (both SDXL tokenizers split text alike)."""
     tokenizer = pipe.tokenizer
-    return list(tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids)
-
-
-def phrase_tokens(pipe: DiffusionPipeline, phrase: str) -> list[int]:
-    """The tokens of a phrase within a prompt."""
-    return list(pipe.tokenizer(phrase, add_special_tokens=False).input_ids)
+    if isinstance(pipe, TextualInversionLoaderMixin):
+        prompt = pipe.maybe_convert_prompt(prompt, tokenizer)  # embeddings of several vectors
+    ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
+    silent, embeddings = set(tokenizer.all_special_tokens), tokenizer.get_added_vocab()
+    pieces: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    return words_of(["" if piece in silent else f"{piece}</w>" if piece in embeddings else piece for piece in pieces])
 
 
 def check_embeds(pipe: DiffusionPipeline, embeds: PromptEmbeds, field: str, guided: bool) -> None:

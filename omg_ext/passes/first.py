@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..comprehension.heat import HeatMaps
 from ..host import Evaluate, Guidance, Guided
-from ..unet.calls import Row, UNetCall, is_global_cond, select
+from ..unet.calls import RecordingCall, Row, UNetCall, is_global_cond, select
 from ..unet.layout import LayoutRecord, LayoutRecorder
 from ..unet.patches import Patches
 from ..unet.query_store import Entry
@@ -19,8 +19,8 @@ from .noise import Noise
 
 
 @dataclass(frozen=True, eq=False)
-class Remembered:
-    """A UNet evaluation of the prefix, whose answer is free if the same is asked again.
+class PrefixCall:
+    """A UNet evaluation before the initiation timestep, whose answer is free if the same is asked again.
 
     Attributes:
         x, t, output: the UNet's inputs and output, [n, C, h, w], [n] and [n, C, h, w].
@@ -36,23 +36,25 @@ class Remembered:
 
 
 @dataclass(frozen=True, eq=False)
-class RecordedCall:
-    """One UNet evaluation of the first pass.
+class LayoutCall:
+    """A UNet evaluation after it, whose layout the second pass is to keep.
 
     Attributes:
         progress: fraction of the trajectory.
         rows: what each row was.
-        remembered: kept before the initiation timestep (the prefix memo).
-        latents: inputs (x, t) of the global conditional rows, from which their queries can be computed again; None if
-            nothing of this call is replayed.
+        x, t: inputs of the global conditional rows, from which their queries can be computed again.
         queries: recorded queries of these rows; None where they did not fit.
     """
 
     progress: float
     rows: tuple[Row, ...]
-    remembered: Remembered | None = None
-    latents: tuple[Tensor, Tensor] | None = None
-    queries: Entry | None = None
+    x: Tensor
+    t: Tensor
+    queries: Entry | None
+
+
+KeptCall = PrefixCall | LayoutCall | None
+"""One UNet evaluation of the first pass; None is one that the second pass has no use for"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +70,12 @@ class FirstResult:
     """
 
     latents: Tensor
-    calls: tuple[RecordedCall, ...]
+    calls: tuple[KeptCall, ...]
     layout: LayoutRecord
     heat: HeatMaps | None
     noise: Noise
 
-    def call_like(self, index: int, progress: float, rows: tuple[Row, ...]) -> RecordedCall | None:
+    def call_like(self, index: int, progress: float, rows: tuple[Row, ...]) -> LayoutCall | None:
         """The call whose layout a call of the second pass keeps: its own number if it asks the same, else the nearest.
 
         Adaptive samplers choose other timesteps once the latents differ.
@@ -85,16 +87,22 @@ class FirstResult:
         Returns:
             None if no call with these rows left all that is to be replayed.
         """
+        kept = [call for call in self.calls if isinstance(call, LayoutCall) and call.rows == rows]
         own = self.calls[index] if index < len(self.calls) else None
-        if own is not None and (own.progress, own.rows) == (progress, rows):
-            return own if own.latents is not None else None
-        alike = [call for call in self.calls if call.latents is not None and call.rows == rows
-                 and self.layout.covers(call.progress, progress)]
-        return min(alike, key=lambda call: abs(call.progress - progress), default=None)
+        if isinstance(own, LayoutCall) and (own.progress, own.rows) == (progress, rows):
+            return own
+        return min((call for call in kept if self.layout.covers(call.progress, progress)),
+                   key=lambda call: abs(call.progress - progress), default=None)
+
+    def remembered(self, index: int, x: Tensor, t: Tensor) -> Tensor | None:
+        """What the UNet answered in the call of this number, if it lay in the prefix and was asked the very same."""
+        kept = self.calls[index] if index < len(self.calls) else None
+        return kept.answer(x, t) if isinstance(kept, PrefixCall) else None
 
     def next_queries(self, index: int) -> Entry | None:
         """What will be asked for after the call of this number: the next stored queries."""
-        return next((call.queries for call in self.calls[index + 1:] if call.queries is not None), None)
+        return next((call.queries for call in self.calls[index + 1:]
+                     if isinstance(call, LayoutCall) and call.queries is not None), None)
 
 
 class FirstTap:
@@ -112,28 +120,32 @@ class FirstTap:
     title = "first pass"
 
     def __init__(self, patches: Patches, blend_start: float, recorder: LayoutRecorder):
-        self.calls: list[RecordedCall] = []
+        self.calls: list[KeptCall] = []
         self._patches, self._blend_start, self._recorder = patches, blend_start, recorder
-        self._progress = 0.0
+        self._progress, self._step = 0.0, 0
 
     def begin(self, progress: float, step: int) -> None:
-        self._progress = progress
+        self._progress, self._step = progress, step
 
     def unet(self, evaluate: Evaluate, x: Tensor, t: Tensor, cond: Any, rows: Sequence[Row]) -> Tensor:
         """Evaluate the UNet on global rows as the host would, and remember."""
-        rows, progress = tuple(rows), self._progress
-        if progress < self._blend_start:
-            output = self._run(evaluate, UNetCall(rows, progress, _grid(x)), x, t, cond)
+        call = UNetCall(tuple(rows), self._progress, (x.shape[-2], x.shape[-1]), self._step)
+        if call.progress < self._blend_start:
+            output = self._run(evaluate, call, x, t, cond)
             # the host may go on to change its tensors in place
-            self.calls.append(RecordedCall(progress, rows, Remembered(x.clone(), t.clone(), output.clone())))
+            self.calls.append(PrefixCall(x.clone(), t.clone(), output.clone()))
             return output
-        conds = [index for index, row in enumerate(rows) if is_global_cond(row)]
-        call = UNetCall(rows, progress, _grid(x), recorded=self._recorder.place(progress, len(conds)))
-        output = self._run(evaluate, call, x, t, cond)
-        latents = None
-        if conds and self._recorder.wants_any(progress):
-            latents = (select(x, conds).clone(), select(t, conds).clone())
-        self.calls.append(RecordedCall(progress, rows, None, latents, self._recorder.put(call)))
+        conds = [index for index, row in enumerate(call.rows) if is_global_cond(row)]
+        queries = None
+        if self._recorder.has_room(call.progress, len(conds)):
+            recording = RecordingCall(call.rows, call.progress, call.grid, call.step)
+            output = self._run(evaluate, recording, x, t, cond)
+            queries = self._recorder.put(recording)
+        else:
+            output = self._run(evaluate, call, x, t, cond)
+        wanted = conds and self._recorder.wants_any(call.progress)
+        self.calls.append(LayoutCall(call.progress, call.rows, select(x, conds).clone(), select(t, conds).clone(),
+                                     queries) if wanted else None)
         return output
 
     def guided(self, plain: Guided, guidance: Guidance) -> Guided:
@@ -148,9 +160,5 @@ class FirstTap:
             if not self._recorder.give_up_device(call):
                 raise
         torch.cuda.empty_cache()
-        with self._patches.running(UNetCall(call.rows, call.progress, call.grid)):
+        with self._patches.running(UNetCall(call.rows, call.progress, call.grid, call.step)):
             return evaluate(x, t, cond)
-
-
-def _grid(x: Tensor) -> tuple[int, int]:
-    return x.shape[-2], x.shape[-1]

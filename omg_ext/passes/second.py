@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -29,14 +28,16 @@ class SecondTap:
         first: what the pass repeats; None for a pass that repeats none (Hires. fix).
 
     Attributes:
-        has_blended: whether concepts were blended in at all.
+        points: where in the trajectory the model was asked: about one for each step, whatever the sampler.
+        blended: those of them at which concepts were blended in.
     """
 
     title = "second pass"
 
     def __init__(self, evaluator: Evaluator, blend_start: float, weights: Tensor, predict: Predict,
                  first: FirstResult | None = None):
-        self.has_blended = False
+        self.points: set[float] = set()
+        self.blended: set[float] = set()
         self._evaluator, self._blend_start, self._predict, self._first = evaluator, blend_start, predict, first
         self._weights = weights
         self._progress, self._step, self._index = 0.0, 0, 0
@@ -50,6 +51,7 @@ class SecondTap:
     def begin(self, progress: float, step: int) -> None:
         self.finish()
         self._progress, self._step = progress, step
+        self.points.add(progress)
 
     def finish(self) -> None:
         """The denoiser call, or the pass, is over.
@@ -58,34 +60,29 @@ class SecondTap:
             OMGError: it went past the place where concepts are blended in.
         """
         if self._seen:
-            raise OMGError("other extensions", (
-                "another extension guides the picture by a way of its own, past the place where the concepts are "
-                "blended in; turn off what replaces the sampler's denoiser or its guidance"))
+            raise _guided_by_others()
 
     def unet(self, evaluate: Evaluate, x: Tensor, t: Tensor, cond: Any, rows: Sequence[Row]) -> Tensor:
         """Evaluate the UNet on global rows: from memory in the prefix, with the first pass's attention after it."""
-        call = UNetCall(tuple(rows), self._progress, (x.shape[-2], x.shape[-1]))
+        call = UNetCall(tuple(rows), self._progress, (x.shape[-2], x.shape[-1]), self._step)
         index, self._index = self._index, self._index + 1
         if self.blends:
             self._seen.append(GlobalCall(evaluate, x, t, cond, call.rows))
             return self._with_layout(evaluate, call, x, t, cond, index)
-        answer = self._remembered(index, x, t)
+        answer = self._first.remembered(index, x, t) if self._first is not None else None
         return answer if answer is not None else self._evaluator(evaluate, call, x, t, cond)
 
     def guided(self, plain: Guided, guidance: Guidance) -> Guided:
         """Concept noise blending (Eq. 6): ``(1 - sum_i M_i) z' + sum_i M_i C^i``, after each model's own guidance."""
         if not self.blends:
             return plain
-        self.has_blended = True
+        if not self._seen:
+            raise _guided_by_others()
+        self.blended.add(self._progress)
         point = Point.of(self._seen, len(plain.prediction), self._step, self._progress)
         self._seen = []
         concepts = self._predict(point, guidance)
         return Guided(*(blend(self._weights, ours, theirs) for ours, theirs in zip(plain, concepts, strict=True)))
-
-    def _remembered(self, index: int, x: Tensor, t: Tensor) -> Tensor | None:
-        calls = self._first.calls if self._first is not None else ()
-        kept = calls[index].remembered if index < len(calls) else None
-        return None if kept is None else kept.answer(x, t)
 
     def _with_layout(self, evaluate: Evaluate, call: UNetCall, x: Tensor, t: Tensor, cond: Any, index: int) -> Tensor:
         """Eq. 7. Queries that were not kept are computed again: the first pass's rows ride along in the same call."""
@@ -97,10 +94,16 @@ class SecondTap:
                 queries = None if kept.queries is None else first.layout.store.get(
                     kept.queries, x.device, first.next_queries(index))
                 if queries is not None:
-                    call = replace(call, replayed=queries)
-                elif kept.latents is not None:
-                    call, x, t, cond = repeated(call, conds, x, t, cond, *kept.latents)
+                    call = call.replaying(queries)
+                else:
+                    call, x, t, cond = repeated(call, conds, x, t, cond, kept.x, kept.t)
         return self._evaluator(evaluate, call, x, t, cond)
+
+
+def _guided_by_others() -> OMGError:
+    return OMGError("other extensions", (
+        "another extension guides the picture by a way of its own, past the place where the concepts are blended in; "
+        "turn off what replaces the sampler's denoiser or its guidance"))
 
 
 def blend(weights: Tensor, prediction: Tensor, concepts: Tensor) -> Tensor:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ..comprehension import FirstPicture, get_detector
-from ..comprehension.heat import token_positions
+from ..comprehension.heat import StagePositions
 from ..comprehension.masks import FloatArray
+from ..comprehension.phrases import find
 from ..comprehension.places import Places, find_places, given_masks, latent_weights
 from ..errors import OMGError
 from ..host import ConceptPrompt, Host, LoadedConcept
 from ..predict.separate import Separate
 from ..request import Request
-from ..request.tags import parse_tags
+from ..request.tags import parse_tags, refuse_tags
 from ..unet.calls import every_row
 from ..unet.class_tokens import ClassTokenAttention
 from ..unet.evaluator import Evaluator, RowLimit
@@ -33,6 +34,9 @@ from .second import SecondTap
 
 log = logging.getLogger(__name__)
 
+FEW_STEPS = 4
+"""So many, or a third of all, the concepts should have to themselves."""
+
 
 @dataclass
 class Memory:
@@ -42,15 +46,20 @@ class Memory:
         device_budget, host_budget: bytes for stored attention queries on the UNet's device and in host memory; what
             fits in neither is recomputed.
         full_budget: bytes for networks as large as their layers' weights; what does not fit is made again in each call.
-        concept_rows: rows of concepts in one UNet call.
-        global_rows: the second pass's other rows.
+        rows_per_call: at most so many rows of concepts in one UNet call; 0 for all.
+        fitting: how many rows were found to fit, by what they are and the latent's size.
     """
 
     device_budget: int = 2 << 30
     host_budget: int = 8 << 30
     full_budget: int = 2 << 30
-    concept_rows: RowLimit = field(default_factory=RowLimit)
-    global_rows: RowLimit = field(default_factory=RowLimit)
+    rows_per_call: int = 0
+    fitting: dict[tuple[str, tuple[int, int]], RowLimit] = field(default_factory=dict)
+
+    def limit(self, of_concepts: bool, latent_size: tuple[int, int]) -> RowLimit:
+        """The limit for concepts' rows, or for the others of the second pass."""
+        key = ("concepts" if of_concepts else "picture", latent_size)
+        return self.fitting.setdefault(key, RowLimit(self.rows_per_call if of_concepts else 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +99,13 @@ class Session:
         """
         given = given_masks(self._request, self._host.size, self._host.latent_size)
         concepts = self.load()
+        warnings = [warning for concept in concepts for warning in concept.warnings]
         first = self.first()
         try:
             if self._host.stopped:
                 return Drawn(first.latents, first.latents)
-            places = self.find(first, given)
-            if not places:
-                return Drawn(first.latents, first.latents, places, places.warnings)
-            return self._second_or_first(concepts, places, first)
+            latents, places, more = self._second_or_first(concepts, first, given)
+            return Drawn(latents, first.latents, places, [*warnings, *more])
         finally:
             first.layout.store.clear()
 
@@ -107,8 +115,13 @@ class Session:
         loaded = []
         for index, concept in enumerate(self._request.concepts):
             name = f"concepts[{index}].prompt"
-            text, tags = parse_tags(concept.prompt, name)
-            loaded.append(self._host.load(ConceptPrompt(index, text, tags, concept.negative_prompt, name)))
+            made = self._host.prompts_of(index, concept)
+            for negative in set(made.negatives or ()):
+                refuse_tags(negative, f"concepts[{index}].negative_prompt")
+            parsed = [parse_tags(prompt, name, self._host.tag_arguments) for prompt in made.prompts]
+            tags = parsed[0][1]  # where they differ from picture to picture the first decides, as in the web UI
+            loaded.append(self._host.load(ConceptPrompt(index, [text for text, _ in parsed], tags, made.negatives,
+                                                        name)))
         noise.restore(self._host.generators)  # modules that are made to hold a LoRA draw random numbers
         return loaded
 
@@ -161,9 +174,13 @@ class Session:
                 own = [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)]
                 RowNetworks(patches, [(every_row, host.style), *own], memory.full_budget)
                 replay = LayoutReplay(patches, first.layout) if first is not None else None
-                predict = Separate(host, Evaluator(patches, memory.concept_rows), concepts, places.pictures,
+                relieve = first.layout.store.drop_device if first is not None else lambda: False
+                evaluators = {of_concepts: Evaluator(patches, memory.limit(of_concepts, host.latent_size), relieve)
+                              for of_concepts in (True, False)}
+                predict = Separate(host, evaluators[True], concepts, places.pictures,
                                    [concept.cfg_scale for concept in request.concepts])
-                tap = SecondTap(Evaluator(patches, memory.global_rows), request.blend_start, weights, predict, first)
+                tap = SecondTap(evaluators[False], request.blend_start, weights, predict,
+                                first)
                 latents = host.sample(tap)
                 if not host.stopped:
                     tap.finish()
@@ -171,9 +188,8 @@ class Session:
             if first is not None:
                 before.restore(host.generators)
         warnings = sorted(replay.warnings) if replay is not None else []
-        if not tap.has_blended and request.blend_start < 1.0 and not host.stopped:
-            warnings.append(f"blend_start: none of the sampler's steps comes after {request.blend_start:g} of the "
-                            "trajectory, so the concepts were not drawn; lower it, or take more steps")
+        if not host.stopped:
+            warnings += too_late(request.blend_start, len(tap.points), len(tap.blended))
         return latents, warnings
 
     def reason(self, error: Exception) -> str:
@@ -191,25 +207,42 @@ class Session:
         log.error("OMG: a pass failed", exc_info=error)
         return reason
 
-    def _second_or_first(self, concepts: list[LoadedConcept], places: Places, first: FirstResult) -> Drawn:
+    def _second_or_first(self, concepts: list[LoadedConcept], first: FirstResult,
+                         given: list[FloatArray | None]) -> tuple[Tensor, Places | None, list[str]]:
         """The second picture; the first, with the reason, if that fails and the request is not strict."""
+        places = None
         try:
-            latents, warnings = self.second(concepts, places, first)
+            places = self.find(first, given)
+            latents, warnings = self.second(concepts, places, first) if places else (first.latents, [])
         except OMGError:
             raise
         except Exception as error:
-            return Drawn(first.latents, first.latents, places, [
-                *places.warnings, f"the second pass failed, so this is the first picture: {self.reason(error)}"])
-        return Drawn(latents, first.latents, places, [*places.warnings, *warnings])
+            failed = "finding the concepts" if places is None else "the second pass"
+            latents, warnings = first.latents, [f"{failed} failed, so this is the first picture: {self.reason(error)}"]
+        return latents, places, [*(places.warnings if places is not None else []), *warnings]
 
     def _class_token_attention(self, patches: Patches) -> ClassTokenAttention | None:
         phrases = sorted({concept.phrase for concept in self._request.concepts if concept.needs_detection})
         if not phrases or not get_detector(self._request.detector).needs_attention:
             return None
-        tokens = {phrase: self._host.phrase_tokens(phrase) for phrase in phrases}
-        positions = {part: [token_positions(prompt, tokens[phrase]) for phrase in phrases]
-                     for part, prompt in self._host.prompt_tokens().items()}
+        positions = {part: [StagePositions(stage.until, [find(phrase, stage.words) for phrase in phrases])
+                            for stage in stages] for part, stages in self._host.prompt_words().items()}
         return ClassTokenAttention(patches, phrases, positions)
+
+
+def too_late(blend_start: float, steps: int, blended: int) -> list[str]:
+    """A warning if the concepts had hardly any steps. A model of few steps settles most of the picture in the first.
+
+    Args:
+        blend_start: the initiation timestep as a fraction of the trajectory; 1 is never, and on purpose.
+        steps, blended: of the pass; those at which concepts were blended in.
+    """
+    if blend_start == 1.0 or blended == steps or blended >= max(FEW_STEPS, steps / 3):
+        return []
+    had = f"only {blended} of {steps} steps come" if blended else "none of the sampler's steps comes"
+    left = "so the concepts show little" if blended else "so the concepts were not drawn"
+    instead = "lower it (to 0 for Turbo, Lightning and LCM), or take more steps"
+    return [f"blend_start: {had} after {blend_start:g} of the trajectory, {left}; {instead}"]
 
 
 def _heat(first: FirstResult, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:

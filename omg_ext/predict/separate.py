@@ -20,7 +20,7 @@ class Separate:
     """2K rows for K concepts, in one call if they fit and their prompts are of equal length.
 
     Attributes:
-        host: puts conditioning into its form.
+        host: puts conditioning into the form that its UNet takes.
         evaluator: for concepts' rows; their networks act on them.
         concepts: loaded.
         pictures: for each concept, the pictures of the batch it has a mask in.
@@ -54,9 +54,9 @@ class Separate:
         pictures = [row.picture for row in rows]
         conds = [_conditioning_of(row, conditionings) for row in rows]
         cond = {name: torch.stack([each[name] for each in conds]) for name in conds[0]}
-        call = UNetCall(tuple(rows), point.progress, point.grid)
+        call = UNetCall(tuple(rows), point.progress, point.grid, step=point.step)
         return self.evaluator(point.evaluate, call, select(point.x, pictures), select(point.t, pictures),
-                              self.host.conditioning(cond, select(point.cond, pictures)))
+                              self.host.unet_input(cond, select(point.cond, pictures), rows))
 
     def _guide(self, index: int, conditioning: ConceptConditioning, outputs: Mapping[Row, Tensor], guidance: Guidance,
                scale: float | None) -> Guided:

@@ -54,16 +54,13 @@ class UNetCall:
         rows: what each row of the batch is.
         progress: fraction of the trajectory that lies behind, in model timesteps.
         grid: height and width of the latent.
-        recorded: where layers leave the attention queries of the global conditional rows; None leaves none.
-        replayed: queries by layer, which the global conditional rows attend with; None: the rows that repeat the first
-            pass bring them, if there are any.
+        step: the host's number of the step, by which it schedules prompts.
     """
 
     rows: tuple[Row, ...]
     progress: float
     grid: tuple[int, int]
-    recorded: dict[str, Tensor] | None = None
-    replayed: Mapping[str, Tensor] | None = None
+    step: int = 0
     _runs: dict[tuple[Which, int], tuple[slice, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def runs(self, which: Which, batch: int = 0) -> tuple[slice, ...]:
@@ -89,15 +86,46 @@ class UNetCall:
             self._runs[which, batch] = found
         return found
 
+    def replaying(self, queries: Mapping[str, Tensor]) -> ReplayingCall:
+        """The call with these queries for its global conditional rows."""
+        return ReplayingCall(self.rows, self.progress, self.grid, self.step, queries=queries)
+
     def select(self, indices: Sequence[int]) -> UNetCall:
         """The call with some of its rows."""
-        replayed = self.replayed
-        if replayed is not None:
-            numbers = {index: number for number, index in enumerate(
-                index for index, row in enumerate(self.rows) if is_global_cond(row))}
-            kept = [numbers[index] for index in indices if index in numbers]
-            replayed = {name: select(tensor, kept) for name, tensor in replayed.items()}
-        return UNetCall(tuple(self.rows[index] for index in indices), self.progress, self.grid, None, replayed)
+        return UNetCall(tuple(self.rows[index] for index in indices), self.progress, self.grid, self.step)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingCall(UNetCall):
+    """A call in which layers leave the attention queries (and keys) of the global conditional rows.
+
+    Attributes:
+        queries: by layer, as they come.
+    """
+
+    queries: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayingCall(UNetCall):
+    """A call whose global conditional rows attend with other queries (and keys) than their own.
+
+    Attributes:
+        queries: by layer, the rows in the call's order.
+    """
+
+    queries: Mapping[str, Tensor] = field(kw_only=True)
+
+    def select(self, indices: Sequence[int]) -> UNetCall:
+        part = super().select(indices)
+        numbers = {index: number for number, index in enumerate(
+            index for index, row in enumerate(self.rows) if is_global_cond(row))}
+        kept = [numbers[index] for index in indices if index in numbers]
+        if not kept:
+            return part
+        # a layer may have seen every row in tiles, see runs()
+        return part.replaying({name: select(tensor.unflatten(0, (len(numbers), -1)), kept).flatten(0, 1)
+                               for name, tensor in self.queries.items()})
 
 
 def _runs_of(rows: Sequence[Row], which: Which) -> list[slice]:

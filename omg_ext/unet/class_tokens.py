@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..comprehension.heat import HeatMaps, Positions
+from ..comprehension.heat import HeatMaps, Positions, stage_at
 from .calls import UNetCall, is_global_cond
 from .patches import Patches
 
@@ -28,12 +29,14 @@ class ClassTokenAttention:
     Args:
         patches: the UNet's; its cross-attention modules are those named ``attn2`` with ``to_q``, ``to_k``, ``heads``.
         phrases: what to look for.
-        positions: see :data:`omg_ext.comprehension.heat.Positions`; every part names all phrases.
+        positions: see :data:`omg_ext.comprehension.heat.Positions`; every stage names all phrases.
     """
 
     def __init__(self, patches: Patches, phrases: Sequence[str], positions: Positions):
         self._phrases, self._positions = tuple(phrases), positions
-        self._numbers = {part: number for number, part in enumerate(positions)}
+        self._stages = [stage.phrases for stages in positions.values() for stage in stages]
+        starts = accumulate((len(stages) for stages in positions.values()), initial=0)
+        self._starts = dict(zip(positions, starts, strict=False))  # of each part among all stages
         self._query: Tensor | None = None
         self._columns: dict[tuple[Any, ...], Tensor] = {}
         self._sums: dict[int, Tensor] = {}
@@ -66,33 +69,34 @@ class ClassTokenAttention:
             return
         for run in call.runs(is_global_cond):
             numbers = self._numbers_of(call, run)
-            value = self._phrase_columns(key)[numbers, None].expand(-1, heads, -1, -1)
             queries, keys = _split_heads(query[run], heads), _split_heads(key[run], heads)
+            value = self._phrase_columns(keys)[numbers, None].expand(-1, heads, -1, -1)
             maps = scaled_dot_product_attention(queries, keys, value)[..., :len(self._phrases)]
             self._add(numbers, maps.mean(1, dtype=torch.float32))
 
     def _numbers_of(self, call: UNetCall, run: slice) -> slice | list[int]:
-        """The parts of a run of rows; a slice if they are in the order of the positions, for which no GPU waits."""
-        numbers = [self._numbers[row.picture, row.part or 0] for row in call.rows[run]]
+        """The stages of a run of rows; a slice if they are in order and side by side, for which no GPU waits."""
+        parts = [(row.picture, row.part or 0) for row in call.rows[run]]
+        numbers = [self._starts[part] + stage_at(self._positions, part, call.step) for part in parts]
         whole = slice(numbers[0], numbers[0] + len(numbers))
         return whole if numbers == list(range(whole.start, whole.stop)) else numbers
 
     def _add(self, numbers: slice | list[int], maps: Tensor) -> None:
         tokens = maps.shape[1]
         if tokens not in self._sums:
-            self._sums[tokens] = maps.new_zeros(len(self._positions), *maps.shape[1:])
-            self._counts[tokens] = np.zeros(len(self._positions), dtype=np.int64)
+            self._sums[tokens] = maps.new_zeros(len(self._stages), *maps.shape[1:])
+            self._counts[tokens] = np.zeros(len(self._stages), dtype=np.int64)
         self._sums[tokens][numbers] += maps.to(self._sums[tokens].device)
         self._counts[tokens][numbers] += 1
 
     def _phrase_columns(self, key: Tensor) -> Tensor:
-        """``[parts, prompt tokens, phrases]``: 1/n at the n tokens of a phrase; made once per prompt length."""
+        """``[stages, prompt tokens, phrases]``: 1/n at the n tokens of a phrase; made once per prompt length."""
         tokens, width = key.shape[-2:]
         name = (tokens, width, key.dtype, key.device)
         if name not in self._columns:
-            # as wide as the keys where that is enough: some fused kernels ask for it
-            columns = torch.zeros(len(self._positions), tokens, max(width, len(self._phrases)))
-            for number, phrases in enumerate(self._positions.values()):
+            # as wide as a head's keys where that is enough: some fused kernels ask for it
+            columns = torch.zeros(len(self._stages), tokens, max(width, len(self._phrases)))
+            for number, phrases in enumerate(self._stages):
                 for phrase, positions in enumerate(phrases):
                     # a position beyond belongs to a row with a longer prompt, which is not in this call
                     columns[number, [p for p in positions if p < tokens], phrase] = 1 / max(len(positions), 1)

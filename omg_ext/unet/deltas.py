@@ -45,11 +45,11 @@ class Source(Protocol):
         ...
 
 
-Deltas = Mapping[nn.Module, Source]
+Sources = Mapping[nn.Module, Source]
 """Networks by the layers that they change: those of one concept, or those of the global prompt"""
 
 
-def summed(networks: Sequence[Deltas]) -> Deltas:
+def summed(networks: Sequence[Sources]) -> Sources:
     """Several networks that act on the same rows as one."""
     by_layer: dict[nn.Module, list[Source]] = {}
     for network in networks:

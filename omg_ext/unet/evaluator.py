@@ -31,10 +31,12 @@ class Evaluator:
     Attributes:
         patches: the UNet's.
         limit: a row that repeats the first pass does not count; it stays with the row that it repeats.
+        relieve: gives up what is kept in graphics memory, if there is anything, when not even one row fits.
     """
 
     patches: Patches
     limit: RowLimit
+    relieve: Callable[[], bool] = lambda: False
 
     def __call__(self, evaluate: Callable[[Tensor, Tensor, Any], Tensor], call: UNetCall, x: Tensor, t: Tensor,
                  cond: Any) -> Tensor:
@@ -54,11 +56,11 @@ class Evaluator:
                 with self.patches.running(call):
                     return evaluate(x, t, cond)[:len(own)]
             except torch.cuda.OutOfMemoryError:
-                if len(own) == 1:
+                if len(own) == 1 and not self.relieve():
                     raise
             # out of the except block, whose traceback holds the failed call's tensors
             torch.cuda.empty_cache()
-            size = self.limit.rows = len(own) // 2
+            size = self.limit.rows = max(len(own) // 2, 1)
         outputs = []
         for start in range(0, len(own), size):
             chosen = _with_repeats(call, own[start:start + size])
@@ -71,7 +73,7 @@ def repeated(call: UNetCall, rows: Sequence[int], x: Tensor, t: Tensor, cond: An
              first_x: Tensor, first_t: Tensor) -> tuple[UNetCall, Tensor, Tensor, Any]:
     """The call with some of its rows once more at its end, with the latents of the first pass."""
     again = tuple(call.rows[index]._replace(repeats_first=True) for index in rows)
-    longer = UNetCall((*call.rows, *again), call.progress, call.grid)
+    longer = UNetCall((*call.rows, *again), call.progress, call.grid, call.step)
     return longer, torch.cat([x, first_x]), torch.cat([t, first_t]), join([cond, select(cond, rows)])
 
 

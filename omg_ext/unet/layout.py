@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..request import Layout
-from .calls import UNetCall, is_global_cond, repeats_first
+from .calls import RecordingCall, ReplayingCall, UNetCall, is_global_cond, repeats_first
 from .patches import Patches, modules_named
 from .query_store import Entry, QueryStore, size_of
 
@@ -60,7 +60,7 @@ class LayoutRecord:
 
 
 class LayoutRecorder:
-    """Leaves the queries of the global conditional rows in the running call, if it has a place for them.
+    """Leaves the queries of the global conditional rows in the running call, if that is a recording one.
 
     Args:
         patches: the UNet's; its ``attn1`` and ``attn2`` modules have ``to_q`` and ``to_k`` layers.
@@ -89,18 +89,18 @@ class LayoutRecorder:
         """Whether calls at this fraction of the trajectory are to be replayed."""
         return progress < max(self._until.cross, self._until.self_)
 
-    def place(self, progress: float, rows: int) -> dict[str, Tensor] | None:
-        """A place for a call's queries; None if nothing is wanted of it, or if there is no room.
+    def has_room(self, progress: float, rows: int) -> bool:
+        """Whether a call of so many global conditional rows is wanted and fits.
 
         Once a call of this size was turned away there is no point in copying its tensors.
         """
         size = self._sizes.get((rows, progress < self._until.self_), 1)
-        return {} if rows and self.wants_any(progress) and self._store.place_for(size) else None
+        return rows > 0 and self.wants_any(progress) and self._store.place_for(size) is not None
 
-    def put(self, call: UNetCall) -> Entry | None:
+    def put(self, call: RecordingCall) -> Entry | None:
         """Keep what a finished call recorded, if there is room."""
         record = self.record()
-        recorded = {name: tensor for name, tensor in (call.recorded or {}).items() if record.wants(name, call.progress)}
+        recorded = {name: tensor for name, tensor in call.queries.items() if record.wants(name, call.progress)}
         if recorded:
             rows = sum(is_global_cond(row) for row in call.rows)
             self._sizes[rows, call.progress < self._until.self_] = size_of(recorded)
@@ -112,15 +112,14 @@ class LayoutRecorder:
         Returns:
             Whether that may have freed anything.
         """
-        held = bool(call.recorded) or self._store.used["device"] > 0
-        if call.recorded is not None:
-            call.recorded.clear()
-        self._store.drop_device()
-        return held
+        recorded = isinstance(call, RecordingCall) and bool(call.queries)
+        if isinstance(call, RecordingCall):
+            call.queries.clear()
+        return self._store.drop_device() or recorded
 
     def _leave(self, name: str, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if call.recorded is not None and call.progress < self._until.cross:
-            call.recorded[name] = _joined(output, call.runs(is_global_cond, output.shape[0])).clone()
+        if isinstance(call, RecordingCall) and call.progress < self._until.cross:
+            call.queries[name] = _joined(output, call.runs(is_global_cond, output.shape[0])).clone()
 
     def _leave_self(self, name: str, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if name not in self._tokens:
@@ -128,8 +127,8 @@ class LayoutRecorder:
             self._tokens[name] = output.shape[0] * output.shape[1] // len(call.rows)
             self._fewest = min(self._fewest, self._tokens[name])
         wanted = self._tokens[name] == self._fewest and call.progress < self._until.self_
-        if call.recorded is not None and wanted:
-            call.recorded[name] = _joined(output, call.runs(is_global_cond, output.shape[0])).clone()
+        if isinstance(call, RecordingCall) and wanted:
+            call.queries[name] = _joined(output, call.runs(is_global_cond, output.shape[0])).clone()
 
 
 class LayoutReplay:
@@ -155,8 +154,8 @@ class LayoutReplay:
             return
         mine = call.runs(is_global_cond, output.shape[0])
         first = call.runs(repeats_first, output.shape[0])
-        if mine and call.replayed is not None and name in call.replayed:
-            self._copy(output, mine, call.replayed[name])
+        if mine and isinstance(call, ReplayingCall) and name in call.queries:
+            self._copy(output, mine, call.queries[name])
         elif mine and first:
             self._copy(output, mine, _joined(output, first))
 

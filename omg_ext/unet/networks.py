@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .calls import Row, UNetCall, Which
-from .deltas import Delta, Deltas, Source
+from .deltas import Delta, Source, Sources
 from .patches import Patches
 
 
@@ -35,7 +35,7 @@ class RowNetworks:
             again in every call, which costs time. Low-rank deltas are always kept.
     """
 
-    def __init__(self, patches: Patches, networks: Sequence[tuple[Which, Deltas]], full_budget: int = 1 << 62):
+    def __init__(self, patches: Patches, networks: Sequence[tuple[Which, Sources]], full_budget: int = 1 << 62):
         self._left = full_budget
         self._by_layer: dict[nn.Module, list[_Acting]] = {}
         self._resolved: dict[tuple[nn.Module, Source], tuple[Delta, Tensor]] = {}

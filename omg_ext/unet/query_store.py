@@ -88,11 +88,17 @@ class QueryStore:
             self._ahead = (following, self._fetch(following, device))
         return tensors
 
-    def drop_device(self) -> None:
-        """Graphics memory ran out: forget the entries on the device, and take no more there."""
+    def drop_device(self) -> bool:
+        """Graphics memory ran out: forget the entries on the device, and take no more there.
+
+        Returns:
+            Whether there were any.
+        """
+        held = self.used["device"] > 0 or self._ahead is not None
         self._ahead = None
         self._kept = {entry: tensors for entry, tensors in self._kept.items() if entry.place != "device"}
         self.device_budget = self.used["device"] = 0
+        return held
 
     def clear(self) -> None:
         """Forget all entries and free their memory."""
