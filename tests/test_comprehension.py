@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import math
 import weakref
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +20,7 @@ from torch import nn
 
 from omg_ext.comprehension import DETECTORS, AttentionDetector, FirstPicture, Instance, get_detector
 from omg_ext.comprehension.assign import assign, distinct_phrases
-from omg_ext.comprehension.heat import HeatMaps, Positions, token_positions
+from omg_ext.comprehension.heat import HeatMaps, Positions, StagePositions
 from omg_ext.comprehension.masks import encode_mask, resize
 from omg_ext.comprehension.places import find_places, given_masks
 from omg_ext.errors import OMGError
@@ -49,26 +50,13 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return (np.minimum(a, b).sum() / np.maximum(a, b).sum()).item()
 
 
-class TestTokenPositions:
-    def test_every_occurrence(self):
-        assert token_positions([0, 5, 6, 1, 5, 6, 5, 9], [5, 6]) == [1, 2, 4, 5]
-
-    @pytest.mark.parametrize("phrase", [[], [6, 5], [5, 6, 5], [9, 5, 0], [7]])
-    def test_absent(self, phrase):
-        assert token_positions([0, 5, 6, 9, 5], phrase) == []
-
-    def test_overlapping_occurrences_count_once(self):
-        assert token_positions([3, 3, 3], [3, 3]) == [0, 1, 2]
-
-    @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2), min_size=1, max_size=3), st.integers(0, 9))
-    def test_finds_what_was_put_in(self, prompt, phrase, at):
-        at = min(at, len(prompt))
-        found = token_positions(prompt[:at] + phrase + prompt[at:], phrase)
-        assert set(range(at, at + len(phrase))) <= set(found)
+def always(positions: dict[tuple[int, int], list[list[int]]]) -> Positions:
+    """Token positions of prompts without stages."""
+    return {part: [StagePositions(math.inf, phrases)] for part, phrases in positions.items()}
 
 
 TOKENS = 13
-POSITIONS: Positions = {(0, 0): [[2, 3], [5]], (1, 0): [[1], []], (2, 0): [[7, 8, 9], [10, 11]]}
+POSITIONS = always({(0, 0): [[2, 3], [5]], (1, 0): [[1], []], (2, 0): [[7, 8, 9], [10, 11]]})
 PHRASES = ("man", "dog")
 CONDS = [Row(picture) for picture in range(3)]
 
@@ -194,8 +182,8 @@ class TestClassTokenAttention:
         maps = materialised(unet, lambda: unet(**call))
         assert {count for count, _ in maps} == {120, 30}
         heats = recorded(unet, POSITIONS, (12, 10), (rows, lambda: unet(**call)))
-        for (picture, _), phrases in POSITIONS.items():
-            for phrase, tokens in zip(PHRASES, phrases, strict=True):
+        for (picture, _), (stage,) in POSITIONS.items():
+            for phrase, tokens in zip(PHRASES, stage.phrases, strict=True):
                 heat = heats.of(picture, phrase)
                 if tokens:
                     assert heat is not None
@@ -281,19 +269,46 @@ class TestClassTokenAttention:
     def test_mean_over_the_parts_that_name_the_phrase(self):
         model, x, contexts = Levels(), torch.randn(1, 35, 32), torch.randn(3, TOKENS, 24) * 10
         rows = [Row(0, None, part) for part in range(3)]
-        heats = recorded(model, {(0, 0): [[2]], (0, 1): [[]], (0, 2): [[3, 4]]}, (7, 5),
+        heats = recorded(model, always({(0, 0): [[2]], (0, 1): [[]], (0, 2): [[3, 4]]}), (7, 5),
                          (rows, lambda: model(x.expand(3, -1, -1), contexts)), phrases=["man"])
         maps = materialised(model, lambda: model(x.expand(3, -1, -1), contexts))
         expected = np.mean([expected_heat(maps, row, tokens, {35: (7, 5), 12: (4, 3)})
                             for row, tokens in ((0, [2]), (2, [3, 4]))], axis=0)
         np.testing.assert_allclose(heat_of(heats, 0, "man"), expected, rtol=1e-4, atol=1e-6)
 
+    def test_mean_over_the_steps_that_name_the_phrase(self):
+        """Prompt editing: "a man" until step 2, then "a dog beside a man"; another picture has its own stages."""
+        model, x = Levels(), torch.randn(2, 35, 32)
+        contexts = [torch.randn(2, TOKENS, 24) * 10 for _ in range(5)]
+        stages: Positions = {(0, 0): [StagePositions(2, [[2], []]), StagePositions(math.inf, [[5], [2, 3]])],
+                             (1, 0): [StagePositions(math.inf, [[4], []])]}
+        maps = [materialised(model, lambda context=context: model(x, context)) for context in contexts]
+        with Patches(model) as patches:
+            attention = ClassTokenAttention(patches, PHRASES, stages)
+            for step, context in enumerate(contexts):
+                with patches.running(UNetCall(tuple(CONDS[:2]), 0.5, (7, 5), step=step)):
+                    model(x, context)
+        heats, grids = attention.maps((7, 5)), {35: (7, 5), 12: (4, 3)}
+        for picture, phrase, tokens in ((0, "man", [[2], [2], [2], [5], [5]]), (0, "dog", [[], [], [], [2, 3], [2, 3]]),
+                                        (1, "man", [[4]] * 5)):
+            expected = np.mean([expected_heat(maps[step], picture, positions, grids)
+                                for step, positions in enumerate(tokens) if positions], axis=0)
+            np.testing.assert_allclose(heat_of(heats, picture, phrase), expected, rtol=1e-4, atol=1e-6)
+        assert heats.of(1, "dog") is None
+
+    def test_steps_that_were_not_drawn(self):
+        model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
+        stages: Positions = {(0, 0): [StagePositions(2, [[2], []]), StagePositions(9, [[2], [3]])]}
+        heats = recorded(model, stages, (7, 5), ([Row(0)], lambda: model(x, context)))
+        assert heats.of(0, "man") is not None
+        assert heats.of(0, "dog") is None
+
     def test_rows_with_longer_prompts_in_calls_of_their_own(self):
         model, x = Levels(), torch.randn(1, 35, 32)
         contexts = torch.randn(1, TOKENS, 24), torch.randn(1, 2 * TOKENS, 24)
         calls = [([Row(picture)], lambda context=context: model(x, context))
                  for picture, context in enumerate(contexts)]
-        heats = recorded(model, {(0, 0): [[4]], (1, 0): [[20, 21]]}, (7, 5), *calls, phrases=["man"])
+        heats = recorded(model, always({(0, 0): [[4]], (1, 0): [[20, 21]]}), (7, 5), *calls, phrases=["man"])
         for picture, (context, tokens) in enumerate(zip(contexts, ([4], [20, 21]), strict=True)):
             maps = materialised(model, lambda context=context: model(x, context))
             expected = expected_heat(maps, 0, tokens, {35: (7, 5), 12: (4, 3)})
@@ -301,7 +316,7 @@ class TestClassTokenAttention:
 
     def test_more_phrases_than_a_head_is_wide(self):
         model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
-        heats = recorded(model, {(0, 0): [[token] for token in range(TOKENS)]}, (7, 5),
+        heats = recorded(model, always({(0, 0): [[token] for token in range(TOKENS)]}), (7, 5),
                          ([Row(0)], lambda: model(x, context)), phrases=[str(token) for token in range(TOKENS)])
         # every image token's attention is spent on the prompt's tokens
         total = sum(heat_of(heats, 0, str(token)) for token in range(TOKENS))
@@ -310,7 +325,7 @@ class TestClassTokenAttention:
     def test_half_precision(self):
         model = Levels().bfloat16()
         x, context = (torch.randn(1, *shape, dtype=torch.bfloat16) for shape in ((35, 32), (TOKENS, 24)))
-        heats = recorded(model, {(0, 0): [[3]]}, (7, 5), ([Row(0)], lambda: model(x, context)), phrases=["man"])
+        heats = recorded(model, always({(0, 0): [[3]]}), (7, 5), ([Row(0)], lambda: model(x, context)), phrases=["man"])
         maps = materialised(model, lambda: model(x, context))
         expected = expected_heat(maps, 0, [3], {35: (7, 5), 12: (4, 3)})
         np.testing.assert_allclose(heat_of(heats, 0, "man"), expected, rtol=0.05)
@@ -318,14 +333,15 @@ class TestClassTokenAttention:
     def test_inference_mode(self):
         model, x, context = Levels(), torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
         with torch.inference_mode():
-            heats = recorded(model, {(0, 0): [[3]]}, (7, 5), *[([Row(0)], lambda: model(x, context))] * 2,
+            heats = recorded(model, always({(0, 0): [[3]]}), (7, 5), *[([Row(0)], lambda: model(x, context))] * 2,
                              phrases=["man"])
         assert heat_of(heats, 0, "man").any()
 
     def test_merged_tokens_are_noticed(self):
         model = Levels()
         x, context = torch.randn(1, 35, 32), torch.randn(1, TOKENS, 24)
-        heats = recorded(model, {(0, 0): [[3]]}, (64, 64), ([Row(0)], lambda: model(x, context)), phrases=["man"])
+        heats = recorded(model, always({(0, 0): [[3]]}), (64, 64), ([Row(0)], lambda: model(x, context)),
+                         phrases=["man"])
         with pytest.raises(OMGError, match="turn off token merging"):
             heats.of(0, "man")
 
@@ -488,6 +504,14 @@ class TestAssign:
         concepts = [concept("Man"), concept("old  dog"), concept("man"), concept("old dog"),
                     concept("tree", box=(0, 0, 1, 1))]
         assert distinct_phrases(concepts) == ["Man", "old  dog"]
+
+    def test_two_things_of_one_kind_are_one_phrase(self):
+        """Otherwise one phrase would own the heat of both."""
+        phrases = ["girl", "2girls", "(man:1.2)", "Men", "hatsune_miku", "hatsune miku", "a man", "old man"]
+        assert distinct_phrases([concept(phrase) for phrase in phrases]) == ["girl", "(man:1.2)", "hatsune_miku",
+                                                                            "old man"]
+        men = sorted(scene().values(), key=lambda instance: -instance.score)
+        assert assign([concept("man"), concept("men")], ["man"], [men]) == men[:2]
 
 
 class Scripted:

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from ..request import Concept, Where
 from .base import Detector, FirstPicture, Instance
 from .masks import FloatArray, box_mask, decode_mask, resize
+from .phrases import alike
 
 # how far beside an instance a point may lie and still mean it, in picture widths
 POINT_REACH = 0.05
@@ -29,12 +30,12 @@ def find_instances(concepts: Sequence[Concept], detector: Detector, picture: Fir
 
 
 def distinct_phrases(concepts: Sequence[Concept]) -> list[str]:
-    """The phrases to look for, in the concepts' order; case and extra spaces make no new phrase."""
-    phrases: dict[str, str] = {}
+    """The phrases to look for, in the concepts' order, without those like an earlier one: two things of one kind."""
+    phrases: list[str] = []
     for concept in concepts:
-        if concept.needs_detection:
-            phrases.setdefault(_key(concept.phrase), concept.phrase)
-    return list(phrases.values())
+        if concept.needs_detection and not any(alike(concept.phrase, phrase) for phrase in phrases):
+            phrases.append(concept.phrase)
+    return phrases
 
 
 def assign(concepts: Sequence[Concept], phrases: Sequence[str],
@@ -47,26 +48,22 @@ def assign(concepts: Sequence[Concept], phrases: Sequence[str],
         phrases: the distinct phrases that were looked for.
         instances: per phrase what was found, best first.
     """
-    by_phrase = {_key(phrase): found for phrase, found in zip(phrases, instances, strict=True)}
     chosen: list[Instance | None] = [None] * len(concepts)
     used: set[Instance | None] = set()
     for index in sorted(range(len(concepts)), key=lambda i: concepts[i].where is None):
         concept = concepts[index]
-        instance = _choose(concept.where, by_phrase[_key(concept.phrase)], used)
+        found = next(found for phrase, found in zip(phrases, instances, strict=True) if alike(concept.phrase, phrase))
+        instance = _choose(concept.where, found, used)
         chosen[index] = instance
         used.add(instance)
     return chosen
-
-
-def _key(phrase: str) -> str:
-    return " ".join(phrase.casefold().split())
 
 
 def given_mask(where: Where | None, field: str, height: int, width: int) -> FloatArray | None:
     """The mask that the request itself gives, float32 ``[height, width]``; None if it is to be detected.
 
     Raises:
-        OMGError: the PNG cannot be read; the message names ``field``.
+        OMGError: the mask cannot be read; the message names ``field``.
     """
     if where is not None and where.box is not UNSET:
         return box_mask(where.box, height, width)

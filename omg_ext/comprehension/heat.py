@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,26 @@ from .masks import resize
 Part = tuple[int, int]
 """A conditional row of the global prompt: (picture of the batch, part of its prompt)"""
 
-Positions = Mapping[Part, Sequence[Sequence[int]]]
-"""Token positions of each phrase in each part of each picture's prompt; empty where the phrase is absent"""
+
+class StagePositions(NamedTuple):
+    """Where the phrases stand in a prompt for some steps, if prompt editing changes it.
+
+    Attributes:
+        until: the last step, by the host's numbers.
+        phrases: token positions of each phrase; empty where it is absent.
+    """
+
+    until: float
+    phrases: Sequence[Sequence[int]]
+
+
+Positions = Mapping[Part, Sequence[StagePositions]]
+"""The phrases' token positions in each part of each picture's prompt, by stages in order"""
+
+
+def stage_at(positions: Positions, part: Part, step: int) -> int:
+    """The number of a part's stage at a step; the first if all have ended, as the web UI counts."""
+    return next((number for number, stage in enumerate(positions[part]) if step <= stage.until), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +44,9 @@ class HeatMaps:
 
     Attributes:
         phrases: what was looked for.
-        positions: see :data:`Positions`.
-        sums: by number of image tokens: float32 [parts, tokens, phrases], in the order of ``positions``.
-        counts: by number of image tokens, how many maps each part's sum holds, [parts].
+        positions: see :data:`Positions`. Its stages, one part's after the other, are the rows of what was recorded.
+        sums: by number of image tokens: float32 [stages, tokens, phrases].
+        counts: by number of image tokens, how many maps each stage's sum holds, [stages].
         grid: height and width of the latent.
     """
 
@@ -38,7 +57,7 @@ class HeatMaps:
     grid: tuple[int, int]
 
     def of(self, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:
-        """A phrase's heat map in a picture, averaged over the parts of its prompt that hold the phrase.
+        """A phrase's heat map in a picture: the mean over heads, layers, steps and parts of its prompt that have it.
 
         Returns:
             float32 ``[h, w]`` in 0..1 on the finest token grid that has cross-attention; None for an absent phrase.
@@ -47,29 +66,22 @@ class HeatMaps:
             OMGError: nothing was recorded on a token grid of a latent of this size, e.g. because tokens were merged.
         """
         index = self.phrases.index(phrase)
-        rows = [row for row, (part, phrases) in enumerate(self.positions.items())
-                if part[0] == picture and phrases[index]]
-        return np.mean([self._heat(row, index) for row in rows], axis=0) if rows else None
-
-    def _heat(self, row: int, phrase: int) -> npt.NDArray[np.float32]:
-        """The mean attention of a row's image tokens to a phrase's tokens, over heads, layers and steps."""
+        stages = [(part, stage) for part, stages in self.positions.items() for stage in stages]
+        rows = [row for row, (part, stage) in enumerate(stages) if part[0] == picture and stage.phrases[index]]
+        if not rows:
+            return None
         grids = token_grids(*self.grid)
-        recorded = [tokens for tokens, counts in self.counts.items() if tokens in grids and counts[row]]
+        recorded = [tokens for tokens, counts in self.counts.items() if tokens in grids and counts.any()]
         if not recorded:
             raise OMGError("detector", "the attention maps do not have the picture's shape; turn off token merging and "
                                        "tiling, or give where.box or where.mask")
         finest = grids[max(recorded)]
-        counts = [int(self.counts[tokens][row]) for tokens in recorded]
-        means = [self.sums[tokens][row, :, phrase].reshape(grids[tokens]).cpu().numpy() / count
+        counts = [int(self.counts[tokens][rows].sum()) for tokens in recorded]
+        if not any(counts):
+            return None  # the steps that name the phrase were not drawn
+        means = [self.sums[tokens][rows, :, index].sum(0).reshape(grids[tokens]).cpu().numpy() / max(count, 1)
                  for tokens, count in zip(recorded, counts, strict=True)]
         return np.average([resize(mean, *finest) for mean in means], axis=0, weights=counts).astype(np.float32)
-
-
-def token_positions(prompt_tokens: Sequence[int], phrase_tokens: Sequence[int]) -> list[int]:
-    """The positions in the prompt of every token of every occurrence of the phrase; empty if there is none."""
-    prompt, phrase = list(prompt_tokens), list(phrase_tokens)
-    starts = (start for start in range(len(prompt)) if phrase and prompt[start:start + len(phrase)] == phrase)
-    return sorted({start + offset for start in starts for offset in range(len(phrase))})
 
 
 def token_grids(height: int, width: int) -> dict[int, tuple[int, int]]:

@@ -14,6 +14,7 @@ from . import get_detector
 from .assign import find_instances, given_mask
 from .base import Detector, FirstPicture
 from .masks import FloatArray, blend_weights, is_vanished, refine, resize, to_latent_grid
+from .phrases import find, near, words_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +107,20 @@ def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatAr
 def _not_found(index: int, concept: Concept, detector: Detector, pictures: Sequence[FirstPicture],
                missing: Sequence[int]) -> str:
     where = "" if len(pictures) == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
-    by_prompt = detector.needs_attention and pictures[missing[0]].heat(concept.phrase) is None
-    hint = "; the prompt does not name it, and this detector goes by the prompt's words" if by_prompt else ""
+    hint = ""
+    if detector.needs_attention and pictures[missing[0]].heat(concept.phrase) is None:
+        hint = _why_unread(concept.phrase, pictures[missing[0]].prompt)
     return f"concepts[{index}]: no {concept.phrase!r} was found{where}, so this concept is left out{hint}"
+
+
+def _why_unread(phrase: str, prompt: str) -> str:
+    """Why a detector that goes by what the model read of the prompt has nothing for a phrase."""
+    if find(phrase, words_in(prompt)):
+        return ("; the prompt names it, but this picture did not read it there: it is for other steps, or behind the "
+                "last word that the text encoder takes")
+    word = near(phrase, prompt)
+    return "; the prompt does not name it, and this detector goes by the prompt's words" + (
+        f", of which {word!r} comes near" if word else "")
 
 
 def _weights(concepts: Sequence[Concept], masks: Sequence[FloatArray | None], latent_size: tuple[int, int]) -> Tensor:

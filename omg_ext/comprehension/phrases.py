@@ -1,0 +1,198 @@
+"""Where in a prompt a concept's phrase stands: as written, in the plural, counted, or with words between.
+
+Only words count: letters in any case, and digits one by one, as text encoders see them. So attention syntax,
+underscores and brackets make no difference.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from .plurals import same_thing
+
+MAX_WORDS_BETWEEN = 3
+
+_BORDERS = ",.;!?|，。、；！？"
+_ITEM = re.compile(rf"[^\W\d_]+|\d|[\u2600-\u27bf\U0001f000-\U0001faff]|[{_BORDERS}]")  # words, digits, emoji
+# in front of a phrase they say how many, not what
+_COUNTS = frozenset((
+    "a", "an", "the", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "both",
+    "several", "multiple", "many", "some", "few"))
+# what follows one of these is another thing: "old woman and man" is no old man
+_JOINERS = frozenset((
+    "and", "or", "but", "with", "without", "of", "in", "on", "at", "by", "to", "from", "for", "as", "is", "are",
+    "who", "that", "near", "beside", "between", "behind", "before", "under", "over", "next", "while", "holding",
+    "wearing"))
+_WEIGHT = re.compile(r":\s*[-+]?(\d+\.?\d*|\.\d+)\s*(?=[)\]]|$)")
+_TAG = re.compile(r"<\w+:[^>]*>")
+_KEYWORD = re.compile(r"\b(AND|BREAK)\b")
+
+# of a byte that stands for itself in the vocabularies of CLIP; the others follow from 256 on, in order
+_OWN_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTES = {chr(byte): byte for byte in _OWN_BYTES} | {
+    chr(256 + number): byte for number, byte in enumerate(byte for byte in range(256) if byte not in _OWN_BYTES)}
+
+
+class Word(NamedTuple):
+    """A word of a prompt, or a piece with several, such as the name of an embedding, and its tokens' positions."""
+
+    text: str
+    positions: Sequence[int]
+
+
+class Stage(NamedTuple):
+    """A prompt as it reads for some steps, if prompt editing changes it.
+
+    Attributes:
+        until: the last step, by the host's numbers.
+        words: in order.
+    """
+
+    until: float
+    words: Sequence[Word]
+
+
+class _Item(NamedTuple):
+    text: str
+    positions: Sequence[int]
+
+    @property
+    def is_border(self) -> bool:
+        return self.text in _BORDERS
+
+
+def find(phrase: str, words: Sequence[Word]) -> list[int]:
+    """The token positions of a phrase, in all its places; empty if there is none.
+
+    The first of these that is found anywhere counts: the very words; singular for plural and the other way round; the
+    same without the phrase's leading count or article; the same with up to :data:`MAX_WORDS_BETWEEN` other words
+    between two of it, of the same thing and up to the next comma. A comma stops none of them if the phrase has one.
+    """
+    items, wanted, uncounted = _items(words), _words(phrase), _uncounted(phrase)
+    if any(item.is_border for item in _items(_plain(phrase))):
+        items = [item for item in items if not item.is_border]
+    tries: tuple[tuple[Sequence[str], Callable[[str, str], bool], int], ...] = (
+        (wanted, str.__eq__, 0), (wanted, same_thing, 0), (uncounted, same_thing, 0),
+        (uncounted, same_thing, MAX_WORDS_BETWEEN))
+    for sought, match, between in tries:
+        found = {position for item in _search(items, sought, match, between) for position in item.positions}
+        if found:
+            return sorted(found)
+    return []
+
+
+def alike(phrase: str, other: str) -> bool:
+    """Whether two phrases name one kind of thing, so that a detector has to look for it only once."""
+    ours, theirs = _uncounted(phrase), _uncounted(other)
+    return len(ours) == len(theirs) and all(map(same_thing, ours, theirs))
+
+
+def near(phrase: str, prompt: str) -> str | None:
+    """The word of a prompt that is most like one of the phrase, for a message; None if none comes near."""
+    words = [item.text for item in _items(_plain(prompt))
+             if len(item.text) > 1 and item.text not in _COUNTS | _JOINERS]
+    sought = [word for word in reversed(_uncounted(phrase)) if len(word) > 1]  # what the thing is stands last
+    for match in (same_thing, lambda ours, theirs: ours in theirs or theirs in ours):
+        for ours in sought:
+            for theirs in words:
+                if match(ours, theirs):
+                    return theirs
+    close = (difflib.get_close_matches(ours, words, 1, cutoff=0.7) for ours in sought)
+    return next((matches[0] for matches in close if matches), None)
+
+
+def words_in(text: str) -> list[Word]:
+    """The words of a plain text; positions are numbers of words."""
+    return [Word(item.text, (number,)) for number, item in enumerate(_items(_plain(text, _BORDERS[0])))]
+
+
+def words_of(pieces: Sequence[str], names: Mapping[int, str] | None = None) -> list[Word]:
+    """The words that a prompt's tokens spell.
+
+    Args:
+        pieces: each token as the vocabulary spells it, ``</w>`` at a word's end (CLIP) or ``▁`` at its beginning
+            (SentencePiece); empty for tokens that are no text: start, end, padding.
+        names: of the embeddings that stand in place of tokens, by position.
+    """
+    names = names or {}
+    starts = [position for position in range(len(pieces)) if _starts_word(pieces, names, position)]
+    return [_word(pieces, names, range(*span)) for span in pairwise([*starts, len(pieces)])]
+
+
+def _starts_word(pieces: Sequence[str], names: Mapping[int, str], position: int) -> bool:
+    if position == 0:
+        return True
+    piece, before = pieces[position], pieces[position - 1]
+    kind, kind_before = ((names.get(place), bool(pieces[place])) for place in (position, position - 1))
+    within_text = kind == kind_before == (None, True)
+    return kind != kind_before or (within_text and (before.endswith("</w>") or piece.startswith("▁")))
+
+
+def _word(pieces: Sequence[str], names: Mapping[int, str], span: range) -> Word:
+    if span[0] in names:
+        return Word(names[span[0]], span)
+    text = "".join(pieces[position] for position in span).removesuffix("</w>")
+    if not text:
+        # more than the end of one chunk of tokens and the start of the next: BREAK
+        return Word(_BORDERS[0] if len(span) > 2 else "", ())
+    if any(character not in _BYTES for character in text):
+        return Word(text, span)
+    return Word(bytes(_BYTES[character] for character in text).decode("utf-8", "replace"), span)
+
+
+def _plain(text: str, keyword: str = " ") -> list[Word]:
+    """A text without network tags and weights, and with something else for keywords."""
+    return [Word(_WEIGHT.sub("", _KEYWORD.sub(keyword, _TAG.sub(" ", text))), ())]
+
+
+def _items(words: Sequence[Word]) -> list[_Item]:
+    return [_Item(found, word.positions) for word in words
+            for found in _ITEM.findall(unicodedata.normalize("NFC", word.text).casefold())]
+
+
+def _words(phrase: str) -> list[str]:
+    return [item.text for item in _items(_plain(phrase)) if not item.is_border]
+
+
+def _uncounted(phrase: str) -> list[str]:
+    """The phrase's words without counts and articles before them, but "2b" is a name."""
+    words = _words(phrase)
+    while len(words) > 1 and (words[0] in _COUNTS or (words[0].isdigit() and
+                                                      (words[1].isdigit() or len(words[1]) > 2))):
+        words = words[1:]
+    return words
+
+
+def _search(items: Sequence[_Item], sought: Sequence[str], match: Callable[[str, str], bool],
+            between: int) -> list[_Item]:
+    """The items of all places of a phrase. From its end back, since what the thing is stands last."""
+    found: list[_Item] = []
+    for end, item in enumerate(items):
+        if sought and match(item.text, sought[-1]):
+            places: list[int] = [end]
+            for word in reversed(sought[:-1]):
+                place = _before(items, places[-1], word, match, between)
+                if place is None:
+                    break
+                places.append(place)
+            else:
+                found += [items[place] for place in places]
+    return found
+
+
+def _before(items: Sequence[_Item], end: int, word: str, match: Callable[[str, str], bool],
+            between: int) -> int | None:
+    """Where the word stands before the item number ``end``, with so many others between at most."""
+    for place in range(end - 1, max(end - 2 - between, -1), -1):
+        if items[place].is_border:
+            return None
+        if match(items[place].text, word):
+            return place
+        if items[place].text in _JOINERS:
+            return None
+    return None
