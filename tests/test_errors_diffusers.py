@@ -91,7 +91,7 @@ def concept(prompt: str = "man", **options: Any) -> dict[str, Any]:
     ("no json", "request", "JSON"),
     (Request(concepts=(Concept(prompt="man", phrase="man", strength=3),)), "concepts[0].strength", "at most 1"),
     (concept(where={"mask": "%%%"}), "concepts[0].where.mask", "base64"),
-    (concept(where={"mask": "aGVsbG8="}), "concepts[0].where.mask", "not a PNG"),
+    (concept(where={"mask": "aGVsbG8="}), "concepts[0].where.mask", "no PNG, JPEG or WebP"),
     (concept(where={"mask": mask_text(np.zeros((8, 8)))}), "concepts[0].where.mask", "black"),
     (concept(where={"mask": mask_text(np.eye(400))[:400]}), "concepts[0].where.mask", "damaged"),
     ({"concepts": [*concept()["concepts"], {"prompt": "dog", "where": {"box": [0.5, 0.5, 0.52, 0.52]}}],
@@ -109,7 +109,10 @@ def test_request(request_, field, words):
     ("man<lora:text>", "text.safetensors"),
     ("man<lora:empty>", "empty.safetensors"), ("man<lora:folder>", "folder.safetensors"),
     ("man<lora:good:lots>", "not a number"), ("man<lora:good:1:1:few>", "not a number"),
-    ("man<hypernet:x:1>", "hypernet"),
+    ("man<hypernet:x:1>", "hypernet"), ("man<lora:good:1:1:lbw=OUTALL>", "lbw="),
+    ("man<lora:good:1:1:4:1>", "too many"), ("man<lora:GOOD>", "mean <lora:good:1>?"),
+    ("man<lora:good.safetensors:0.5>", "mean <lora:good:0.5>?"), ("man<lora:chars/good>", "mean <lora:good:1>?"),
+    ("man<lora: good >", "mean <lora:good:1>?"),
     ("man<lora:good><lora:nobody>", "nobody"), ("man<lora:odd>", "odd.safetensors")])
 @pytest.mark.parametrize("place", ["prompt", "concepts[1].prompt"])
 def test_networks(loras, prompt, words, place):
@@ -129,6 +132,15 @@ def test_names_from_a_mapping(loras):
     assert "'good'" in error.message
     assert "known: face" in error.message
     assert "known: none" in refusal(concept("man<lora:good>"), loras={}).message
+    assert "did you mean <lora:face:1>?" in refusal(concept("man<lora:Face.safetensors>"), loras=known).message
+
+
+def test_tags_in_a_negative_prompt(loras):
+    """They were encoded as words."""
+    error = refusal(concept(negative_prompt="ugly<lora:good:1>"), loras=loras)
+    assert error.field == "concepts[0].negative_prompt"
+    assert "put it into the prompt" in error.message
+    assert refusal(concept(), loras=loras, negative_prompt="<lora:good:1>").field == "negative_prompt"
 
 
 @pytest.mark.parametrize(("kind", "name", "made_for", "loaded"), [
@@ -150,6 +162,25 @@ def test_a_file_without_metadata_is_known_by_its_keys(tmp_path, keys, made_for):
                   f"{key}.alpha": torch.tensor(4.0)}
     save_file(state, tmp_path / "other.safetensors")
     assert f"made for {made_for}" in refusal(concept("man<lora:other>"), loras=tmp_path).message
+
+
+def test_a_flux_file_with_text_encoder_layers_that_fit(loras, tmp_path):
+    """CLIP-L is part of Flux too: nothing of such a file may act."""
+    state = {key: value for key, value in load_file(loras / "good.safetensors").items() if "lora_te1_" in key}
+    assert state
+    for layer in ("lora_unet_double_blocks_0_img_attn_proj", "lora_unet_single_blocks_0_linear1"):
+        state |= {f"{layer}.lora_down.weight": torch.zeros(4, 3072), f"{layer}.lora_up.weight": torch.zeros(3072, 4),
+                  f"{layer}.alpha": torch.tensor(4.0)}
+    save_file(state, tmp_path / "flux.safetensors")
+    assert "made for Flux" in refusal(concept("man<lora:flux>"), loras=tmp_path).message
+
+
+@pytest.mark.parametrize(("keys", "words"), [
+    (["clip_l", "clip_g"], "textual inversion"), (["controlnet_down_blocks.0.weight"], "ControlNet"),
+    (["model.diffusion_model.out.2.weight"], "whole checkpoint"), (["decoder.up_blocks.0.conv.weight"], "VAE")])
+def test_a_file_that_is_no_lora(tmp_path, keys, words):
+    save_file({key: torch.zeros(2, 64) for key in keys}, tmp_path / "thing.safetensors")
+    assert words in refusal(concept("man<lora:thing>"), loras=tmp_path).message
 
 
 @pytest.mark.parametrize("network", [kind for kind in kinds_for("sd15") if kind not in ("lora", "locon", "norm")])
@@ -267,3 +298,10 @@ def test_size_of_masks_does_not_matter():
     assert result.masks[0][0] is not None
     assert result.masks[0][0].shape == (SIZE, SIZE)
     assert difference(result.latents, box.latents) < 0.2
+
+
+def test_lora_in_both_prompts_is_told(loras):
+    """The weights add up, and the other figure wears the face."""
+    result = generate(pipeline(), concept("man<lora:good:0.6>"), "a man<lora:good:0.4>", loras=loras, steps=1)
+    assert ["good is in the main prompt too" in warning for warning in result.warnings] == [True]
+    assert generate(pipeline(), concept("man<lora:good>"), "a man", loras=loras, steps=1).warnings == []

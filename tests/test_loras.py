@@ -19,6 +19,7 @@ from torch import nn
 import omg_ext.diffusers.loras
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.diffusers.loras import LoRA, LoraFiles, load_lora
+from omg_ext.request.tags import Tag
 from tests.diffusers_host import (
     KEY_FORMATS,
     PROMPT,
@@ -82,10 +83,10 @@ def test_each_file_is_read_once(loras, reads, tmp_path):
 def test_other_models_under_the_same_name(loras, reads):
     """A pipeline is no key: its models may be exchanged, and a new one may have the id of a dead one."""
     pipe, files = own(pipeline()), LoraFiles(loras)
-    files.load(pipe, "one", "prompt")
+    files.load(pipe, Tag("one"), "prompt")
     pipe.unet = copy.deepcopy(pipe.unet)
-    again = files.load(pipe, "one", "prompt")
-    assert files.load(pipe, "one", "prompt") is again
+    again = files.load(pipe, Tag("one"), "prompt")
+    assert files.load(pipe, Tag("one"), "prompt") is again
     assert reads == ["one", "one"]
 
 
@@ -102,13 +103,13 @@ def test_a_run_after_its_models_were_exchanged(loras):
 def test_the_cache_keeps_no_pipeline_alive(loras):
     """*nothing remains*"""
     pipe, files = own(pipeline()), LoraFiles(loras)
-    files.load(pipe, "one", "prompt")
+    files.load(pipe, Tag("one"), "prompt")
     generate(pipe, two_concepts(), loras=loras, steps=1)
     models = [weakref.ref(model) for model in models_of(pipe)]
     del pipe
     gc.collect()
     assert [model() for model in models] == [None] * 3
-    files.load(pipeline(), "one", "prompt")
+    files.load(pipeline(), Tag("one"), "prompt")
 
 
 # --- reading ---
@@ -128,7 +129,7 @@ def test_reading_only_looks_at_the_models(tmp_path, monkeypatch, kind, keys):
     monkeypatch.setattr(peft, "inject_adapter_in_model", fail)
     monkeypatch.setattr(nn.Module, "register_module", fail)
     before, state = snapshot(pipe), torch.get_rng_state()
-    lora = LoraFiles(tmp_path).load(pipe, "one", "prompt")
+    lora = LoraFiles(tmp_path).load(pipe, Tag("one"), "prompt")
     assert lora.unet
     assert lora.text_encoders
     assert torch.equal(torch.get_rng_state(), state)

@@ -32,7 +32,8 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
         point: ``[x, y]`` inside the instance.
         index: 0 for the leftmost instance, 1 for the next to its right, ...
         box: ``[x0, y0, x1, y1]``; the mask is this rectangle, nothing is detected.
-        mask: a PNG, base64-encoded (a ``data:`` prefix is fine); white is the concept. Nothing is detected.
+        mask: a PNG, JPEG or WebP, base64-encoded (a ``data:`` prefix is fine); what is painted is the concept. Nothing
+            is detected.
 
     Raises:
         OMGError: naming ``where``, unless exactly one is set and a box has an area.

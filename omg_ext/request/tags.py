@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import OMGError
 
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _KINDS = ("lora", "lyco")
+_KNOWN = ("te", "unet", "dyn")
+_SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|bin)$")
+_IGNORED = re.compile(r"[\s_\-.]+")
 
 
 class Tag(NamedTuple):
@@ -18,34 +24,90 @@ class Tag(NamedTuple):
         name: the file, as the host looks it up.
         te, unet: multipliers in the text encoders and the UNet.
         dyn: rank that a LoRA is cut to, or None.
+        items: the whole tag as written, split at its colons, if it has arguments that only the host understands.
     """
 
     name: str
     te: float = 1.0
     unet: float = 1.0
     dyn: int | None = None
+    items: tuple[str, ...] = ()
 
 
-def parse_tags(prompt: str, field: str) -> tuple[str, list[Tag]]:
+def parse_tags(prompt: str, field: str, of_host: Collection[str] = ()) -> tuple[str, list[Tag]]:
     """The prompt without its network tags, and the tags. Arguments also go by name: ``te=``, ``unet=``, ``dyn=``.
 
+    Args:
+        of_host: names of further arguments that the host understands.
+
     Raises:
-        OMGError: a tag of another kind than LoRA, or a weight that is not a number.
+        OMGError: a tag of another kind than LoRA, an argument that nobody understands, or a weight that is no number.
     """
-    tags = [_parse_tag(kind, items, field) for kind, items in _TAG.findall(prompt)]
+    tags = [_parse_tag(kind, items, field, of_host) for kind, items in _TAG.findall(prompt)]
     return _TAG.sub("", prompt), tags
 
 
-def _parse_tag(kind: str, items: str, field: str) -> Tag:
+def refuse_tags(negative_prompt: str, field: str) -> None:
+    """No host knows network tags in a negative prompt: it would read them as words.
+
+    Raises:
+        OMGError: there is one.
+    """
+    tag = _TAG.search(negative_prompt)
+    if tag is not None:
+        raise OMGError(field, f"{tag[0]} stands in a negative prompt, where it would be read as words; put it into the "
+                              "prompt, with a negative weight if it is to work the other way round")
+
+
+def suggestion(tag: Tag, known: Mapping[str, str]) -> str:
+    """What to write instead of a tag whose name nobody knows: ``"; did you mean ...?"``, or nothing.
+
+    Args:
+        known: the names that are known, with the file that each stands for.
+    """
+    wanted = _normalised(tag.name)
+    near = difflib.get_close_matches(wanted, {_normalised(name) for name in known}, 3)
+    meant = [wanted] if wanted in near else near
+    of_file = {file: name for name, file in sorted(known.items(), reverse=True) if _normalised(name) in meant}
+    return f"; did you mean {either(tag, sorted(of_file.values()))}?" if of_file else ""
+
+
+def either(tag: Tag, names: Sequence[str]) -> str:
+    """The tag with other names, to choose from."""
+    return " or ".join(f"<lora:{name}:{tag.te:g}>" for name in names)
+
+
+def _normalised(name: str) -> str:
+    """A name without what people get wrong: folder, suffix, capitals, spaces and what stands for them."""
+    last = name.strip().replace("\\", "/").rsplit("/", 1)[-1].casefold()
+    return _IGNORED.sub("", _SUFFIX.sub("", last))
+
+
+def _parse_tag(kind: str, text: str, field: str, of_host: Collection[str]) -> Tag:
     if kind not in _KINDS:
-        raise OMGError(field, f"<{kind}:{items}> does not work here; only <lora:...> tags do")
-    positional = [item for item in items.split(":") if "=" not in item]
-    named = dict(item.split("=", 1) for item in items.split(":") if "=" in item)
+        raise OMGError(field, f"<{kind}:{text}> does not work here; only <lora:...> tags do")
+    items = text.split(":")
+    positional = [item for item in items if "=" not in item]
+    named = dict(item.split("=", 1) for item in items if "=" in item)
+    for argument in named:
+        if argument not in (*_KNOWN, *of_host):
+            raise OMGError(field, f"<{kind}:{text}> has an argument {argument}=, which is not known here; known: "
+                                  + ", ".join(f"{name}=" for name in (*_KNOWN, *of_host)))
+    if len(positional) > 4:
+        raise OMGError(field, f"<{kind}:{text}> has too many arguments; after the name come at most three: its weight "
+                              "in the text encoder, its weight in the UNet, and the rank to cut it to")
     name, te, unet, dyn = [*positional, None, None, None, None][:4]
     te, unet, dyn = named.get("te", te), named.get("unet", unet), named.get("dyn", dyn)
     try:
-        te_multiplier = 1.0 if te is None else float(te)
-        return Tag(name or "", te_multiplier, te_multiplier if unet is None else float(unet),
-                   None if dyn is None else int(dyn))
+        te_multiplier = 1.0 if te is None else _finite(te)
+        return Tag(name or "", te_multiplier, te_multiplier if unet is None else _finite(unet),
+                   None if dyn is None else int(dyn), tuple(items) if set(named) & set(of_host) else ())
     except ValueError:
-        raise OMGError(field, f"<{kind}:{items}> has a weight that is not a number") from None
+        raise OMGError(field, f"<{kind}:{text}> has a weight that is not a number") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,28 +20,60 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import OMGError
-from ..request.architecture import wrong_architecture
-from ..request.tags import Tag
-from ..unet.deltas import Deltas, LowRank, Source, SourceSum, WeightDelta, like
+from ..request.architecture import (
+    Shapes,
+    architecture_of,
+    has_diffusers_keys,
+    is_for_another,
+    is_network,
+    wrong_architecture,
+)
+from ..request.tags import Tag, either, suggestion
+from ..unet.deltas import LowRank, Source, Sources, SourceSum, WeightDelta, like
+from .block_weights import BlockWeights
 
 UNET_PREFIX = "diffusion_model_"
 
 
 def refuse_unknown(tags: Sequence[Tag], field: str) -> None:
     """Raises:
-        OMGError: a tag names no file.
+        OMGError: a tag names no file, or one that the Lora extension cannot tell from others.
     """
     for tag in tags:
         if _on_disk(tag.name) is None:
             lora.update_available_networks_by_names([tag.name])
         if _on_disk(tag.name) is None:
-            raise OMGError(field, f"there is no LoRA {tag.name!r} in {shared.cmd_opts.lora_dir}")
+            raise _unknown(tag, field)
+
+
+def _unknown(tag: Tag, field: str) -> OMGError:
+    with_alias = sorted(name for name, disk in lora.available_networks.items()
+                        if disk.alias.lower() == tag.name.lower() != name.lower())
+    if len(with_alias) > 1:
+        files = ", ".join(os.path.basename(lora.available_networks[name].filename) for name in with_alias)
+        return OMGError(field, f"{len(with_alias)} files have the alias {tag.name!r}: {files}; "
+                               f"write one file's name, {either(tag, with_alias)}")
+    known = {name: disk.filename for name, disk in lora.available_networks.items()}
+    aliases = {alias: disk.filename for alias, disk in lora.available_network_aliases.items()
+               if alias.lower() not in lora.forbidden_network_aliases}
+    return OMGError(field, f"there is no LoRA {tag.name!r} in {shared.cmd_opts.lora_dir}"
+                           f"{suggestion(tag, {**aliases, **known})}")
 
 
 def _on_disk(name: str) -> Any:
     """As the Lora extension looks a name up: by alias, unless the alias is ambiguous."""
     ambiguous = name.lower() in lora.forbidden_network_aliases
     return (lora.available_networks if ambiguous else lora.available_network_aliases).get(name)
+
+
+def file_of(net: Any) -> str:
+    """Where a network was read from."""
+    return str(net.network_on_disk.filename)
+
+
+def active_files() -> set[str]:
+    """The files of the global prompt's networks."""
+    return {file_of(net) for net in lora.loaded_networks}
 
 
 @dataclass
@@ -53,41 +87,63 @@ class Kept:
     networks: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
-    def activated(self, tags: Sequence[Tag], field: str) -> Iterator[list[Any]]:
+    def activated(self, p: Any, tags: Sequence[Tag], field: str) -> Iterator[list[Any]]:
         """The global prompt's networks and the concept's are the web UI's active ones within the block.
 
-        Yields the concept's networks, one per tag, with their own multipliers.
+        Yields the concept's networks, one per tag, with their own multipliers and block weights.
+
+        Args:
+            p: the web UI's processing object.
 
         Raises:
-            OMGError: a file cannot be read.
+            OMGError: a file cannot be read, or block weights cannot be honoured.
         """
         before = [Tag(net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in lora.loaded_networks]
         # one file in both prompts is one cached network with one multiplier, so its weights are added up
         wanted = {tag.name: tag for tag in before}
         for tag in tags:
             known = wanted.get(tag.name)
-            wanted[tag.name] = tag if known is None else tag._replace(te=tag.te + known.te, unet=tag.unet + known.unet)
+            if not tag.items:
+                wanted[tag.name] = tag if known is None else tag._replace(te=tag.te + known.te,
+                                                                          unet=tag.unet + known.unet)
         try:
-            self._load(list(wanted.values()))
+            self._load([*wanted.values(), *(tag for tag in tags if tag.name not in wanted)])
             loaded = {net.name: net for net in lora.loaded_networks}
-            yield [_with_multipliers(_loaded(loaded, tag, field), tag) for tag in tags]
+            own = [_with_multipliers(_loaded(loaded, tag, field), tag) for tag in tags]
+            weighted = [(net, tag) for net, tag in zip(own, tags, strict=True) if tag.items]
+            for net, tag in weighted:
+                BlockWeights.of(p, field).apply(net, tag, field)
+            lora.loaded_networks[:] = [*(net for name, net in loaded.items() if name in wanted),
+                                       *(net for net, _ in weighted)]
+            yield own
         finally:
             self._load(before)
 
     def _load(self, tags: Sequence[Tag]) -> None:
         # behind ours, so that what the user has in memory is not what the Lora extension throws out next
-        others = dict(lora.networks_in_memory)
+        others = {**self.networks, **lora.networks_in_memory}
         lora.networks_in_memory.clear()
-        lora.networks_in_memory.update({**self.networks, **others})
+        lora.networks_in_memory.update(_unweighted(others))
         lora.load_networks([tag.name for tag in tags], [tag.te for tag in tags], [tag.unet for tag in tags],
                            [tag.dyn for tag in tags])
-        self.networks |= {net.name: net for net in lora.loaded_networks}
+        self.networks |= _unweighted({net.mentioned_name: net for net in lora.loaded_networks})
+
+
+def _unweighted(nets: dict[str, Any]) -> dict[str, Any]:
+    """Those whose weights are the file's: LoRA Block Weight writes its own into cached networks, and renames them."""
+    return {name: net for name, net in nets.items() if net.name == name}
 
 
 def _loaded(loaded: dict[str, Any], tag: Tag, field: str) -> Any:
-    if tag.name not in loaded:
-        raise OMGError(field, f"the LoRA {tag.name} could not be read; the file is broken or of an unknown kind")
-    return loaded[tag.name]
+    if tag.name in loaded:
+        return loaded[tag.name]
+    disk = _on_disk(tag.name)
+    try:
+        shapes = _shapes(disk)
+    except (safetensors.SafetensorError, pickle.PickleError, AttributeError, EOFError, OSError, RuntimeError,
+            ValueError) as error:
+        raise OMGError(field, f"the LoRA {tag.name} could not be read; the file is broken: {error}") from error
+    raise _nothing_fits(disk, shapes, field)
 
 
 def _with_multipliers(net: Any, tag: Tag) -> Any:
@@ -101,7 +157,7 @@ def _with_multipliers(net: Any, tag: Tag) -> Any:
     return own
 
 
-def on_unet(nets: Sequence[Any], field: str) -> Deltas:
+def on_unet(nets: Sequence[Any], field: str) -> Sources:
     """What one concept's networks do to the UNet.
 
     Raises:
@@ -109,8 +165,7 @@ def on_unet(nets: Sequence[Any], field: str) -> Deltas:
     """
     by_layer: dict[str, list[Any]] = {}
     for net in nets:
-        if not net.modules:
-            raise _wrong_architecture(net, field)
+        _refuse_misfit(net, field)
         for name, module in net.modules.items():
             if name.startswith(UNET_PREFIX) and net.unet_multiplier:
                 by_layer.setdefault(name, []).append(module)
@@ -234,13 +289,48 @@ def _lokr_shape(module: Any) -> tuple[int, ...]:
     return (first[0] * second[0], first[1] * second[1], *second[2:])
 
 
+def _refuse_misfit(net: Any, field: str) -> None:
+    """Raises:
+        OMGError: nothing of the file fits the loaded model, or only what other families share with it.
+    """
+    disk = net.network_on_disk
+    if not net.modules and not net.bundle_embeddings:
+        raise _nothing_fits(disk, _shapes(disk), field)
+    if not any(name.startswith(UNET_PREFIX) for name in net.modules):
+        shapes = _shapes(disk)
+        if is_for_another(shapes, disk.metadata or {}, _loaded_architecture()):
+            raise _nothing_fits(disk, shapes, field)
+
+
+def _nothing_fits(disk: Any, shapes: Shapes, field: str) -> OMGError:
+    """Why the Lora extension found nothing in a file that belongs to the loaded model's UNet."""
+    made_for, loaded = architecture_of(shapes, disk.metadata or {}), _loaded_architecture()
+    is_ours = is_network(shapes) and made_for == loaded
+    if (is_ours or made_for is None) and has_diffusers_keys(shapes):
+        return OMGError(field, f"the LoRA {disk.name} has diffusers' key names, which the web UI does not read (in the "
+                               "main prompt it silently does nothing); convert it to kohya's with diffusers' script "
+                               "convert_diffusers_sdxl_lora_to_webui.py")
+    if is_ours:
+        return OMGError(field, f"the LoRA {disk.name} has key names that the web UI does not read, such as "
+                               f"{next(iter(shapes))!r} (in the main prompt it silently does nothing); look for it in "
+                               "kohya's format")
+    return wrong_architecture(field, disk.name, shapes, disk.metadata or {}, loaded)
+
+
 def _wrong_architecture(net: Any, field: str) -> OMGError:
-    path = net.network_on_disk.filename
-    if net.network_on_disk.is_safetensors:
-        with safetensors.safe_open(path, framework="pt") as file:
-            shapes = {key: file.get_slice(key).get_shape() for key in list(file.keys())}
-    else:
-        shapes = {key: tuple(value.shape) for key, value in sd_models.read_state_dict(path).items()}
+    disk = net.network_on_disk
+    return wrong_architecture(field, disk.name, _shapes(disk), disk.metadata or {}, _loaded_architecture())
+
+
+def _loaded_architecture() -> str:
     model = shared.sd_model
-    loaded = "SDXL" if model.is_sdxl else "SD 2.x" if model.is_sd2 else "SD 1.x"
-    return wrong_architecture(field, net.name, shapes, net.network_on_disk.metadata or {}, loaded)
+    return "SDXL" if model.is_sdxl else "SD 2.x" if model.is_sd2 else "SD 1.x"
+
+
+def _shapes(disk: Any) -> Shapes:
+    if disk.is_safetensors:
+        with safetensors.safe_open(disk.filename, framework="pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in list(file.keys())}
+    # files of embeddings hold other things beside tensors
+    return {str(key): tuple(getattr(value, "shape", ())) for key, value
+            in sd_models.read_state_dict(disk.filename).items()}

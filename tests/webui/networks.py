@@ -265,3 +265,17 @@ def save(state: State, path: Path, base: str) -> None:
     """Write a network with the metadata by which the web UI tells architectures."""
     metadata = {"ss_base_model_version": base, "ss_network_module": "lycoris.kohya"}
     save_file(state, path, {**metadata, "ss_v2": "False"} if base == "sd_v1" else metadata)
+
+
+def as_diffusers(state: State) -> State:
+    """A file with kohya's keys by the names that diffusers gives them. They stand for the same layers, but for SDXL's
+    UNet, whose blocks kohya names as its original code does: good enough for a file that is to be recognised."""
+    parts = {"lora_unet_": "unet.", "lora_te1_": "text_encoder.", "lora_te2_": "text_encoder_2."}
+    renamed: State = {}
+    for key, value in state.items():
+        prefix = next(prefix for prefix in parts if key.startswith(prefix))
+        layer, _, weight = key.removeprefix(prefix).partition(".")
+        if weight != "alpha":
+            kind = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}[weight]
+            renamed[f"{parts[prefix]}{layer.replace('_', '.')}.{kind}"] = value
+    return renamed
