@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from modules import scripts
+from modules import script_callbacks, scripts
 
-from omg_ext.webui import process, settings, ui
+from omg_ext.webui import api, process, prompts, settings, ui, xyz
 
 
 class OMGScript(scripts.Script):
@@ -19,6 +19,12 @@ class OMGScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         return ui.build(self, is_img2img)
 
+    def before_process(self, p: Any, *args: Any) -> None:
+        prompts.remember(p)
+
+    def before_process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        process.before_batch(p, args)
+
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         process.before_sampling(p, args)
 
@@ -27,3 +33,5 @@ class OMGScript(scripts.Script):
 
 
 settings.register()
+script_callbacks.on_before_ui(xyz.register, name="omg")
+script_callbacks.on_app_started(lambda _, app: api.read_bodies(app), name="omg")

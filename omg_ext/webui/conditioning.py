@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modules import devices, prompt_parser, sd_samplers, shared
+import torch
+from modules import devices, prompt_parser, sd_hijack_open_clip, sd_samplers, shared
 from torch import Tensor
 
+from ..comprehension.phrases import Stage, Word, words_of
 from ..host import ConceptConditioning
+from ..unet.calls import Row
+
+MARK = 1024
 
 
 @dataclass
@@ -35,20 +40,37 @@ def _by_name(cond: Any) -> dict[str, Tensor]:
     return dict(cond) if isinstance(cond, dict) else {"crossattn": cond}
 
 
-def as_host_conditioning(cond: Mapping[str, Tensor], like: Any) -> dict[str, Any]:
+def as_host_conditioning(cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """Rows of conditioning in the form the web UI's denoisers take (see its CFGDenoiser.forward).
 
     Args:
         like: such conditioning of global rows of the same pictures, whose image conditioning is taken.
+        rows: what the rows are.
     """
     if shared.sd_model.is_sdxl:
-        return {**cond, "c_concat": like["c_concat"]}
-    return {"c_crossattn": [cond["crossattn"]], "c_concat": like["c_concat"]}
+        return {**cond, "crossattn": _marked(cond["crossattn"], like["crossattn"], rows), "c_concat": like["c_concat"]}
+    return {"c_crossattn": [_marked(cond["crossattn"], like["c_crossattn"][0], rows)], "c_concat": like["c_concat"]}
 
 
-def encode(p: Any, prompt: str, negative_prompt: str | None) -> EncodedPrompts:
-    """Encode a concept's prompts with the networks that are active now. None takes each picture's negative prompt."""
-    count = len(p.prompts)
+def _marked(context: Tensor, like: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Context with sd-webui-controlnet's marks, if the global rows have them.
+
+    Before each row's tokens it puts one of 1024s, or of -1024s for unconditional rows (its ``mark_prompt_context``). A
+    call that mixes rows with and without is taken as one without.
+    """
+    # prompts are as long as some chunks; looking at the marks themselves would make a GPU wait
+    if (like.shape[1] - context.shape[1]) % shared.sd_model.cond_stage_model_empty_prompt.shape[1] != 1:
+        return context
+    marks = context.new_tensor([-MARK if row.part is None else MARK for row in rows])
+    return torch.cat([marks[:, None, None].expand(-1, 1, context.shape[2]), context], dim=1)
+
+
+def encode(p: Any, prompts: Sequence[str], negatives: Sequence[str] | None) -> EncodedPrompts:
+    """Encode a concept's prompts, one for each picture, with the networks that are active now.
+
+    Args:
+        negatives: None takes the pictures' own.
+    """
     size: dict[str, int] = {"width": p.width, "height": p.height}
     global_negatives, hires_steps = p.negative_prompts, None
     if p.is_hr_pass:  # as the web UI's calculate_hr_conds
@@ -57,32 +79,43 @@ def encode(p: Any, prompt: str, negative_prompt: str | None) -> EncodedPrompts:
         sampler = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
         steps = p.hr_second_pass_steps or p.steps
         hires_steps = sampler.total_steps(steps) if sampler else steps
-    prompts = prompt_parser.SdConditioning([prompt] * count, **size)
-    negatives = prompt_parser.SdConditioning(
-        global_negatives if negative_prompt is None else [negative_prompt] * count, **size, is_negative_prompt=True)
+    conds = prompt_parser.SdConditioning(prompts, **size)
+    unconds = prompt_parser.SdConditioning(global_negatives if negatives is None else negatives, **size,
+                                           is_negative_prompt=True)
     schedule = (p.firstpass_steps, hires_steps, shared.opts.use_old_scheduling)
     with devices.autocast():
         return EncodedPrompts(
-            prompt_parser.get_multicond_learned_conditioning(shared.sd_model, prompts, *schedule),
-            prompt_parser.get_learned_conditioning(shared.sd_model, negatives, *schedule))
+            prompt_parser.get_multicond_learned_conditioning(shared.sd_model, conds, *schedule),
+            prompt_parser.get_learned_conditioning(shared.sd_model, unconds, *schedule))
 
 
-def prompt_tokens(p: Any) -> dict[tuple[int, int], list[int]]:
-    """The tokens of each (picture, part) of the global prompts, in the order of the conditional rows."""
+def prompt_words(p: Any) -> dict[tuple[int, int], list[Stage]]:
+    """What each (picture, part) of the global prompts says, as scheduled; positions in its conditioning."""
     pictures, texts, _ = prompt_parser.get_multicond_prompt_list(p.prompts)
-    encoder = shared.sd_model.cond_stage_model
-    return {(picture, part): _tokens(encoder, p, texts[number]) for picture, parts in enumerate(pictures)
+    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(texts, p.firstpass_steps)
+    stages = [[Stage(until, _words(text)) for until, text in schedule] for schedule in schedules]
+    return {(picture, part): stages[number] for picture, parts in enumerate(pictures)
             for part, (number, _) in enumerate(parts)}
 
 
-def phrase_tokens(phrase: str) -> list[int]:
-    """The tokens of a phrase within a prompt."""
-    tokens: list[int] = shared.sd_model.cond_stage_model.tokenize([phrase])[0]
-    return tokens
+def _words(text: str) -> list[Word]:
+    """The words of a prompt that is read through some steps."""
+    conditioner = shared.sd_model.cond_stage_model
+    # SDXL has several encoders, and takes the first's tokens for all
+    encoder = next(each for each in getattr(conditioner, "embedders", [conditioner]) if hasattr(each, "process_texts"))
+    pieces: list[str] = []
+    names: dict[int, str] = {}
+    for chunk in encoder.process_texts([text])[0][0]:
+        for fix in chunk.fixes:  # behind the start of the chunk
+            start = len(pieces) + 1 + fix.offset
+            names |= dict.fromkeys(range(start, start + int(fix.embedding.vectors)), fix.embedding.name)
+        pieces += _pieces(encoder, chunk.tokens)
+    return words_of(pieces, names)
 
 
-def _tokens(encoder: Any, p: Any, text: str) -> list[int]:
-    """The prompt's tokens in the order of the conditioning; of a scheduled prompt, those of its last stage."""
-    schedule = prompt_parser.get_learned_conditioning_prompt_schedules([text], p.firstpass_steps)[0]
-    batch_chunks, _ = encoder.process_texts([schedule[-1][1]])
-    return [token for chunk in batch_chunks[0] for token in chunk.tokens]
+def _pieces(encoder: Any, tokens: Sequence[int]) -> list[str]:
+    """See :func:`omg_ext.comprehension.phrases.words_of`."""
+    silent = {encoder.id_start, encoder.id_end}
+    spelled: Sequence[str] = (encoder.tokenizer.convert_ids_to_tokens(tokens) if hasattr(encoder, "tokenizer")
+                              else [sd_hijack_open_clip.tokenizer.decoder[token] for token in tokens])
+    return ["" if token in silent else piece for token, piece in zip(tokens, spelled, strict=True)]

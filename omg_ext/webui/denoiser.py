@@ -12,27 +12,11 @@ from modules import prompt_parser
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 from torch import Tensor
 
+from ..errors import OMGError
 from ..host import Guided, PromptParts, Tap
 from ..unet.calls import Row
-
-_ABSENT = object()
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within the block an object's attribute is ``value``; what stood on the object before is put back.
-
-    Other extensions patch the same objects, and theirs has to be there afterwards.
-    """
-    before = vars(owner).get(name, _ABSENT)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is _ABSENT:
-            vars(owner).pop(name, None)
-        else:
-            setattr(owner, name, before)
+from .neighbours import Watch, maker_of
+from .replacing import replaced
 
 
 @contextmanager
@@ -41,24 +25,39 @@ def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
 
     Predictions are blended where the web UI combines them, so that inpainting masks, callbacks of other extensions,
     previews and the step counter come after it, as for any picture.
+
+    Raises:
+        OMGError: within the block, another extension does what cannot reach the concepts.
     """
     model = denoiser.inner_model
     forward, evaluate, combine = denoiser.forward, model.forward, denoiser.combine_denoised
     left: list[Row] = []  # the rows of the running denoiser call that the UNet has not been asked for yet
+    watch, combined = Watch(), [0]
 
     def denoise(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Tensor:
         tap.begin(progress_of(denoiser, sigma), denoiser.step)
-        left[:] = global_rows(cond)
-        return forward(x, sigma, uncond, cond, *args, **kwargs)
+        left[:], combined[:] = global_rows(cond), [0]
+        denoised: Tensor = forward(x, sigma, uncond, cond, *args, **kwargs)
+        if not combined[0]:
+            watch.blame("guides the picture by a way of its own", maker_of(denoiser.combine_denoised))
+        watch.check()
+        return denoised
 
     def evaluate_rows(x: Tensor, t: Tensor, cond: Any) -> Tensor:
         return evaluate(x, t, cond=cond)
 
     def unet(x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        if watch.is_calling_back:
+            watch.blame("evaluates the model for guidance of its own")
+            return evaluate_rows(x, t, cond)
+        if len(x) > len(left):
+            raise OMGError("other extensions", "another extension evaluates the model for guidance of its own, which "
+                                               "does not reach the concepts; turn it off for pictures with OMG")
         rows, left[:] = left[:len(x)], left[len(x):]
         return tap.unet(evaluate_rows, x, t, cond, rows)
 
     def combine_denoised(x_out: Tensor, conds_list: Any, uncond: Any, cond_scale: float) -> Tensor:
+        combined[0] += 1
         plain = Guided(combine(x_out, conds_list, uncond, cond_scale), x_out[-uncond.shape[0]:])
         # rows that nobody asked for are unconditional ones, which the web UI skips at some steps (NGMS)
         guided = tap.guided(plain, WebUIGuidance(denoiser, combine, uncond, None if left else cond_scale))
@@ -70,6 +69,7 @@ def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
         for owner, name, value in ((denoiser, "forward", denoise), (model, "forward", unet),
                                    (denoiser, "combine_denoised", combine_denoised)):
             stack.enter_context(replaced(owner, name, value))
+        stack.enter_context(watch.watching())
         yield
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -35,6 +35,7 @@ class Field:
         path: where the value stands in the request (or in the concept); empty if no single place does.
         optional: the default stands for None in the request: as the picture's.
         options: further arguments of the component.
+        examples: what the empty field shows, for the first concept, the second, and so on in turn.
         panel: the title of the closed panel it lies in; empty if it lies open.
         row: consecutive fields of one row number share a line; 0 has a line of its own.
         saved: the web UI may keep a changed value as the default of the next start.
@@ -48,6 +49,7 @@ class Field:
     path: tuple[str, ...] = ()
     optional: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
     panel: str = ""
     row: int = 0
     saved: bool = True
@@ -131,11 +133,11 @@ GLOBAL_FIELDS = (
           "The fields below cannot show this request, so while it stands here it alone counts. Empty it to use them.",
           saved=False),
     Field("enabled", "accordion", "OMG", default=False),
-    Field("count", "slider", "Number of concepts", "People or things that have their own LoRA.",
+    Field("count", "slider", "Number of concepts", "Characters or things with a LoRA of their own.",
           default=2, options=_slider(1, 6, 1), row=1, saved=False),
     _of_request("detector", "detector", "Detector", "What finds the concepts in the first picture.", "detector", row=1),
     _of_request("blend_start", "slider", "Blend start",
-                "When the concepts step in. 0: at once, more likeness. 1: never, as the first picture.",
+                "When the concepts step in. 0: at once, more likeness, for Turbo, Lightning and LCM. 1: never.",
                 "blend_start", options=_slider(0, 1), panel=BLEND),
     _of_request("cross", "slider", "Keep layout until", "What stands where. 0: off, 1: to the end.",
                 "layout.cross", options=_slider(0, 1), panel=BLEND, row=1),
@@ -152,15 +154,17 @@ GLOBAL_FIELDS = (
 )
 
 CONCEPT_FIELDS = (
-    Field("phrase", "text", "Phrase", "What to look for, from the main prompt.", path=("phrase",),
-          options={"placeholder": "man", "max_lines": 1}, row=1, saved=False),
-    Field("where", "dropdown", "Where", "Which one, or a place of your own.", PLACES[0].choice,
+    Field("phrase", "text", "Phrase", "Its word in the prompt at the top, as it stands there.", path=("phrase",),
+          options={"max_lines": 1}, examples=("man", "woman"), row=1, saved=False),
+    Field("where", "dropdown", "Where", "Which one, if there are several; or a place of your own.", PLACES[0].choice,
           options={"choices": [place.choice for place in PLACES]}, row=1, saved=False),
     Field("where_text", "text", "Position", options={"visible": False, "max_lines": 1}, row=1, saved=False),
     Field("mask_picture", "picture", "Mask: white is the concept", default=None, options={"visible": False},
           saved=False),
-    Field("prompt", "prompt", "Prompt", "This concept alone, with its trigger words and its LoRA.", path=("prompt",),
-          options={"placeholder": "photo of sks man, smiling <lora:sks_man:1>", "lines": 2}, saved=False),
+    Field("prompt", "prompt", "Prompt",
+          "The whole scene once more, with this one's trigger word and LoRA, and no other's.", path=("prompt",),
+          options={"lines": 2}, examples=("photo of sks man and a woman at the beach <lora:sks_man:1>",
+                                          "photo of a man and zwx woman at the beach <lora:zwx_woman:1>"), saved=False),
     Field("negative_prompt", "prompt", "Negative prompt", "Empty: that of the picture.", path=("negative_prompt",),
           optional=True, panel=MORE, saved=False),
     Field("strength", "slider", "Strength", "1: all of it, 0: none.",
@@ -169,6 +173,12 @@ CONCEPT_FIELDS = (
     Field("cfg_scale", "slider", "CFG scale", "0: that of the picture.", 0.0, ("cfg_scale",), optional=True,
           options=_slider(0, 30, 0.5), panel=MORE, row=1, saved=False),
 )
+
+
+def concept_fields(number: int) -> list[Field]:
+    """The fields of one concept (1 is the first), with an example of its own in those that are empty."""
+    return [replace(each, options={**each.options, "placeholder": each.examples[(number - 1) % len(each.examples)]})
+            if each.examples else each for each in CONCEPT_FIELDS]
 
 
 def arg_count(groups: int) -> int:

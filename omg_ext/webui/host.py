@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,27 +12,33 @@ import torch
 from modules import devices, processing, sd_unet, shared
 from torch import Tensor, nn
 
+from .. import request
+from ..comprehension.phrases import Stage
 from ..errors import OMGError
-from ..host import ConceptConditioning, ConceptPrompt, Tap
-from ..unet.deltas import Deltas
-from .conditioning import EncodedPrompts, as_host_conditioning, encode, phrase_tokens, prompt_tokens
+from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap, also_in_main_prompt
+from ..unet.calls import Row
+from ..unet.deltas import Sources
+from .block_weights import ARGUMENTS
+from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words
 from .denoiser import tapped
-from .networks import Kept, add_hashes, on_unet, refuse_unknown
+from .neighbours import Counters, refuse, refuse_negative_weights
+from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
 
 Sample = Callable[[], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Concept:
+class WebUIConcept:
     """See :class:`omg_ext.host.LoadedConcept`.
 
     Attributes:
         denoiser: the web UI's, which knows how prompts are padded.
     """
 
-    networks: Deltas
+    networks: Sources
     prompts: EncodedPrompts
     denoiser: Any
+    warnings: Sequence[str] = ()
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return self.prompts.at(step, self.denoiser)
@@ -45,16 +51,20 @@ class WebUIHost:
         p: the web UI's processing object.
         sample: runs the sampler that it is about to use once, from the start.
         kept: networks that were read before.
+        concept_prompts: each concept's for all pictures of all batches.
 
     Raises:
         OMGError: the model or a setting is out of OMG's reach.
     """
 
-    def __init__(self, p: Any, sample: Sample, kept: Kept):
+    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts]):
         _check(p)
-        self._p, self._sample, self._kept = p, sample, kept
+        refuse(p)
+        self._p, self._sample, self._kept, self._concept_prompts = p, sample, kept, concept_prompts
         self._samplings = 0
-        self.style: Deltas = {}
+        self._counters = Counters(p)
+        self.style: Sources = {}
+        self.tag_arguments: Collection[str] = ARGUMENTS
 
     @property
     def unet(self) -> nn.Module:
@@ -88,28 +98,35 @@ class WebUIHost:
     def stopped(self) -> bool:
         return bool(shared.state.interrupted or shared.state.skipped)
 
-    def load(self, concept: ConceptPrompt) -> Concept:
+    def prompts_of(self, index: int, concept: request.Concept) -> Prompts:
+        made, first = self._concept_prompts[index], self._p.iteration * self._p.batch_size
+        here = slice(first, first + len(self._p.prompts))
+        return Prompts(made.prompts[here], None if made.negatives is None else made.negatives[here])
+
+    def load(self, concept: ConceptPrompt) -> WebUIConcept:
+        refuse_negative_weights(self._p, [*concept.texts, *(concept.negatives or ())], concept.field)
         refuse_unknown(concept.tags, concept.field)
-        with self._kept.activated(concept.tags, concept.field) as nets:
-            prompts = encode(self._p, concept.text, concept.negative)
+        in_main_prompt = active_files()
+        with self._kept.activated(self._p, concept.tags, concept.field) as nets:
+            prompts = encode(self._p, concept.texts, concept.negatives)
         add_hashes(self._p, nets)
-        return Concept(on_unet(nets, concept.field), prompts, self._p.sampler.model_wrap_cfg)
+        warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
+                    if file_of(net) in in_main_prompt]
+        return WebUIConcept(on_unet(nets, concept.field), prompts, self._p.sampler.model_wrap_cfg, warnings)
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1
         if self._samplings > 1:
             shared.state.nextjob()
+            self._counters.put_back()
         with tapped(self._p.sampler.model_wrap_cfg, tap):
             return self._sample()
 
-    def conditioning(self, cond: Mapping[str, Tensor], like: Any) -> dict[str, Any]:
-        return as_host_conditioning(cond, like)
+    def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
+        return as_host_conditioning(cond, like, rows)
 
-    def prompt_tokens(self) -> dict[tuple[int, int], list[int]]:
-        return prompt_tokens(self._p)
-
-    def phrase_tokens(self, phrase: str) -> list[int]:
-        return phrase_tokens(phrase)
+    def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
+        return prompt_words(self._p)
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         # as the web UI, which decodes after sampling: its autoencoder may be lifted out of half precision

@@ -23,6 +23,11 @@ def infotext_value(request: Request) -> str:
     return request_text(msgspec.structs.replace(request, concepts=concepts))
 
 
+def picture_infotext(text: str, title: str) -> str:
+    """The infotext of an extra picture: that of the result it belongs to, and what the picture is."""
+    return f"{text}, {KEY} picture: {title}"
+
+
 def _shrunk(where: Where | None) -> Where | None:
     if where is None or where.kind != "mask":
         return where

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from ..comprehension.places import Places
 from ..errors import OMGError
+from ..host import Prompts
 from ..passes.noise import Noise
 from ..passes.session import Drawn, Memory, Session
 from ..request import Request
 from . import settings
 from .host import Sample, WebUIHost
+from .infotext import infotext_value
 from .networks import Kept
+from .prompts import REWRITTEN, as_drawn, for_all_pictures, is_rewritten_by_others
 
 UPSCALED_LATER = ("a finished picture was upscaled, without the concepts: their places are known only while OMG draws "
                   "it; use Hires. fix in the same run")
@@ -26,8 +29,15 @@ UPSCALED_LATER = ("a finished picture was upscaled, without the concepts: their 
 
 @dataclass(frozen=True)
 class Picture:
-    """An extra picture for the user."""
+    """An extra picture for the user.
 
+    Attributes:
+        number: of the result it belongs to, of all batches.
+        title: what it shows.
+        image: itself.
+    """
+
+    number: int
     title: str
     image: Image.Image
 
@@ -39,6 +49,7 @@ class Job:
         p: the web UI's processing object.
         memory: budgets, and the numbers of rows that were found to fit.
         kept: networks that were read, for this model.
+        prompts: each concept's for all pictures of all batches, once the first is drawn.
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
         is_counted: whether the progress bar knows of the second passes.
@@ -48,6 +59,7 @@ class Job:
     memory: Memory = field(default_factory=settings.memory)
     kept: Kept = field(default_factory=Kept)
     model: weakref.ref[Any] = field(default_factory=lambda: weakref.ref(shared.sd_model))
+    prompts: list[Prompts] = field(default_factory=list)
     places: Places | None = None
     pictures: list[Picture] = field(default_factory=list)
     is_counted: bool = False
@@ -76,19 +88,19 @@ class Job:
             OMGError: anything the user can mend; nothing stays hooked.
         """
         self.places = None
-        host = WebUIHost(self._processing, sample, self.kept)
+        host = self._host(request, sample)
         self._expect_two_passes()
         drawn = Session(host, request, self.memory).draw()
         self.places = drawn.places
-        self.pictures += _shown(host, request, drawn)
-        return drawn.latents, drawn.warnings
+        self.pictures += _shown(host, request, drawn, self._processing.iteration * self._processing.batch_size)
+        return drawn.latents, [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
 
     def draw_hires(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
         """The hires pass of one batch: one pass, with the concepts where the first pass had them.
 
         The picture's layout is there already, so nothing is replayed. Arguments and errors as :meth:`draw`.
         """
-        host = WebUIHost(self._processing, sample, self.kept)
+        host = self._host(request, sample)
         if self.places is None:
             return sample(), [UPSCALED_LATER] if self._is_upscaled_later else []
         if not self.places:
@@ -102,6 +114,24 @@ class Job:
             reason = session.reason(error)
         noise.restore(host.generators)
         return sample(), [f"drawing the concepts failed, so the picture was upscaled without them: {reason}"]
+
+    def infotext(self, request: Request) -> str | list[str]:
+        """The request for the infotext of the batch at hand, as each picture was drawn (wildcards make them differ).
+
+        The web UI takes a picture's entry of a list, by its number within the batch.
+        """
+        p, prompts = self._processing, self._prompts(request)
+        first = p.iteration * p.batch_size
+        texts = [infotext_value(as_drawn(request, prompts, first + number)) for number in range(len(p.prompts))]
+        return texts[0] if len(set(texts)) == 1 else texts
+
+    def _host(self, request: Request, sample: Sample) -> WebUIHost:
+        return WebUIHost(self._processing, sample, self.kept, self._prompts(request))
+
+    def _prompts(self, request: Request) -> list[Prompts]:
+        if not self.prompts:
+            self.prompts = [for_all_pictures(self._processing, concept) for concept in request.concepts]
+        return self.prompts
 
     @property
     def _processing(self) -> Any:
@@ -121,14 +151,14 @@ class Job:
         shared.total_tqdm.updateTotal(shared.state.job_count * p.steps)
 
 
-def _shown(host: WebUIHost, request: Request, drawn: Drawn) -> list[Picture]:
+def _shown(host: WebUIHost, request: Request, drawn: Drawn, before: int) -> list[Picture]:
+    """The extra pictures of a batch, before which so many results were drawn."""
     pictures = []
     for index, masks in enumerate([] if drawn.places is None else drawn.places.masks):
         if "first_pass" in request.show:
-            pictures.append(Picture("first pass", Image.fromarray(host.decode(drawn.first, index))))
+            pictures.append(Picture(before + index, "first pass", Image.fromarray(host.decode(drawn.first, index))))
         if "masks" in request.show:
-            pictures += [Picture(f"mask of concept {number}: {concept.phrase or concept.prompt}",
+            pictures += [Picture(before + index, f"mask of concept {number}",
                                  Image.fromarray((255 * mask).astype("uint8")))
-                         for number, (concept, mask) in enumerate(zip(request.concepts, masks, strict=True), 1)
-                         if mask is not None]
+                         for number, mask in enumerate(masks, 1) if mask is not None]
     return pictures

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
 from fastapi import HTTPException
+from modules import shared
 from torch import Tensor
 
 from ..errors import OMGError
 from ..request import Request, parse_request
-from .denoiser import replaced
-from .infotext import infotext_value
+from .infotext import KEY, picture_infotext
 from .job import Job
+from .replacing import replaced
 from .ui import request_from_args
 
 
@@ -46,11 +47,23 @@ def before_sampling(p: Any, args: Sequence[Any]) -> None:
             latents, warnings = (Job.of(p).draw_hires if p.is_hr_pass else Job.of(p).draw)(request, once)
         except OMGError as error:
             raise RefusedRequest(error) from error
-        p.extra_generation_params["OMG"] = infotext_value(request)
+        p.extra_generation_params[KEY] = Job.of(p).infotext(request)
         _tell(p, warnings)
         return latents
 
     waiting.enter_context(replaced(p.sampler, method, sample))
+
+
+def before_batch(p: Any, args: Sequence[Any]) -> None:
+    """Have the request in the infotext before sampling: the web UI then writes `params.txt`, from which its arrow
+    restores the last generation.
+
+    By now other scripts have rewritten the prompts. A request that cannot be done is refused once sampling starts.
+    """
+    with suppress(OMGError):
+        request = _request(args)
+        if request is not None:
+            p.extra_generation_params[KEY] = Job.of(p).infotext(request)
 
 
 def _tell(p: Any, warnings: Sequence[str]) -> None:
@@ -72,8 +85,22 @@ def _request(args: Sequence[Any]) -> Request | None:
 
 
 def postprocess(p: Any, processed: Any) -> None:
-    """Show the pictures the user asked for behind the results."""
+    """Show the pictures the user asked for behind the results, each with all that the web UI knows of a picture.
+
+    Save, Zip and the buttons that reuse a seed read it.
+    """
     job = getattr(p, "omg_job", None)
-    for picture in [] if job is None else job.pictures:
-        processed.images.append(picture.image)
-        processed.infotexts.append(f"OMG: {picture.title}")
+    extras = [] if job is None else job.pictures
+    first, end = processed.index_of_first_image, len(processed.infotexts)
+    texts = [picture_infotext(processed.infotexts[first + extra.number], extra.title) for extra in extras]
+    for extra, text in zip(extras, texts, strict=True):
+        if shared.opts.enable_pnginfo:
+            extra.image.info["parameters"] = text
+    # before pictures of other extensions that have no infotext, so that both lists go on in step
+    processed.images[end:end] = [extra.image for extra in extras]
+    processed.infotexts += texts
+    for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds"):
+        values = getattr(processed, name)
+        added = [values[extra.number] for extra in extras]
+        # a list of its own, as this one is the processing object's; it does not count the grid
+        setattr(processed, name, [*values[:end - first], *added, *values[end - first:]])

@@ -17,7 +17,16 @@ from ..comprehension.masks import decode_mask
 from ..errors import OMGError
 from ..request import parse_request
 from . import infotext, settings
-from .fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES, Field, args_from_request, concept_count, request_from_args
+from .fields import (
+    CONCEPT_FIELDS,
+    GLOBAL_FIELDS,
+    PLACES,
+    Field,
+    args_from_request,
+    concept_count,
+    concept_fields,
+    request_from_args,
+)
 
 __all__ = ["build", "request_from_args"]
 
@@ -25,8 +34,14 @@ Component = Any
 Components = dict[str, Component]
 """Components by field name."""
 
-HINT = ("The main prompt describes the whole picture, say <i>a man and a woman at the beach</i>. "
-        "Each concept says who or what one part of it is.")
+HINT = """<ol>
+<li><b>The prompt at the top of the page</b> describes the whole scene in plain words, without the characters' LoRAs:
+<i>photo of a man and a woman at the beach</i></li>
+<li><b>Each concept</b> is one character with a LoRA. Its <b>phrase</b> is the plain word for it at the top:
+<i>man</i></li>
+<li><b>Its prompt</b> is the prompt at the top once more, with this character's trigger word and LoRA put in, and no
+other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man:1&gt;</u></i></li>
+</ol>"""
 
 WIDGETS: dict[str, Callable[..., Component]] = {
     "accordion": lambda info, **kwargs: InputAccordion(**kwargs),
@@ -57,12 +72,12 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     made = {"enabled": _component(accordion, script.elem_id(accordion.name))}
     panels, concepts = [], []
     with made["enabled"]:
-        gr.HTML(HINT)
+        gr.HTML(HINT, elem_classes=["omg-hint"])
         made |= _render((each for each in table.values() if not each.panel), script.elem_id)
         for number in range(1, groups + 1):
             with gr.Accordion(f"Concept {number}", visible=number <= shown, elem_id=script.elem_id(f"concept{number}"),
                               elem_classes=["omg-concept"]) as panel:
-                concepts.append(_render(CONCEPT_FIELDS, script.elem_id, f"concept{number}_"))
+                concepts.append(_render(concept_fields(number), script.elem_id, f"concept{number}_"))
             panels.append(panel)
         made |= _render((each for each in table.values() if each.panel), script.elem_id)
     components = [made[each.name] for each in GLOBAL_FIELDS]

@@ -7,6 +7,11 @@
 * ``forward`` replaces ``forward`` on the denoiser when it is made, as Tiled Diffusion does; ``forward stays`` says
   whether it was still there afterwards.
 * ``split`` lets a cross-attention see one row at a time, as NegPiP does.
+* ``counts`` counts its steps in a number, as FreeU does; ``once`` acts in a first pass alone, as Kohya Hires.fix does.
+* ``own guidance`` evaluates the model once more in a ``cfg_denoised`` callback and adds the difference, as SAG does;
+  ``noisy prompt`` changes the conditioning in a ``cfg_denoiser`` callback, as CADS does.
+* ``negpip`` is NegPiP as far as OMG looks at it; ``marks`` and ``marks PREPROCESSOR`` mark the rows of the conditioning
+  and act on conditional ones, as ControlNet does.
 * ``out of memory N`` raises CUDA's error from the UNet's N-th call on (0 is the first), ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
@@ -15,16 +20,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import networks as lora
 import torch
-from modules import script_callbacks, scripts, shared
+from modules import prompt_parser, script_callbacks, scripts, shared
 
 active: set[str] = set()
 seen: dict[str, Any] = {}
 handles: list[Any] = []
+steps = 0
+last: dict[str, Any] = {}
 
 
 def switch(names: list[str]) -> None:
@@ -40,6 +50,15 @@ def switch(names: list[str]) -> None:
     if "split" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2"))
         handles.append(layer.register_forward_pre_hook(one_row_first, with_kwargs=True))
+    if active & {"counts", "once"}:
+        last["stretched"] = False
+        handles.append(unet.middle_block.register_forward_hook(stretch))
+
+
+def stretch(block: Any, args: Any, output: Any) -> Any:
+    """Act on all rows, in the steps in which it is asked for."""
+    acts = ("counts" in active and steps < 4) or last["stretched"]
+    return 1.5 * output if acts else output
 
 
 def fail(unet: Any, args: Any) -> None:
@@ -85,6 +104,145 @@ class Doubles(scripts.Script):
             seen["forward stays"] = vars(p.sampler.model_wrap_cfg).get("forward") is mine
 
 
+class Once(scripts.Script):
+    """Stretches the first half of a pass, and no further pass of a batch."""
+
+    limit = 0
+
+    def title(self) -> str:
+        return "Something that counts passes"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def __init__(self) -> None:
+        script_callbacks.on_cfg_denoiser(self.before_denoising)
+
+    def before_denoising(self, params: Any) -> None:
+        if "once" in active and params.sampling_step >= self.limit:
+            last["stretched"] = params.sampling_step < params.total_sampling_steps / 2
+            if not last["stretched"]:
+                self.limit = params.sampling_step
+
+    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        globals()["steps"] = self.limit = 0
+
+
+class NegPiP(scripts.Script):
+    """Takes negative weights out of the main prompts, and acts if there are any."""
+
+    active = False
+
+    def title(self) -> str:
+        return "NegPiP" if "negpip" in active else "Not NegPiP"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        return [gr.Checkbox(False, visible=False)]
+
+    def process_batch(self, p: Any, enabled: bool, **kwargs: Any) -> None:
+        self.active = False
+        if enabled:
+            stripped = [re.sub(r"\([^(:)]*:-[^)]*\)", "", prompt) for prompt in p.prompts]
+            self.active = stripped != p.prompts
+            p.prompts = stripped
+
+
+class ControlNet(scripts.Script):
+    """Marks the conditioning of a batch, and acts on its conditional rows."""
+
+    latest_network: Any = None
+    ui_batch_option_state = ("All ControlNet units for all images in a batch", False)
+
+    def title(self) -> str:
+        return "ControlNet" if self.preprocessor is not None else "Not ControlNet"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    @property
+    def preprocessor(self) -> str | None:
+        return next((name.partition(" ")[2] for name in active if name.split()[0] == "marks"), None)
+
+    def process(self, p: Any, *args: Any) -> None:
+        if self.preprocessor is None:
+            return
+        unit = SimpleNamespace(preprocessor={"name": self.preprocessor}, control_model_type=SimpleNamespace(
+            name="AttentionInjection" if "reference" in self.preprocessor else "ControlNet"))
+        self.latest_network = SimpleNamespace(control_params=[unit])
+        sample, unet = p.sample, p.sd_model.model.diffusion_model
+        forward = unet.forward
+
+        def marked_sample(*args: Any, **kwargs: Any) -> Any:
+            mark(kwargs["conditioning"], 1024)
+            mark(kwargs["unconditional_conditioning"], -1024)
+            return sample(*args, **kwargs)
+
+        def controlled(x: Any, *args: Any, context: Any, **kwargs: Any) -> Any:
+            first = context[:, :1]
+            is_cond = torch.ones(len(x), 1, 1, 1)
+            if (first.abs() - 1024).abs().mean() < 1e-3:
+                is_cond, context = (first.mean((1, 2)) > 0).float()[:, None, None, None], context[:, 1:]
+            hint = torch.linspace(-1, 1, x.shape[-1])
+            return forward(x + 0.5 * is_cond * hint, *args, context=context, **kwargs)
+
+        p.sample, unet.forward = marked_sample, controlled
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        if self.latest_network is not None:
+            self.latest_network = None
+            del p.sample, p.sd_model.model.diffusion_model.forward
+
+
+def mark(conds: Any, value: int) -> None:
+    """Put a token of the value before every prompt, in place."""
+    if isinstance(conds, prompt_parser.MulticondLearnedConditioning):
+        conds = [part.schedules for parts in conds.batch for part in parts]
+    for schedules in conds:
+        for number, (end, cond) in enumerate(schedules):
+            context = cond["crossattn"] if isinstance(cond, dict) else cond
+            if context[0].abs().max() != 1024:
+                context = torch.cat([torch.full_like(context[:1], value), context])
+            cond = {**cond, "crossattn": context} if isinstance(cond, dict) else context
+            schedules[number] = prompt_parser.ScheduledPromptConditioning(end, cond)
+
+
+def before_denoising(params: Any) -> None:
+    """See what is to be denoised, and change its prompt if that is asked for."""
+    count = len(params.denoiser.sampler.sampler_extra_args["uncond"]) if "own guidance" in active else 0
+    last.update(x=params.x[-count:], sigma=params.sigma[-count:], uncond=params.text_uncond,
+                concat=params.image_cond[-count:])
+    if "noisy prompt" in active:
+        text = params.text_cond
+        changed = {**text, "crossattn": 0.5 * text["crossattn"]}
+        params.text_cond = prompt_parser.DictWithShape(changed)
+
+
+def after_denoising(params: Any) -> None:
+    """Predict without a prompt once more, from a blurred latent."""
+    if "own guidance" in active:
+        blurred = torch.nn.functional.avg_pool2d(last["x"], 3, 1, 1)
+        again = params.inner_model(blurred, last["sigma"], cond={**last["uncond"], "c_concat": [last["concat"]]})
+        last["difference"] = params.x[-len(again):] - again
+
+
+def after_guidance(params: Any) -> None:
+    """Count the step, and add the guidance of its own."""
+    globals()["steps"] += 1
+    if "own guidance" in active:
+        params.x = params.x + 0.3 * last["difference"]
+
+
+def watch_callbacks() -> None:
+    """Register what is called while a picture is sampled."""
+    script_callbacks.on_cfg_denoiser(before_denoising)
+    script_callbacks.on_cfg_denoised(after_denoising)
+    script_callbacks.on_cfg_after_cfg(rescale)
+    script_callbacks.on_cfg_after_cfg(after_guidance)
+
+
 def rescale(params: Any) -> None:
     """What CFG rescale does to a prediction, more or less."""
     if "rescale" in active:
@@ -114,5 +272,5 @@ def add_routes(demo: Any, app: Any) -> None:
 
 
 watch_networks()
-script_callbacks.on_cfg_after_cfg(rescale)
+watch_callbacks()
 script_callbacks.on_app_started(add_routes)

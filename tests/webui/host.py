@@ -33,7 +33,7 @@ REQUEST_SECONDS = 600
 
 FLAGS = ("--skip-torch-cuda-test", "--use-cpu", "all", "--no-half", "--api", "--no-hashing", "--do-not-download-clip",
          "--no-download-sd-model", "--skip-version-check", "--skip-prepare-environment",
-         "--no-prompt-history", "--disable-console-progressbars")
+         "--disable-console-progressbars")
 # A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
 # stay loaded, which saves time.
 SETTINGS = {
@@ -41,8 +41,15 @@ SETTINGS = {
     "sd_model_checkpoint": CHECKPOINTS[0], "show_progress_type": "Approx cheap", "auto_launch_browser": "Disable",
     "samples_save": False, "grid_save": False, "return_grid": False, "batch_cond_uncond": True,
     "pad_cond_uncond": False, "pad_cond_uncond_v0": False, "randn_source": "GPU", "eta_noise_seed_delta": 0,
-    "omg_rows_per_call": 0, "omg_full_budget_mb": 2048,
+    "skip_early_cond": 0.0, "s_min_uncond_all": False,
+    "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
+    "omg_host_budget_mb": 8192,
 }
+STYLES = """name,prompt,negative_prompt
+words,"oil painting, thick strokes",photo
+around,"a poster of {prompt}, in a frame",
+network,"watercolour <lora:sdxl-style:0.7>",
+"""
 NOT_COPIED = ("venv", ".git", "repositories", "models", "embeddings", "extensions", "outputs", "log", "tmp", "cache")
 DEFAULTS: dict[str, Any] = {
     "prompt": "a photo of a man and a woman", "negative_prompt": "blurry", "width": 128, "height": 128, "steps": 8,
@@ -98,6 +105,12 @@ def find_installation() -> Path | None:
         if not part.exists():
             raise FileNotFoundError(f"OMG_WEBUI={named}: there is no {part}")
     return root
+
+
+def find_extension(name: str) -> Path | None:
+    """A third-party extension, in ``OMG_EXTENSIONS`` or the cache folder; None if it is not there."""
+    folder = Path(os.environ.get("OMG_EXTENSIONS") or "~/.cache/omg/extensions").expanduser() / name
+    return folder.absolute() if folder.is_dir() else None
 
 
 def python_of(installation: Path) -> Path:
@@ -177,9 +190,10 @@ def make_data_dir(folder: Path, checkpoints: Path) -> None:
             (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))
     scripts = folder / "extensions" / "omg-test-support" / "scripts"
     scripts.mkdir(parents=True)
-    for name in ("support.py", "doubles.py"):
+    for name in ("support.py", "doubles.py", "rewriters.py"):
         (scripts / name).symlink_to(Path(__file__).with_name(name))
     (folder / "openclip").symlink_to(checkpoints / "openclip", target_is_directory=True)
+    (folder / "styles.csv").write_text(STYLES)
     (folder / "config.json").write_text(json.dumps(SETTINGS))
 
 

@@ -219,6 +219,16 @@ def test_a_batch_is_its_single_pictures(webui: WebUI) -> None:
         assert_close(omg(webui, data, seed=DEFAULTS["seed"] + index, sampler_name="Euler a").image, image)
 
 
+@pytest.mark.parametrize("budget", [2048, 0], ids=["stored", "recomputed"])
+def test_samplers_that_choose_their_own_steps(webui: WebUI, budget: int) -> None:
+    """Of the second pass's steps some were not made by the first, and some of the first's have nothing to replay."""
+    data = request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT), layout={"cross": 0.86, "self": 0.89})
+    settings = {"omg_device_budget_mb": budget, "omg_host_budget_mb": budget}
+    result = omg(webui, data, sampler_name="DPM adaptive", batch_size=2, override_settings=settings)
+    assert result.comments == []
+    assert [image.std() > 5 for image in result.images] == [True, True]
+
+
 # several concepts
 
 def test_two_concepts_show_in_their_boxes(webui: WebUI) -> None:
@@ -444,6 +454,7 @@ def test_stopped_run_returns_what_is_there(webui: WebUI, how: str, run: int) -> 
     assert len(result.images) == 1
     assert result.image.std() > 5
     assert distance(result.image, full.image) > 0.5
+    assert not any("blend_start" in comment for comment in result.comments)
 
 
 def test_skipped_picture_is_followed_by_the_next(webui: WebUI) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def browser_page(running: WebUI) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1800})
-        page.set_default_timeout(60 * SECONDS)
+        page.set_default_timeout(30 * SECONDS)
         page.route("**/*", local_only)
         yield page
         browser.close()
@@ -52,8 +53,7 @@ def browser_page(running: WebUI) -> Iterator[Page]:
 @pytest.fixture
 def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Iterator[Page]:
     """A freshly loaded page with a small picture to make; its last state is kept as a screenshot."""
-    browser_page.goto(webui.url, wait_until="domcontentloaded")
-    expect(browser_page.locator("#txt2img_generate")).to_be_visible(timeout=120 * SECONDS)
+    load(webui, browser_page)
     fill(browser_page.locator("#txt2img_prompt textarea"), "a photo of a man and a woman")
     fill(browser_page.locator("#txt2img_neg_prompt textarea"), "blurry")
     for name, value in SIZE.items():
@@ -62,6 +62,11 @@ def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Iterator[Page]:
     fill(browser_page.locator("#txt2img_seed input"), "7")
     yield browser_page
     browser_page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def load(webui: WebUI, page: Page) -> None:
+    page.goto(webui.url, wait_until="domcontentloaded")
+    expect(page.locator("#txt2img_generate")).to_be_visible(timeout=120 * SECONDS)
 
 
 def fill(field: Locator, value: str) -> None:
@@ -101,6 +106,16 @@ def generate(page: Page) -> None:
     page.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display === 'block'")
     page.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display !== 'block'",
                            timeout=180 * SECONDS)
+
+
+def thumbnails(page: Page) -> Locator:
+    """What is in the gallery."""
+    return page.locator("#txt2img_gallery .thumbnail-small")
+
+
+def saved(webui: WebUI, ending: str) -> set[Path]:
+    """What the buttons under the gallery have saved."""
+    return set(webui.data_dir.glob(f"**/log/images/**/*.{ending}"))
 
 
 def picture(page: Page, file: Path) -> np.ndarray:
@@ -147,3 +162,86 @@ def test_concept_that_is_not_found_is_said(page: Page) -> None:
     generate(page)
     expect(page.locator("#txt2img_gallery img").first).to_be_visible()
     expect(page.locator("#html_log_txt2img.prose")).to_contain_text("giraffe")
+
+
+@pytest.fixture
+def _grid(webui: WebUI) -> Iterator[None]:
+    """A grid before the pictures, as most users have it: all numbers shift."""
+    webui.options(return_grid=True)
+    yield
+    webui.options(return_grid=False)
+
+
+@pytest.mark.usefixtures("_grid")
+def test_extra_pictures_are_saved_zipped_and_give_their_seed_as_any(webui: WebUI, page: Page) -> None:
+    open_accordion(page)
+    fill_concepts(page)
+    page.get_by_text("Blending, layout and mask edges").click()
+    for label in ("First picture", "Masks"):
+        part(page, "show").get_by_label(label).check()
+    fill(page.locator("#txt2img_batch_size input[type=number]"), "2")
+    generate(page)
+    expect(thumbnails(page)).to_have_count(1 + 2 + 2 * 3)
+
+    page.locator("#save_zip_txt2img").click()
+    expect(page.locator("#download_files_txt2img")).to_contain_text(".zip")
+    archive = ZipFile(saved(webui, "zip").pop())
+    assert len(archive.namelist()) == 9
+
+    before = saved(webui, "png")
+    thumbnails(page).last.click()
+    expect(page.locator("#html_info_txt2img.prose")).to_contain_text("OMG picture: mask of concept 2")
+    expect(page.locator("#html_info_txt2img.prose")).to_contain_text("Seed: 8")
+    page.locator("#save_txt2img").click()
+    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("-8.png")
+    last, = saved(webui, "png") - before
+    text = Image.open(last).info["parameters"]
+    assert "Seed: 8" in text
+    assert "OMG picture: mask of concept 2" in text
+    page.locator("#txt2img_reuse_seed").click()
+    expect(page.locator("#txt2img_seed input")).to_have_value("8")
+
+
+def test_the_arrow_restores_the_last_generation(webui: WebUI, page: Page, tmp_path: Path) -> None:
+    open_accordion(page)
+    fill_concepts(page)
+    fill(part(page, "concept1_phrase").locator("input, textarea"), "man")
+    page.get_by_text("Blending, layout and mask edges").click()
+    fill(part(page, "blend_start").locator("input[type=number]"), "0.2")
+    generate(page)
+    made = picture(page, tmp_path / "made.png")
+    load(webui, page)
+    expect(part(page, "concept1_prompt")).to_be_hidden()
+    page.locator("#txt2img_tools #paste").click()
+    expect(page.locator("#txt2img_prompt textarea")).to_have_value("a photo of a man and a woman")
+    expect(page.locator("#script_omg_enabled-visible-checkbox")).to_be_checked()
+    for number, (prompt, place) in enumerate(zip(PROMPTS, PLACES, strict=True), 1):
+        expect(part(page, f"concept{number}_prompt").locator("textarea")).to_have_value(prompt)
+        expect(part(page, f"concept{number}_where_text").locator("input, textarea")).to_have_value(
+            ", ".join(str(float(number)) for number in place.split(", ")))
+    expect(part(page, "concept1_phrase").locator("input, textarea")).to_have_value("man")
+    generate(page)
+    np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
+
+
+def test_the_page_alone_says_what_goes_where(page: Page) -> None:
+    """What a newcomer with two LoRAs needs: in plain sight, and two examples that follow it."""
+    open_accordion(page)
+    hint = part(page, "enabled").locator(".omg-hint.prose")
+    for words in ("the whole scene", "without the characters' LoRAs", "trigger word and LoRA", "no other's"):
+        expect(hint).to_contain_text(words)
+    examples = [part(page, f"concept{number}_prompt").locator("textarea").get_attribute("placeholder") or ""
+                for number in (1, 2)]
+    phrases = [part(page, f"concept{number}_phrase").locator("input, textarea").get_attribute("placeholder") or ""
+               for number in (1, 2)]
+    assert phrases == ["man", "woman"]
+    for example in examples:
+        assert all(phrase in example for phrase in phrases)
+        assert example.count("<lora:") == 1
+    assert examples[0] != examples[1]
+
+
+def test_img2img_has_no_accordion(page: Page) -> None:
+    """It would promise what does not work yet."""
+    assert page.locator("#tab_txt2img [id*=omg_concept1]").count() > 0
+    assert page.locator("#tab_img2img [id*=omg_concept1]").count() == 0

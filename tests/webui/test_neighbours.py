@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.webui.host import ApiError, WebUI, distance
-from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, assert_is_plain, concept, omg, request
+from tests.webui.test_api import LEFT, LONG, PROMPT, RIGHT, assert_close, assert_is_plain, concept, omg, request
 
 pytestmark = pytest.mark.webui
 
@@ -51,6 +53,81 @@ def test_extension_that_changes_the_batch_is_refused(webui: WebUI) -> None:
     with pytest.raises(ApiError, match="another extension or setting changes the batch") as caught:
         omg(webui, {"concepts": [concept("a red car", LEFT)], "blend_start": 0})
     assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("double", ["counts", "once"])
+@pytest.mark.parametrize("blend_start", [0, 0.3])
+def test_what_counts_steps_sees_the_first_pass_again(webui: WebUI, double: str, blend_start: float) -> None:
+    """*empty second pass*, *everywhere is plain*"""
+    without = webui.txt2img(prompt=PROMPT).image
+    webui.doubles(double)
+    plain = webui.txt2img(prompt=PROMPT).image
+    assert distance(plain, without) > 1
+    data = {"concepts": [concept(PROMPT)], "blend_start": blend_start}
+    assert_close(omg(webui, data, prompt=PROMPT).image, plain)
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1>", n_iter=2)
+
+
+@pytest.mark.parametrize(("double", "deed"), [
+    ("own guidance", "evaluates the model for guidance of its own"),
+    ("noisy prompt", "changes the prompts or the predictions")])
+def test_what_does_not_reach_concepts_is_refused_by_name(webui: WebUI, double: str, deed: str) -> None:
+    without = webui.txt2img(prompt=PROMPT).image
+    webui.doubles(double)
+    assert distance(webui.txt2img(prompt=PROMPT).image, without) > 1
+    with pytest.raises(ApiError, match=rf"other extensions: omg-test-support {deed}.*turn it off") as caught:
+        omg(webui, request(concept("a red car")))
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("payload", [
+    {"s_min_uncond": 4}, {"override_settings": {"skip_early_cond": 0.4}},
+    {"s_min_uncond": 4, "override_settings": {"s_min_uncond_all": True}}], ids=str)
+def test_steps_without_unconditional_rows(webui: WebUI, payload: dict[str, Any]) -> None:
+    """*everywhere is plain*, where the host itself leaves guidance out."""
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1>", sampler_name="Euler a", **payload)
+
+
+NEGPIP: dict[str, Any] = {"NegPiP": {"args": [True]}}
+
+
+@pytest.mark.parametrize(("main", "own", "message"), [
+    ("a street, (cars:-1)", PROMPT, "NegPiP: it puts the main prompt's words"),
+    ("a street", f"{PROMPT}, (red:-1.2)", "NegPiP reads \\(red:-1.2\\) in the main prompts only")])
+def test_negpip_is_refused_where_it_acts(webui: WebUI, main: str, own: str, message: str) -> None:
+    webui.doubles("negpip")
+    scripts = {"OMG": {"args": [request(concept(own))]}, **NEGPIP}
+    with pytest.raises(ApiError, match=message) as caught:
+        webui.txt2img(prompt=main, alwayson_scripts=scripts)
+    assert caught.value.status == 422
+
+
+def test_negpip_is_let_be_where_it_does_nothing(webui: WebUI) -> None:
+    """It is on at every start for many. Without it the web UI gives a negative weight a meaning of its own."""
+    webui.doubles("negpip")
+    plain = webui.txt2img(prompt=PROMPT).image
+    scripts = {"OMG": {"args": [request(concept(PROMPT))]}, **NEGPIP}
+    assert_close(webui.txt2img(prompt="a street", alwayson_scripts=scripts).image, plain)
+    assert_is_plain(webui, f"{PROMPT}, (red:-1.2)")
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "negative_prompt": LONG}, {"sampler_name": "DDIM"},
+                                     {"override_settings": {"batch_cond_uncond": False}}], ids=str)
+@pytest.mark.parametrize("checkpoint", ["tiny-sdxl", "tiny-sd15"])
+def test_marked_rows_are_controlled_as_the_pictures(webui: WebUI, checkpoint: str, payload: dict[str, Any]) -> None:
+    """*everywhere is plain*, with a unit that acts on conditional rows alone ("ControlNet is more important")."""
+    webui.set_checkpoint(checkpoint)
+    without = webui.txt2img(prompt=PROMPT, **payload).image
+    webui.doubles("marks")
+    assert distance(webui.txt2img(prompt=PROMPT, **payload).image, without) > 1
+    assert_is_plain(webui, PROMPT, **payload)
+
+
+@pytest.mark.parametrize("preprocessor", ["reference_only", "inpaint_only+lama", "tile_colorfix"])
+def test_units_that_go_by_rows_are_refused(webui: WebUI, preprocessor: str) -> None:
+    webui.doubles(f"marks {preprocessor}")
+    with pytest.raises(ApiError, match=rf"ControlNet: a unit with {re.escape(preprocessor)} .*turn this unit off"):
+        omg(webui, request(concept("a red car", LEFT), concept("a dog", RIGHT)))
 
 
 # --- networks ---

@@ -1,0 +1,224 @@
+"""Other extensions that take part in a picture: what is watched of all, and what is known of some."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import CellType
+from typing import Any
+
+import torch
+from modules import extensions, processing, script_callbacks, script_loading, sd_samplers_cfg_denoiser
+from torch import Tensor, nn
+
+from ..errors import OMGError
+from .replacing import replaced
+
+SAMPLING = ("cfg_denoiser", "cfg_denoised", "cfg_after_cfg")
+NEGATIVE_WEIGHT = re.compile(r"\([^(:)]*:\s*-\d+(\.\d+)?\s*\)")
+PLAIN_UNITS = ("ControlNet", "ControlLoRA", "ControlNetUnion", "T2I_Adapter")
+ROW_BOUND = ("reference", "colorfix", "inpaint_only")
+
+
+def refuse(p: Any) -> None:
+    """Refuse extensions that are active in a picture and known not to reach the concepts.
+
+    Raises:
+        OMGError: with the extension's name.
+    """
+    for script in _scripts(p):
+        if script.title() == "NegPiP" and getattr(script, "active", False):
+            raise OMGError("NegPiP", "it puts the main prompt's words of negative weight into every concept, too; "
+                                     "write them into the negative prompt instead, or turn NegPiP off")
+        if script.title() == "ControlNet":
+            _refuse_units(script)
+
+
+def refuse_negative_weights(p: Any, texts: Sequence[str], field: str) -> None:
+    """Refuse what NegPiP would act on in a main prompt. Without it the web UI takes negative weights by itself.
+
+    Args:
+        texts: a concept's prompts.
+        field: how messages name them.
+
+    Raises:
+        OMGError: NegPiP is on, and a text has a negative weight.
+    """
+    found = next((match for match in map(NEGATIVE_WEIGHT.search, texts) if match), None)
+    if found and any(script.title() == "NegPiP" and p.script_args[script.args_from] for script in _scripts(p)):
+        raise OMGError(field, f"NegPiP reads {found.group()} in the main prompts only; write it into the concept's "
+                              "negative prompt without the minus, or turn NegPiP off")
+
+
+def _refuse_units(script: Any) -> None:
+    """Refuse ControlNet units that act on rows by their number or kind, or through attention."""
+    hook = getattr(script, "latest_network", None)
+    if hook is None:
+        return
+    for unit in hook.control_params or ():
+        kind, preprocessor = unit.control_model_type.name, unit.preprocessor["name"]
+        if kind not in PLAIN_UNITS or any(name in preprocessor for name in ROW_BOUND):
+            name = preprocessor if kind in (*PLAIN_UNITS, "AttentionInjection") else kind
+            raise OMGError("ControlNet", f"a unit with {name} does not act on concepts as on the picture; "
+                                         "turn this unit off, or use one that draws after a map (canny, depth, pose)")
+    separate, aligned = getattr(script, "ui_batch_option_state", ("All", False))
+    if aligned or not str(separate).startswith("All"):
+        raise OMGError("ControlNet", "its batch options tell pictures apart by their number, and concepts shift it; "
+                                     "choose all units for all images, without StyleAlign")
+
+
+def _scripts(p: Any) -> Sequence[Any]:
+    return [] if p.scripts is None else p.scripts.alwayson_scripts
+
+
+class Watch:
+    """Sees which extension's sampler callback does what cannot reach the concepts.
+
+    Such are: evaluating the UNet for guidance of its own (SAG, PAG), and changing the prompts' conditioning or the
+    predictions of single rows. The web UI swallows what is raised in a callback, so a refusal waits for :meth:`check`.
+    """
+
+    def __init__(self) -> None:
+        self._running: str | None = None
+        self._params: Any = None
+        self._refusal: OMGError | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While samplers run within the block."""
+        ordered, denoiser = script_callbacks.ordered_callbacks, sd_samplers_cfg_denoiser
+
+        def watched(category: str, *args: Any, **kwargs: Any) -> Any:
+            callbacks = ordered(category, *args, **kwargs)
+            return self._one_by_one(category, callbacks) if category in SAMPLING else callbacks
+
+        def seen(call: Callable[[Any], None]) -> Callable[[Any], None]:
+            def call_back(params: Any) -> None:
+                self._params = params
+                call(params)
+
+            return call_back
+
+        with (replaced(script_callbacks, "ordered_callbacks", watched),
+              replaced(denoiser, "cfg_denoiser_callback", seen(denoiser.cfg_denoiser_callback)),
+              replaced(denoiser, "cfg_denoised_callback", seen(denoiser.cfg_denoised_callback)),
+              replaced(denoiser, "cfg_after_cfg_callback", seen(denoiser.cfg_after_cfg_callback))):
+            yield
+
+    @property
+    def is_calling_back(self) -> bool:
+        return self._running is not None
+
+    def blame(self, deed: str, who: str | None = None) -> None:
+        """An extension (the one that is running) has done what cannot reach the concepts."""
+        self._refusal = self._refusal or OMGError("other extensions", (
+            f"{who or self._running} {deed}, which does not reach the concepts; turn it off for pictures with OMG"))
+
+    def check(self) -> None:
+        """
+        Raises:
+            OMGError: an extension was blamed.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _one_by_one(self, category: str, callbacks: Sequence[Any]) -> Iterator[Any]:
+        """The callbacks; what the web UI does with one happens before the next is asked for."""
+        for registered in callbacks:
+            before = [tensor.clone() for tensor in _of_single_rows(category, self._params)]
+            self._running = extension_name(registered.script)
+            yield registered
+            if not _equal(before, _of_single_rows(category, self._params)):
+                self.blame("changes the prompts or the predictions of single rows")
+            self._running = None
+
+
+def _of_single_rows(category: str, params: Any) -> list[Tensor]:
+    if category == "cfg_denoised":
+        return [params.x]
+    if category == "cfg_denoiser":
+        return [tensor for cond in (params.text_cond, params.text_uncond)
+                for tensor in (cond.values() if isinstance(cond, dict) else [cond])]
+    return []
+
+
+def _equal(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    return len(before) == len(after) and all(map(torch.equal, before, after))
+
+
+def extension_name(filename: str) -> str:
+    """What users know the code in a file by: its extension's folder."""
+    return next((extension.name for extension in extensions.extensions
+                 if filename.startswith(_folders(extension))), Path(filename).name)
+
+
+def _folders(extension: Any) -> tuple[str, str]:
+    """Where its files lie; many link their extensions from elsewhere."""
+    return extension.path + os.sep, str(Path(extension.path).resolve()) + os.sep
+
+
+def maker_of(function: Any) -> str:
+    """Whose function this is."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return "another extension" if code is None else extension_name(code.co_filename)
+
+
+class Counters:
+    """Numbers in which other extensions count steps, calls or passes.
+
+    The second pass must look to them like the first, so the numbers are put back to where they stood before it. They
+    are looked for in the extensions' modules and scripts, and in what their sampler callbacks hold.
+
+    Args:
+        p: the web UI's processing object.
+    """
+
+    def __init__(self, p: Any):
+        holders = [vars(thing) for thing in (*_modules(), *_scripts(p), *_holders())]
+        self._numbers = [(space, {name: value for name, value in space.items() if _is_number(value)})
+                         for space in holders]
+        self._cells = [(cell, content) for cell in _cells() if _is_number(content := _content(cell))]
+
+    def put_back(self) -> None:
+        for space, numbers in self._numbers:
+            space.update({name: value for name, value in numbers.items() if _is_number(space.get(name))})
+        for cell, value in self._cells:
+            cell.cell_contents = value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _modules() -> list[Any]:
+    folders = tuple(folder for extension in extensions.extensions if not extension.is_builtin
+                    for folder in _folders(extension))
+    loaded = {id(module): module for module in (*sys.modules.values(), *script_loading.loaded_scripts.values())}
+    return [module for module in loaded.values() if str(getattr(module, "__file__", "")).startswith(folders)]
+
+
+def _callbacks() -> list[Any]:
+    return [registered.callback for category in SAMPLING for registered in script_callbacks.ordered_callbacks(category)]
+
+
+def _cells() -> list[CellType]:
+    return [cell for callback in _callbacks() for cell in getattr(callback, "__closure__", None) or ()]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has no value yet
+        return None
+
+
+def _holders() -> list[Any]:
+    """The objects whose methods the sampler callbacks are, or that they hold; the web UI's own are not counters."""
+    held = [getattr(callback, "__self__", None) for callback in _callbacks()]
+    held += [_content(cell) for cell in _cells()]
+    return [thing for thing in held if hasattr(thing, "__dict__") and not isinstance(
+        thing, (type, nn.Module, processing.StableDiffusionProcessing)) and isinstance(vars(thing), dict)]

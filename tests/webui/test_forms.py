@@ -1,0 +1,62 @@
+"""How a request may stand in an API call: every likely form makes its picture, or the answer shows the right one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.webui.host import DEFAULTS, ApiError, WebUI, distance
+from tests.webui.test_api import LEFT, RIGHT, concept, request
+
+pytestmark = pytest.mark.webui
+
+REQUEST = request(concept("a man <lora:sdxl-lora:1>", LEFT), concept("a woman", RIGHT))
+OFF = {"enabled": False, **REQUEST}
+
+
+@pytest.fixture(scope="module")
+def wanted(running: WebUI) -> np.ndarray:
+    """The picture that the request asks for."""
+    running.set_checkpoint("tiny-sdxl")
+    made = running.txt2img(alwayson_scripts={"OMG": {"args": [REQUEST]}}).image
+    assert distance(made, running.txt2img().image) > 2
+    return made
+
+
+@pytest.mark.parametrize(("name", "given"), [
+    ("OMG", REQUEST), ("omg", REQUEST), ("OMG", {"args": REQUEST}), ("OMG", [REQUEST]),
+    ("OMG", json.dumps(REQUEST)), ("OMG", {"args": json.dumps(REQUEST)}), ("OMG", {"args": [json.dumps(REQUEST)]}),
+], ids=["bare", "bare, in small letters", "args an object", "a list", "text", "args a text", "args a list of text"])
+def test_every_likely_form_is_read(webui: WebUI, wanted: np.ndarray, name: str, given: Any) -> None:
+    np.testing.assert_array_equal(webui.txt2img(alwayson_scripts={name: given}).image, wanted)
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    ({}, "concepts"), ({"args": {}}, "concepts"), ({"args": [{}]}, "concepts"),
+    ({"concept": REQUEST["concepts"]}, "did you mean `concepts`"), (REQUEST["concepts"][0], "unknown field"),
+    ({"args": [REQUEST], "strict": True}, '`strict` beside `args`.*"args": '), ("yes", "not JSON"),
+    (None, '"args": '), (7, '"args": '), (True, '"args": '), ({"args": None}, '"args": '), ({"args": 7}, '"args": '),
+], ids=str)
+def test_what_cannot_be_read_is_refused(webui: WebUI, given: Any, reason: str) -> None:
+    with pytest.raises(ApiError, match=reason) as refused:
+        webui.txt2img(alwayson_scripts={"OMG": given})
+    assert refused.value.status == 422
+
+
+def test_calls_without_omg_are_left_alone(webui: WebUI) -> None:
+    plain = webui.txt2img()
+    calls: list[dict[str, Any]] = [{}, {"OMG": {"args": []}}, {"OMG": OFF}, {"Sampler": {"args": []}}]
+    for scripts in calls:
+        np.testing.assert_array_equal(webui.txt2img(alwayson_scripts=scripts).image, plain.image)
+    with pytest.raises(ApiError) as refused:
+        webui.post("/sdapi/v1/txt2img", ["no object"])
+    assert refused.value.status == 422
+
+
+def test_img2img_says_that_it_is_not_there_yet(webui: WebUI) -> None:
+    with pytest.raises(ApiError, match=r"img2img does not work with OMG yet.*txt2img") as refused:
+        webui.post("/sdapi/v1/img2img", {**DEFAULTS, "init_images": [""], "alwayson_scripts": {"omg": REQUEST}})
+    assert refused.value.status == 422

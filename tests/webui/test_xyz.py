@@ -1,0 +1,111 @@
+"""The X/Y/Z plot over OMG's requests: each cell is the picture of its own request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.webui.host import ApiError, Result, WebUI, distance
+from tests.webui.test_api import LEFT, RIGHT, concept, request
+
+pytestmark = pytest.mark.webui
+
+BACKGROUND = "a photo of a street"
+
+
+@pytest.fixture(scope="module")
+def axes(running: WebUI) -> list[str]:
+    """The labels of the plot's axes; the API takes their numbers."""
+    info = next(each for each in running.get("/sdapi/v1/script-info")
+                if each["name"] == "x/y/z plot" and not each["is_img2img"])
+    return [str(choice) for choice in info["args"][0]["choices"]]
+
+
+def plot(webui: WebUI, axes: list[str], x: tuple[str, str], data: Any, y: tuple[str, str] = ("Nothing", ""),
+         **payload: Any) -> Result:
+    """The cells of a plot, after the grid."""
+    args = [axes.index(x[0]), x[1], [], axes.index(y[0]), y[1], [], 0, "", [], False, True, False, False, False, False,
+            False, 0, True]
+    return webui.txt2img(prompt=BACKGROUND, script_name="x/y/z plot", script_args=args, alwayson_scripts={"OMG": data},
+                         **payload)
+
+
+def assert_cells(webui: WebUI, made: Result, requests: list[dict[str, Any]], **payload: Any) -> None:
+    """Each cell equals the picture of its request, and no two are alike."""
+    cells = made.images[-len(requests):]
+    for cell, data in zip(cells, requests, strict=True):
+        wanted = webui.txt2img(**{"prompt": BACKGROUND, **payload, "alwayson_scripts": {"OMG": {"args": [data]}}})
+        np.testing.assert_array_equal(cell, wanted.image)
+    assert all(distance(a, b) > 1 for i, a in enumerate(cells) for b in cells[:i])
+
+
+def accordion(prompt: str, negative: str) -> dict[str, Any]:
+    """What the page would send: an empty API slot, then the fields of one concept."""
+    return {"args": ["", True, 1, "attention", 0, 0, 0, 0, 0, False, [], "", "In a box", "0, 0, 1, 1", None, prompt,
+                     negative, 1, 0]}
+
+
+@pytest.mark.parametrize("form", ["slot", "fields"])
+def test_search_and_replace_reaches_concept_prompts(webui: WebUI, axes: list[str], form: str) -> None:
+    requests = [request(concept(f"a {colour} car")) for colour in ("red", "green")]
+    given = {"args": requests[:1]} if form == "slot" else accordion("a red car", "")
+    made = plot(webui, axes, ("Prompt S/R", "red, green"), given)
+    assert_cells(webui, made, requests)
+    assert "a green car" in made.info["infotexts"][-1]
+
+
+def test_search_and_replace_reaches_negative_prompts(webui: WebUI, axes: list[str]) -> None:
+    requests = [request(concept("a knight", negative_prompt=words)) for words in ("ugly", "a red car")]
+    made = plot(webui, axes, ("Prompt S/R", "ugly, a red car"), {"args": requests[:1]})
+    assert_cells(webui, made, requests)
+
+
+def test_search_and_replace_still_reaches_the_main_prompt(webui: WebUI, axes: list[str]) -> None:
+    data = request(concept("a knight", LEFT))
+    made = plot(webui, axes, ("Prompt S/R", "street, forest"), data)
+    wanted = webui.txt2img(prompt="a photo of a forest", alwayson_scripts={"OMG": data})
+    np.testing.assert_array_equal(made.images[-1], wanted.image)
+    off = plot(webui, axes, ("Prompt S/R", "street, forest"), {"args": []})
+    np.testing.assert_array_equal(off.images[-1], webui.txt2img(prompt="a photo of a forest").image)
+
+
+def test_words_that_stand_nowhere_are_said(webui: WebUI, axes: list[str]) -> None:
+    with pytest.raises(ApiError, match="did not find zebra"):
+        plot(webui, axes, ("Prompt S/R", "zebra, lion"), request(concept("a knight")))
+
+
+def test_two_axes_meet(webui: WebUI, axes: list[str]) -> None:
+    def data(colour: str, start: float) -> dict[str, Any]:
+        return {**request(concept(f"a {colour} car")), "blend_start": start}
+
+    made = plot(webui, axes, ("Prompt S/R", "red, green"), data("red", 0), ("[OMG] Blend start", "0, 0.5"))
+    assert_cells(webui, made, [data("red", 0), data("green", 0), data("red", 0.5), data("green", 0.5)])
+
+
+def test_fields_of_concepts_are_axes(webui: WebUI, axes: list[str]) -> None:
+    def data(strength: float) -> dict[str, Any]:
+        return request(concept("a man", LEFT, strength=strength), concept("a dog", RIGHT, strength=strength))
+
+    made = plot(webui, axes, ("[OMG] Strength of all concepts", "0.2, 1"), data(0.7))
+    assert_cells(webui, made, [data(0.2), data(1)])
+
+
+@pytest.mark.parametrize(("axis", "data", "reason"), [
+    (("[OMG] Blend start", "0, 2"), request(concept("a knight")), "blend_start: .*at most 1"),
+    (("[OMG] Blend start", "0, 1"), {"args": []}, "OMG is off"),
+    (("Prompt S/R", "knight, king"), request(concept("")), r"concepts\[0\].prompt"),
+], ids=["out of range", "off", "refused request"])
+def test_values_that_cannot_be_are_refused_before_the_first_cell(
+        webui: WebUI, axes: list[str], axis: tuple[str, str], data: Any, reason: str) -> None:
+    with pytest.raises(ApiError, match=reason) as refused:
+        plot(webui, axes, axis, data)
+    assert refused.value.status == 422
+
+
+def test_img2img_has_none_of_the_axes(webui: WebUI, axes: list[str]) -> None:
+    info = next(each for each in webui.get("/sdapi/v1/script-info")
+                if each["name"] == "x/y/z plot" and each["is_img2img"])
+    assert not [choice for choice in info["args"][0]["choices"] if "OMG" in str(choice)]
+    assert len(set(axes)) == len(axes)  # the host's labels are unique, too
