@@ -104,11 +104,14 @@ def test_self_attention_guidance_is_refused(beside: WebUI) -> None:
 
 
 def test_perturbed_attention_guidance_is_refused(beside: WebUI) -> None:
+    """After any error a callback of its stays until the end of the next picture, with or without OMG."""
     args = need(beside, "Incantations")
     scale = [label for label, _ in args].index("PAG Scale")
     values = [value for _, value in args]
     values[scale - 1], values[scale] = True, 3.0
-    assert "sd-webui-incantations" in refused(beside, {"Incantations": {"args": values}}, concept("a red car"))
+    message = refused(beside, {"Incantations": {"args": values}}, concept("a red car"))
+    assert "sd-webui-incantations evaluates the model" in message
+    beside.txt2img()
 
 
 def test_negpip(beside: WebUI) -> None:
