@@ -12,7 +12,8 @@
   ``noisy prompt`` changes the conditioning in a ``cfg_denoiser`` callback, as CADS does.
 * ``negpip`` is NegPiP as far as OMG looks at it; ``marks`` and ``marks PREPROCESSOR`` mark the rows of the conditioning
   and act on conditional ones, as ControlNet does.
-* ``out of memory N`` raises CUDA's error from the UNet's N-th call on (0 is the first), ``fault N`` another error once;
+* ``out of memory N`` raises CUDA's error from the UNet's N-th call on (0 is the first), ``out of memory once N``
+  at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
   ``files read`` how many network files were read.
@@ -69,6 +70,8 @@ def fail(unet: Any, args: Any) -> None:
         if kind == "out of memory" and number >= int(at):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory: a stand-in")
         if kind == "rows" and number >= 8 and len(args[0]) > int(at):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory: a stand-in")
+        if kind == "out of memory once" and number == int(at):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory: a stand-in")
         if kind == "fault" and number == int(at):
             raise ZeroDivisionError("a stand-in for a fault")

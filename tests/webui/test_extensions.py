@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.host import ApiError, WebUI, distance, find_extension, install_extension, make_data_dir
+from tests.webui.host import SETTINGS, ApiError, WebUI, distance, find_extension, install_extension, make_data_dir
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
 
@@ -21,7 +22,13 @@ pytestmark = pytest.mark.webui
 
 EXTENSIONS = ("sd-dynamic-thresholding", "sd-webui-kohya-hiresfix", "sd-webui-freeu", "sd_webui_SAG",
               "sd-webui-incantations", "sd-webui-negpip", "multidiffusion-upscaler-for-automatic1111",
-              "sd-webui-controlnet")
+              "sd-webui-controlnet", "sd-dynamic-prompts")
+# Dynamic Prompts registers its settings with its script, too late for a first start: they stand in a user's file
+PROMPT_SETTINGS = {f"dp_{name}": value for name, value in {
+    "auto_purge_cache": False, "ignore_whitespace": False, "limit_jinja_prompts": False, "magicprompt_batch_size": 1,
+    "magicprompt_default_model": "", "parser_variant_start": "{", "parser_variant_end": "}",
+    "parser_wildcard_wrap": "__", "wildcard_manager_no_dedupe": False, "wildcard_manager_no_sort": False,
+    "wildcard_manager_shuffle": False, "write_prompts_to_file": False, "write_raw_template": False}.items()}
 DYNAMIC = {"Dynamic Thresholding (CFG Scale Fix)": {"args": [
     True, 7.0, 100, "Constant", 0, "Constant", 0, 4.0, True, "MEAN", "AD", 1.0]}}
 KOHYA = {"Kohya Hires.fix": {"args": [True, True, 3, 4, 0.15, 0.3, "bicubic", 0.5, 2.0, True, False]}}
@@ -40,6 +47,7 @@ def beside(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempP
     make_data_dir(folder, checkpoints)
     write_networks(checkpoints, folder / "models" / "Lora")
     install_extension(installation, folder)
+    (folder / "config.json").write_text(json.dumps({**SETTINGS, **PROMPT_SETTINGS}))
     (folder / "ui-config.json").write_text("{}")  # NegPiP asks for it at the first start already
     for path in found:
         shutil.copytree(path, folder / "extensions" / path.name, ignore=shutil.ignore_patterns(".git"))
@@ -112,6 +120,20 @@ def test_perturbed_attention_guidance_is_refused(beside: WebUI) -> None:
     message = refused(beside, {"Incantations": {"args": values}}, concept("a red car"))
     assert "sd-webui-incantations evaluates the model" in message
     beside.txt2img()
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2}, {"n_iter": 2}], ids=str)
+def test_dynamic_prompts(beside: WebUI, payload: dict[str, Any]) -> None:
+    """*everywhere is plain*: what is drawn for a concept is what is drawn for a main prompt, picture by picture."""
+    need(beside, "Dynamic Prompts v2.17.1")
+    prompt = "a {red|green|blue|black} car <lora:sdxl-lora:1>"
+    plain = beside.txt2img(prompt=prompt, **payload)
+    assert all("{" not in drawn for drawn in plain.info["all_prompts"])
+    made = omg(beside, request(concept(prompt)), prompt="a street", **payload)
+    for ours, wanted in zip(made.images, plain.images, strict=True):
+        assert_close(ours, wanted)
+    for text, drawn in zip(made.info["infotexts"], plain.info["all_prompts"], strict=True):
+        assert drawn.partition(" <")[0] in text
 
 
 def test_negpip(beside: WebUI) -> None:

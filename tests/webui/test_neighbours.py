@@ -180,6 +180,24 @@ def test_failed_second_pass_is_an_error_if_strict(webui: WebUI) -> None:
     assert caught.value.status == 422
 
 
+def test_first_pass_that_does_not_fit_while_it_records(webui: WebUI) -> None:
+    """It goes on without what it kept, which is computed again later."""
+    usual = omg(webui, DATA).image
+    webui.doubles("out of memory once 3")
+    result = omg(webui, DATA)
+    assert_close(result.image, usual)
+    assert result.comments == []
+
+
+def test_failed_hires_pass_is_drawn_without_concepts(webui: WebUI) -> None:
+    hires = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.6}
+    webui.doubles("fault 25")  # calls 0 to 7 are the first pass, 8 to 23 the second
+    result = omg(webui, DATA, **hires)
+    assert result.image.shape == (192, 192, 3)
+    assert result.image.std() > 5
+    assert any("upscaled without them: ZeroDivisionError" in comment for comment in result.comments)
+
+
 def test_warnings_are_those_of_their_own_picture(webui: WebUI) -> None:
     """Of two batches the second draws its concept."""
     webui.doubles("fault 9")
