@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from omg_ext.comprehension.places import Places
 from omg_ext.host import ConceptConditioning, Guided
 from omg_ext.passes.first import FirstResult, FirstTap, LayoutCall, PrefixCall
+from omg_ext.passes.memory import Memory
 from omg_ext.passes.noise import Noise
-from omg_ext.passes.second import SecondTap, blend
-from omg_ext.passes.session import Memory, Session, too_late
+from omg_ext.passes.second import SecondTap, blend, too_late
+from omg_ext.passes.session import Session
 from omg_ext.request import Concept, Layout, Request
 from omg_ext.unet.calls import Row, is_global_cond
 from omg_ext.unet.evaluator import Evaluator, RowLimit

@@ -19,7 +19,8 @@ from omg_ext.comprehension import AttentionDetector
 from omg_ext.comprehension.masks import decode_mask
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.errors import OMGError
-from omg_ext.passes.session import Memory, Session
+from omg_ext.passes.memory import Memory
+from omg_ext.passes.session import Session
 from tests.diffusers_host import (
     PROMPT,
     ROUNDING,

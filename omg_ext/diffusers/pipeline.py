@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import OMGError
-from ..passes.session import Drawn, Memory, Session
+from ..passes.memory import Memory
+from ..passes.session import Drawn, Session
 from ..request import Layout, Request, parse_request
 from ..request.tags import parse_tags, refuse_tags
 from .concepts import Loader, networks

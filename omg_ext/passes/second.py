@@ -14,6 +14,9 @@ from ..unet.calls import Row, UNetCall, is_global_cond
 from ..unet.evaluator import Evaluator, repeated
 from .first import FirstResult
 
+FEW_STEPS = 4
+"""So many, or a third of all, the concepts should have to themselves."""
+
 
 class SecondTap:
     """From the initiation timestep on the concepts' predictions are blended in, and the layout is kept.
@@ -115,3 +118,18 @@ def blend(weights: Tensor, prediction: Tensor, concepts: Tensor) -> Tensor:
         concepts: C^i, [K, B, C, h, w].
     """
     return ((1 - weights.sum(0)) * prediction + (weights * concepts).sum(0)).to(prediction.dtype)
+
+
+def too_late(blend_start: float, steps: int, blended: int) -> list[str]:
+    """A warning if the concepts had hardly any steps. A model of few steps settles most of the picture in the first.
+
+    Args:
+        blend_start: the initiation timestep as a fraction of the trajectory; 1 is never, and on purpose.
+        steps, blended: of the pass; those at which concepts were blended in.
+    """
+    if blend_start == 1.0 or blended == steps or blended >= max(FEW_STEPS, steps / 3):
+        return []
+    had = f"only {blended} of {steps} steps come" if blended else "none of the sampler's steps comes"
+    left = "so the concepts show little" if blended else "so the concepts were not drawn"
+    instead = "lower it (to 0 for Turbo, Lightning and LCM), or take more steps"
+    return [f"blend_start: {had} after {blend_start:g} of the trajectory, {left}; {instead}"]

@@ -23,43 +23,17 @@ from ..request import Request
 from ..request.tags import parse_tags, refuse_tags
 from ..unet.calls import every_row
 from ..unet.class_tokens import ClassTokenAttention
-from ..unet.evaluator import Evaluator, RowLimit
+from ..unet.evaluator import Evaluator
 from ..unet.layout import LayoutRecorder, LayoutReplay
 from ..unet.networks import RowNetworks, of_concept
 from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
 from .first import FirstResult, FirstTap
+from .memory import Memory
 from .noise import Noise
-from .second import SecondTap
+from .second import SecondTap, too_late
 
 log = logging.getLogger(__name__)
-
-FEW_STEPS = 4
-"""So many, or a third of all, the concepts should have to themselves."""
-
-
-@dataclass
-class Memory:
-    """What may be used of it, and what was found out about it.
-
-    Attributes:
-        device_budget, host_budget: bytes for stored attention queries on the UNet's device and in host memory; what
-            fits in neither is recomputed.
-        full_budget: bytes for networks as large as their layers' weights; what does not fit is made again in each call.
-        rows_per_call: at most so many rows of concepts in one UNet call; 0 for all.
-        fitting: how many rows were found to fit, by what they are and the latent's size.
-    """
-
-    device_budget: int = 2 << 30
-    host_budget: int = 8 << 30
-    full_budget: int = 2 << 30
-    rows_per_call: int = 0
-    fitting: dict[tuple[str, tuple[int, int]], RowLimit] = field(default_factory=dict)
-
-    def limit(self, of_concepts: bool, latent_size: tuple[int, int]) -> RowLimit:
-        """The limit for concepts' rows, or for the others of the second pass."""
-        key = ("concepts" if of_concepts else "picture", latent_size)
-        return self.fitting.setdefault(key, RowLimit(self.rows_per_call if of_concepts else 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,21 +202,6 @@ class Session:
         positions = {part: [StagePositions(stage.until, [find(phrase, stage.words) for phrase in phrases])
                             for stage in stages] for part, stages in self._host.prompt_words().items()}
         return ClassTokenAttention(patches, phrases, positions)
-
-
-def too_late(blend_start: float, steps: int, blended: int) -> list[str]:
-    """A warning if the concepts had hardly any steps. A model of few steps settles most of the picture in the first.
-
-    Args:
-        blend_start: the initiation timestep as a fraction of the trajectory; 1 is never, and on purpose.
-        steps, blended: of the pass; those at which concepts were blended in.
-    """
-    if blend_start == 1.0 or blended == steps or blended >= max(FEW_STEPS, steps / 3):
-        return []
-    had = f"only {blended} of {steps} steps come" if blended else "none of the sampler's steps comes"
-    left = "so the concepts show little" if blended else "so the concepts were not drawn"
-    instead = "lower it (to 0 for Turbo, Lightning and LCM), or take more steps"
-    return [f"blend_start: {had} after {blend_start:g} of the trajectory, {left}; {instead}"]
 
 
 def _heat(first: FirstResult, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..host import Prompts
+from ..passes.memory import Memory
 from ..passes.noise import Noise
-from ..passes.session import Drawn, Memory, Session
+from ..passes.session import Drawn, Session
 from ..request import Request
 from . import settings
 from .host import Sample, WebUIHost

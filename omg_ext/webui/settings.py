@@ -10,7 +10,7 @@ import psutil
 import torch
 from modules import devices, script_callbacks, shared
 
-from ..passes.session import Memory
+from ..passes.memory import Memory
 
 SECTION = ("omg", "OMG")
 MIB = 1024 * 1024
