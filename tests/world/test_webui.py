@@ -49,6 +49,7 @@ torch.set_num_threads(1)
 def webui(running: WebUI) -> WebUI:
     """The running web UI with the small world loaded."""
     running.set_checkpoint(weights.CHECKPOINT.stem)
+    running.txt2img(prompt="", steps=1)  # the last prompt's networks stay active until the next picture
     return running
 
 
