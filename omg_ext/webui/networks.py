@@ -257,7 +257,8 @@ def _fits(module: Any, weight: Tensor) -> bool:
     if kind == "NetworkModuleIa3":
         return bool(module.w.numel() == wanted[1 if module.on_input else 0])
     if kind == "NetworkModuleOFT":
-        return bool(module.num_blocks * module.block_size == wanted[0])
+        blocks = module.oft_blocks.shape  # ..., number of blocks, side, side: the class computes sides that always fit
+        return bool(blocks[-3] * blocks[-1] == wanted[0])
     if kind not in shapes:
         return True  # a kind that this extension has never seen is left to the layer's forward call
     shape = tuple(shapes[kind](module))
