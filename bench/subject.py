@@ -93,7 +93,7 @@ class Subject:
         """Ordinary txt2img, by diffusers."""
         self.pipe(PROMPT, num_inference_steps=steps, guidance_scale=7.5, height=self.size, width=self.size)
 
-    def omg(self, steps: int, given: bool = True, tags: bool = True, options: Mapping[str, int] | None = None,
+    def omg(self, steps: int, given: bool = True, tags: bool = True, options: Mapping[str, Any] | None = None,
             **fields: Any) -> None:
         """Both passes with both concepts.
 

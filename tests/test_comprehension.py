@@ -1,9 +1,8 @@
-"""Visual comprehension: recorded attention against materialised attention, the detector on drawn heat maps, and
-which instance goes to which concept."""
+"""Visual comprehension without a download: recorded attention against materialised attention, the detector on drawn
+heat maps."""
 
 from __future__ import annotations
 
-import base64
 import gc
 import math
 import weakref
@@ -18,13 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from omg_ext.comprehension import DETECTORS, AttentionDetector, FirstPicture, Instance, get_detector
-from omg_ext.comprehension.assign import assign, distinct_phrases
+from omg_ext.comprehension import DETECTORS, AttentionDetector, FirstPicture, Instance, Query, get_detector
 from omg_ext.comprehension.heat import HeatMaps, Positions, StagePositions
-from omg_ext.comprehension.masks import encode_mask, resize
-from omg_ext.comprehension.places import find_places, given_masks
+from omg_ext.comprehension.masks import resize
 from omg_ext.errors import OMGError
-from omg_ext.request import Concept, Mask, Request, Where
 from omg_ext.unet.calls import Row, UNetCall
 from omg_ext.unet.class_tokens import ClassTokenAttention
 from omg_ext.unet.patches import Patches
@@ -42,7 +38,7 @@ def first_pass(**heats: np.ndarray) -> FirstPicture:
 
 
 def find(*phrases: str, **heats: np.ndarray) -> list[list[Instance]]:
-    return AttentionDetector().find(first_pass(**heats), phrases)
+    return AttentionDetector().find(first_pass(**heats), [Query(phrase) for phrase in phrases])
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -437,141 +433,3 @@ class TestAttentionDetector:
         with pytest.raises(OMGError, match="no detector `magic`; known: attention") as caught:
             get_detector("magic")
         assert caught.value.field == "detector"
-
-
-def concept(phrase: str = "man", **where) -> Concept:
-    return Concept(prompt="p", phrase=phrase, where=Where(**where) if where else None)
-
-
-def scene() -> dict[str, Instance]:
-    """Three men, the middle one the best match."""
-    return {"left": Instance(disc(0.2, 0.5, 0.1).astype(np.float32), 0.5),
-            "middle": Instance(disc(0.5, 0.5, 0.1).astype(np.float32), 0.9),
-            "right": Instance(disc(0.8, 0.5, 0.1).astype(np.float32), 0.7)}
-
-
-def assigned(*concepts: Concept) -> list[str | None]:
-    """The scene's names of what the concepts get."""
-    men = scene()
-    names = {instance: name for name, instance in men.items()}
-    best_first = sorted(men.values(), key=lambda instance: -instance.score)
-    return [names[instance] if instance else None for instance in assign(concepts, ["man"], [best_first])]
-
-
-class TestAssign:
-    @pytest.mark.parametrize(("concepts", "expected"), [
-        ([concept()], ["middle"]),
-        ([concept(), concept(), concept()], ["middle", "right", "left"]),
-        ([concept(), concept(), concept(), concept()], ["middle", "right", "left", None]),
-        ([concept(index=0), concept(index=1), concept(index=2)], ["left", "middle", "right"]),
-        ([concept(index=3)], [None]),
-        ([concept(index=1), concept(index=1)], ["middle", None]),
-        # the left one stays the leftmost even when it is used
-        ([concept(point=(0.2, 0.5)), concept(index=1)], ["left", "middle"]),
-        ([concept(point=(0.8, 0.5))], ["right"]),
-        ([concept(point=(0.64, 0.5))], ["middle"]),
-        ([concept(point=(0.935, 0.5))], ["right"]),
-        ([concept(point=(0.965, 0.5))], [None]),
-        ([concept(point=(0.5, 0.1))], [None]),
-        ([concept(point=(0.0, 0.0)), concept(point=(1.0, 1.0))], [None, None]),
-        ([concept(point=(0.5, 0.5)), concept(point=(0.52, 0.5))], ["middle", None]),
-        # explicit choices are served first
-        ([concept(), concept(index=1)], ["right", "middle"]),
-        ([concept(), concept(point=(0.5, 0.5))], ["right", "middle"]),
-    ])
-    def test_rules(self, concepts, expected):
-        assert assigned(*concepts) == expected
-
-    def test_phrases_are_apart(self):
-        man, dog = Instance(np.ones((2, 2), dtype=np.float32), 1), Instance(np.ones((2, 2), dtype=np.float32), 1)
-        assert assign([concept("dog"), concept("man"), concept("Dog")], ["man", "dog"], [[man], [dog]]) == \
-            [dog, man, None]
-
-    def test_nothing_found(self):
-        assert assign([concept(), concept(index=0), concept(point=(0.5, 0.5))], ["man"], [[]]) == [None] * 3
-
-    def test_soft_mask_without_a_core_is_no_place_for_a_point(self):
-        faint = Instance(np.full((4, 4), 0.3, dtype=np.float32), 1)
-        assert assign([concept(point=(0.5, 0.5))], ["man"], [[faint]]) == [None]
-
-    @given(st.lists(st.sampled_from([concept(), concept(index=0), concept(index=2), concept(point=(0.5, 0.5))]),
-                    min_size=1, max_size=6))
-    def test_each_instance_once(self, concepts):
-        names = [name for name in assigned(*concepts) if name]
-        assert len(names) == len(set(names))
-
-    def test_distinct_phrases(self):
-        concepts = [concept("Man"), concept("old  dog"), concept("man"), concept("old dog"),
-                    concept("tree", box=(0, 0, 1, 1))]
-        assert distinct_phrases(concepts) == ["Man", "old  dog"]
-
-    def test_two_things_of_one_kind_are_one_phrase(self):
-        """Otherwise one phrase would own the heat of both."""
-        phrases = ["girl", "2girls", "(man:1.2)", "Men", "hatsune_miku", "hatsune miku", "a man", "old man"]
-        assert distinct_phrases([concept(phrase) for phrase in phrases]) == ["girl", "(man:1.2)", "hatsune_miku",
-                                                                            "old man"]
-        men = sorted(scene().values(), key=lambda instance: -instance.score)
-        assert assign([concept("man"), concept("men")], ["man"], [men]) == men[:2]
-
-
-class Scripted:
-    """A detector that finds the men of the scene and notes what it was asked."""
-
-    name, needs_attention = "scripted", False
-
-    def __init__(self):
-        self.asked: list[list[str]] = []
-
-    def find(self, first_pass, phrases):
-        self.asked.append(list(phrases))
-        men = sorted(scene().values(), key=lambda instance: -instance.score)
-        return [men if phrase == "man" else [] for phrase in phrases]
-
-
-class TestFindPlaces:
-    @pytest.fixture(autouse=True)
-    def detector(self, monkeypatch):
-        scripted = Scripted()
-        monkeypatch.setitem(DETECTORS, "scripted", scripted)
-        return scripted
-
-    @staticmethod
-    def find(concepts, picture, height, width, detector="scripted"):
-        """The masks in one picture."""
-        request = Request(concepts=tuple(concepts), detector=detector, mask=Mask(grow=0, feather=0))
-        size, latent_size = (height, width), (height // 8, width // 8)
-        given = given_masks(request, size, latent_size)
-        return find_places(request, given, [picture], size, latent_size).masks[0]
-
-    def test_given_and_found(self, detector):
-        drawn = np.zeros((16, 16), dtype=np.float32)
-        drawn[:, :8] = 1
-        masks = self.find([concept("", box=(0, 0, 0.5, 1)), concept(index=0), concept("cat"),
-                           concept("", mask=encode_mask(drawn)), concept()], first_pass(), 96, 128)
-        assert detector.asked == [["man", "cat"]]
-        assert [mask is None for mask in masks] == [False, False, True, False, False]
-        box, left, given_mask, middle = (mask for mask in masks if mask is not None)
-        assert box.mean() == given_mask.mean() == 0.5
-        assert box[:, :64].all()
-        assert left[48, 25] == middle[48, 64] == 1
-        assert left[48, 64] == 0
-        for mask in (box, left, given_mask, middle):
-            assert mask.shape == (96, 128)
-            assert mask.dtype == np.float32
-
-    def test_detector_is_left_alone_when_all_is_given(self, detector):
-        self.find([concept("man", box=(0, 0, 1, 1))], first_pass(), 8, 8)
-        assert detector.asked == []
-
-    def test_a_bad_mask_names_its_concept(self):
-        concepts = [concept(), concept("", mask=base64.b64encode(b"no picture").decode())]
-        with pytest.raises(OMGError) as caught:
-            self.find(concepts, first_pass(), 8, 8)
-        assert caught.value.field == "concepts[1].where.mask"
-
-    def test_attention_from_end_to_end(self):
-        heat = (0.1 * disc(0.3, 0.5, 0.15) + 0.1 * disc(0.75, 0.5, 0.15)).astype(np.float32)
-        masks = self.find([concept(point=(0.75, 0.5)), concept()], first_pass(man=heat), 512, 512, "attention")
-        for mask, x in zip(masks, (0.75, 0.3), strict=True):
-            assert mask is not None
-            assert overlap(mask, disc(x, 0.5, 0.15, 512, 512)) > 0.85

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from omg_ext.comprehension import Models
 from omg_ext.comprehension.places import Places
 from omg_ext.host import ConceptConditioning, Guided
 from omg_ext.passes.first import FirstResult, FirstTap, LayoutCall, PrefixCall
@@ -352,7 +353,7 @@ def test_schedule_that_ends_before_the_initiation_timestep_is_said(blend_start, 
                            sample=sample, unet_input=lambda cond, like, rows: cond)
     request = Request(concepts=(Concept(prompt="dog", phrase="dog"),), blend_start=blend_start)
     places = Places(torch.ones(1, 1, 1, 1, 1), [[np.ones((8, 8), dtype=np.float32)]])
-    _, warnings = Session(cast(Any, host), request, Memory()).second([cast(Any, concept)], places)
+    _, warnings = Session(cast(Any, host), request, Memory(), Models()).second([cast(Any, concept)], places)
     assert any("blend_start" in warning for warning in warnings) is warned
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omg_ext.comprehension.phrases import Word, alike, find, near, words_in, words_of
+from omg_ext.comprehension.phrases import Word, alike, counted, find, near, words_in, words_of
 from omg_ext.comprehension.plurals import same_thing
 
 
@@ -171,3 +171,14 @@ class TestWordsOf:
     def test_nothing(self) -> None:
         assert words_of([]) == []
         assert find("man", [Word("", ())]) == []
+
+
+@pytest.mark.parametrize(("phrase", "prompt", "count"), [
+    ("man", "two old men in the park", 2), ("girl", "2girls, standing", 2), ("(man:1.2)", "a man and another man", 2),
+    ("man", "a man and a woman, the man smiles", 1), ("woman", "a man and a woman", 1), ("man", "12 men", 12),
+    ("man", "a couple of men", 2), ("man", "one woman and three tall bearded men", 3), ("man", "a dog", 1),
+    ("man", "a man AND a man :0.5", 1), ("man", "two women and a man", 1), ("man", "two dogs, man", 1),
+    ("", "a man", 1),
+])
+def test_how_many_a_prompt_asks_for(phrase: str, prompt: str, count: int) -> None:
+    assert counted(phrase, prompt) == count

@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     # unknown fields
     "unknown, near miss": (request(blendstart=0.5), "blendstart", "unknown field; did you mean `blend_start`?"),
     "unknown, no hint": (request(zzz=0), "zzz",
-                         "known here: concepts, enabled, detector, blend_start, layout, mask, strict, show"),
+                         "known here: concepts, enabled, detector, detect, blend_start, layout, mask, strict, show"),
     "unknown, in a concept": (concept(strenght=1), "concepts[0].strenght", "unknown field; did you mean `strength`?"),
     "unknown, hint is local": (concept(detector="x"), "concepts[0].detector", "unknown field; known here: prompt, "),
     "unknown, in where": (where(pont=[0, 0]), "concepts[0].where.pont", "did you mean `point`?"),
@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
                               "or give where.box or where.mask"),
     "blank phrase": (concept(phrase="  "), "concepts[0].phrase", "say what to look for"),
     # where
-    "where: empty": (where(), "concepts[0].where", "give exactly one of point, index, box, mask, got none"),
+    "where: empty": (where(), "concepts[0].where", "give exactly one of point, index, overlap, box, mask, got none"),
     "where: two": (where(point=[0, 0], box=[0, 0, 1, 1]), "concepts[0].where", "got point and box"),
     "where: short point": (where(point=[0.5]), "concepts[0].where.point",
                            "expected a list of length 2, got a list of 1"),

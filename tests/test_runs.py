@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import omg_ext.comprehension.assign
-from omg_ext.comprehension import AttentionDetector
+from omg_ext.comprehension import AttentionDetector, Models
 from omg_ext.comprehension.masks import decode_mask
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.errors import OMGError
@@ -273,7 +273,7 @@ def test_generators_are_where_one_pass_leaves_them(loras):
     for blend_start in (1, 0):
         request = two_concepts(blend_start=blend_start)
         host = host_of(pipe, request, loras=loras, batch_size=2)
-        session = Session(host, host.loader.request, Memory())
+        session = Session(host, host.loader.request, Memory(), Models())
         if blend_start:
             session.first()
         else:
@@ -294,7 +294,7 @@ def test_two_second_passes_after_one_first(loras, budget):
 
     def session(request: dict[str, Any]) -> Session:
         host = host_of(pipe, request, loras=loras)
-        return Session(host, host.loader.request, Memory(budget, 0))
+        return Session(host, host.loader.request, Memory(budget, 0), Models())
 
     first = session(requests[0]).first()
     assert_untouched(pipe, before)

@@ -13,7 +13,8 @@ import numpy as np
 
 from bench.world.pixels import Images
 from bench.world.readers import Reading
-from omg_ext.comprehension import DETECTORS, FirstPicture, Instance
+from omg_ext.comprehension import DETECTORS, Find, FirstPicture, Instance, Models, Need, Query
+from omg_ext.request import Detect
 
 ReadFigures = Callable[[Images], Sequence[Reading]]
 """``pictures uint8 [B, H, W, 3] -> what is in each``"""
@@ -32,9 +33,18 @@ class ReaderDetector:
     name: str = NAME
     needs_attention: bool = False
 
-    def find(self, picture: FirstPicture, phrases: Sequence[str]) -> list[list[Instance]]:
-        """Per phrase, which is a class of the world, its figures' visible masks."""
-        return instances(self.read(np.stack([picture.picture()]))[0], phrases)
+    def needs(self, options: Detect, models: Models) -> Sequence[Need]:
+        """Nothing: the reader is loaded."""
+        return ()
+
+    @contextmanager
+    def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
+        """See :meth:`find`."""
+        yield self.find
+
+    def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
+        """Per query, whose phrase is a class of the world, its figures' visible masks."""
+        return instances(self.read(np.stack([picture.picture()]))[0], [query.phrase for query in queries])
 
 
 def instances(reading: Reading, phrases: Sequence[str]) -> list[list[Instance]]:

@@ -30,7 +30,7 @@ from bench.world.detector import ReadFigures, instances
 from bench.world.methods import Shot, Take
 from bench.world.pixels import Images
 from bench.world.readers import Mask, Reading
-from omg_ext.comprehension.assign import assign, distinct_phrases
+from omg_ext.comprehension.assign import assign, of_concepts, queries_of
 from omg_ext.request import parse_request
 
 FloatArray = npt.NDArray[np.float64]
@@ -106,8 +106,9 @@ class Reference:
 def places(shot: Shot, reading: Reading) -> Places:
     """Where OMG with the reader's masks would put each concept in a picture that is read so."""
     concepts = parse_request(shot.request).concepts
-    phrases = distinct_phrases(concepts)
-    chosen = assign(concepts, phrases, instances(reading, phrases))
+    queries = queries_of(concepts)
+    chosen = of_concepts(assign(concepts, queries, instances(reading, [query.phrase for query in queries])),
+                         len(concepts))
     return [None if instance is None else instance.mask > 0.5 for instance in chosen]
 
 

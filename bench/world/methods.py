@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.world import detector
 from bench.world.casts import Cast
 from bench.world.regional import regional_attention
-from omg_ext.comprehension import FirstPicture
+from omg_ext.comprehension import FirstPicture, Models
 from omg_ext.comprehension.places import find_places, given_masks
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.diffusers.prompts import encode
@@ -202,7 +202,8 @@ class Regional:
         request = parse_request(shot.request)
         (height, width), (rows, columns) = plain.pictures.shape[1:3], shot.latents.shape[2:]
         sizes = (height, width), (rows, columns)
-        places = find_places(request, given_masks(request, *sizes), pictures, *sizes)
+        models = Models()
+        places = find_places(request, given_masks(request, *sizes, models), pictures, *sizes, models)
         contexts = torch.cat([encode(studio.pipe, cast.own_prompt(shot.scene, index), None, {}).cond
                               for index in everyone])
         seconds = time.perf_counter() - start

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ..errors import OMGError
 from .attention import AttentionDetector
-from .base import Detector, FirstPicture, Instance
+from .base import Detector, Find, FirstPicture, Instance, Query
+from .models import Models, Need
 
-__all__ = ["DETECTORS", "AttentionDetector", "Detector", "FirstPicture", "Instance", "get_detector"]
+__all__ = ["DETECTORS", "AttentionDetector", "Detector", "Find", "FirstPicture", "Instance", "Models", "Need", "Query",
+           "get_detector"]
 
 DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AttentionDetector(),)}
 

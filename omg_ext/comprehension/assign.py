@@ -1,62 +1,109 @@
-"""Which instance is which concept's, and the concepts' masks at the picture's size."""
+"""From instances to concepts: which of what a detector saw is which concept's (one instance, one concept)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from msgspec import UNSET
+from scipy.optimize import linear_sum_assignment
 
 from ..request import Concept, Where
-from .base import Detector, FirstPicture, Instance
+from .base import Find, FirstPicture, Instance, Query
 from .masks import FloatArray, box_mask, decode_mask, resize
-from .phrases import alike
+from .occlusion import disjoint
+from .phrases import alike, counted
 
 # how far beside an instance a point may lie and still mean it, in picture widths
 POINT_REACH = 0.05
+# masks that share so much of their union are one thing, found by two phrases
+SAME_THING = 0.7
+# an assignment is worth this, whatever the scores, which are at most 1; one by point, index or overlap twice as much
+_FOUND = 4.0
 
 
-def find_instances(concepts: Sequence[Concept], detector: Detector, picture: FirstPicture) -> list[Instance | None]:
-    """What each concept is given of what the detector sees; None is not found, or not looked for."""
-    chosen: list[Instance | None] = [None] * len(concepts)
-    wanted = [index for index, concept in enumerate(concepts) if concept.needs_detection]
-    if wanted:
-        sought = [concepts[index] for index in wanted]
-        phrases = distinct_phrases(sought)
-        found = assign(sought, phrases, detector.find(picture, phrases))
-        for index, instance in zip(wanted, found, strict=True):
-            chosen[index] = instance
-    return chosen
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """Something in the picture, seen by one or several phrases.
+
+    Attributes:
+        instance: itself; its mask as found may overlap others', once assigned it is what shows of it.
+        shares: for each query that sees it, its score as a share of the best one of that query.
+        scores: the same as the detector gave them.
+        concept: whose it is, if any's.
+    """
+
+    instance: Instance
+    shares: dict[int, float]
+    scores: dict[int, float]
+    concept: int | None = None
 
 
-def distinct_phrases(concepts: Sequence[Concept]) -> list[str]:
-    """The phrases to look for, in the concepts' order, without those like an earlier one: two things of one kind."""
+def find_things(concepts: Sequence[Concept], find: Find, picture: FirstPicture) -> tuple[list[Query], list[Thing]]:
+    """What a detector sees of all that the concepts name, and whose each thing is.
+
+    Returns:
+        The queries, and what was found for them, from left to right, with disjoint masks.
+    """
+    queries = queries_of(concepts, picture.prompt)
+    if not queries:
+        return [], []
+    return queries, assign(concepts, queries, find(picture, queries))
+
+
+def queries_of(concepts: Sequence[Concept], prompt: str = "") -> list[Query]:
+    """What to look for, in the concepts' order: a phrase like an earlier one is the same query.
+
+    A query asks for as many instances as concepts name it, as their indices need, or as the global prompt counts.
+    """
     phrases: list[str] = []
     for concept in concepts:
         if concept.needs_detection and not any(alike(concept.phrase, phrase) for phrase in phrases):
             phrases.append(concept.phrase)
-    return phrases
+    return [Query(phrase, max(_wanted(concepts, phrase), counted(phrase, prompt))) for phrase in phrases]
 
 
-def assign(concepts: Sequence[Concept], phrases: Sequence[str],
-           instances: Sequence[Sequence[Instance]]) -> list[Instance | None]:
-    """Give each concept an instance of its phrase, each instance to one concept at most; None is not found.
+def _wanted(concepts: Sequence[Concept], phrase: str) -> int:
+    named = [concept for concept in concepts if concept.needs_detection and alike(concept.phrase, phrase)]
+    indices = [concept.where.index + 1 for concept in named
+               if concept.where is not None and concept.where.index is not UNSET]
+    return max(len(named), *indices, 0)
+
+
+def assign(concepts: Sequence[Concept], queries: Sequence[Query], found: Sequence[Sequence[Instance]]) -> list[Thing]:
+    """Give each concept an instance of its phrase, each instance to one concept at most.
+
+    The best one-to-one assignment (Kuhn-Munkres): as many concepts as possible, those with a point, an index or an
+    overlap before the others; then the best scores, an earlier concept's before a later one's. What is assigned is
+    then freed of what others hide of it.
 
     Args:
-        concepts: concepts that need detection. Points and indices are served first, then those that take the best of
-            what is left; within each kind in order.
-        phrases: the distinct phrases that were looked for.
-        instances: per phrase what was found, best first.
+        concepts: all of the request; those that need no detection get nothing.
+        queries: see :func:`queries_of`.
+        found: per query what was found, best first.
+
+    Returns:
+        All things, from left to right.
     """
-    chosen: list[Instance | None] = [None] * len(concepts)
-    used: set[Instance | None] = set()
-    for index in sorted(range(len(concepts)), key=lambda i: concepts[i].where is None):
-        concept = concepts[index]
-        found = next(found for phrase, found in zip(phrases, instances, strict=True) if alike(concept.phrase, phrase))
-        instance = _choose(concept.where, found, used)
-        chosen[index] = instance
-        used.add(instance)
-    return chosen
+    things = _things(found)
+    values = np.zeros((len(concepts), len(things)))
+    for index, concept in enumerate(concepts):
+        if concept.needs_detection:
+            query = next(number for number, each in enumerate(queries) if alike(concept.phrase, each.phrase))
+            # an earlier concept's score counts a little more, so that of two alike the first takes the better
+            values[index] = _values(concept.where, query, things, 1 + (len(concepts) - index) / (100 * len(concepts)))
+    owners = {int(column): int(row) for row, column in zip(*linear_sum_assignment(-values), strict=True)
+              if values[row, column] > 0}
+    shown = disjoint([thing.instance for thing in things], [max(thing.shares.values()) for thing in things])
+    return [replace(thing, instance=instance, concept=owners.get(number))
+            for number, (thing, instance) in enumerate(zip(things, shown, strict=True)) if instance is not None]
+
+
+def of_concepts(things: Sequence[Thing], count: int) -> list[Instance | None]:
+    """What each of so many concepts was given."""
+    owned = {thing.concept: thing.instance for thing in things}
+    return [owned.get(concept) for concept in range(count)]
 
 
 def given_mask(where: Where | None, field: str, height: int, width: int) -> FloatArray | None:
@@ -72,17 +119,53 @@ def given_mask(where: Where | None, field: str, height: int, width: int) -> Floa
     return None
 
 
-def _choose(where: Where | None, found: Sequence[Instance], used: set[Instance | None]) -> Instance | None:
-    """The instance that ``where`` means. An index counts all instances; one that is used is not given again."""
-    if where is not None and where.index is not UNSET:
-        in_order = sorted(found, key=lambda instance: instance.centre[0])
-        found = in_order[where.index:where.index + 1]
-    left = [instance for instance in found if instance not in used]
-    if where is not None and where.point is not UNSET:
-        x, y = where.point
-        left = [instance for instance in left if _distance(instance, x, y) <= POINT_REACH]
-        left.sort(key=lambda instance: _distance(instance, x, y))
-    return left[0] if left else None
+def _things(found: Sequence[Sequence[Instance]]) -> list[Thing]:
+    """What several queries found, what two of them see as one thing, from left to right."""
+    things: list[Thing] = []
+    for query, instances in enumerate(found):
+        best = max((instance.score for instance in instances), default=0.0)
+        for instance in instances:
+            share = instance.score / best if best > 0 else 1.0
+            # of one query's instances no two are one thing: telling them apart is the detector's
+            same = next((thing for thing in things if query not in thing.shares
+                         and _overlap(thing.instance, instance) >= SAME_THING), None)
+            if same is None:
+                things.append(Thing(instance, {query: share}, {query: instance.score}))
+            else:
+                same.shares[query], same.scores[query] = share, instance.score
+    return sorted(things, key=lambda thing: thing.instance.centre[0])
+
+
+def _overlap(one: Instance, other: Instance) -> float:
+    """Intersection over union of two masks of one size."""
+    return float(np.minimum(one.mask, other.mask).sum() / max(np.maximum(one.mask, other.mask).sum(), 1e-9))
+
+
+def _values(where: Where | None, query: int, things: Sequence[Thing], weight: float) -> list[float]:
+    """What each thing is worth to a concept; 0 is not its."""
+    of_query = [thing for thing in things if query in thing.shares]
+    values = []
+    for thing in things:
+        if query not in thing.shares:
+            values.append(0.0)
+        elif where is None:
+            values.append(_FOUND + weight * thing.shares[query])
+        else:
+            fit = _fit(where, thing, of_query)
+            values.append(2 * _FOUND + weight * fit if fit > 0 else 0.0)
+    return values
+
+
+def _fit(where: Where, thing: Thing, of_query: Sequence[Thing]) -> float:
+    """How well a thing fits what the request says of the place, above 0 up to 1; 0 is not at all."""
+    if where.index is not UNSET:
+        return float(where.index < len(of_query) and of_query[where.index] is thing)
+    if where.overlap is not UNSET:
+        mask = thing.instance.mask
+        return _overlap(thing.instance, Instance(box_mask(where.overlap, *mask.shape), 0.0))
+    assert where.point is not UNSET
+    distance = _distance(thing.instance, *where.point)
+    return 1 - distance / (2 * POINT_REACH) if distance <= POINT_REACH else 0.0
 
 
 def _distance(instance: Instance, x: float, y: float) -> float:

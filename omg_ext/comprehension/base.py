@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from ..request import Detect
+from .models import Models, Need
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is sought.
+
+    Attributes:
+        phrase: unlike the others of one search.
+        count: how many instances there should be; a detector that cannot count by itself tells so many apart.
+    """
+
+    phrase: str
+    count: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +38,21 @@ class Instance:
 
     mask: npt.NDArray[np.float32]
     score: float
+
+    @property
+    def area(self) -> float:
+        """The share of the picture that is its."""
+        return float(self.mask.mean(dtype=np.float64))
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The box (x0, y0, x1, y1) around the mask from a half up, in fractions of the picture's width and height."""
+        height, width = self.mask.shape
+        solid = self.mask >= 0.5
+        columns, rows = np.flatnonzero(solid.any(0)), np.flatnonzero(solid.any(1))
+        if not len(columns):
+            return 0.0, 0.0, 0.0, 0.0
+        return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -48,6 +80,10 @@ class FirstPicture:
     heat: Callable[[str], npt.NDArray[np.floating] | None]
 
 
+Find = Callable[[FirstPicture, Sequence[Query]], list[list[Instance]]]
+"""``(picture, queries) -> the instances of each query, best first``. Masks may overlap: see :mod:`.occlusion`."""
+
+
 class Detector(Protocol):
     """Visual comprehension (paper Sec. 3.3): finds the concepts' places in the first-pass picture.
 
@@ -62,6 +98,14 @@ class Detector(Protocol):
     @property
     def needs_attention(self) -> bool: ...
 
-    def find(self, picture: FirstPicture, phrases: Sequence[str]) -> list[list[Instance]]:
-        """The instances of each of the distinct ``phrases``, best first; no place belongs to two of them."""
+    def needs(self, options: Detect, models: Models) -> Sequence[Need]:
+        """What it takes, packages and files, there or not. Nothing is imported, loaded or downloaded for the answer."""
+        ...
+
+    def loaded(self, options: Detect, models: Models) -> AbstractContextManager[Find]:
+        """The detector, ready to find within the block. After it its memory is free, unless ``models`` keeps it.
+
+        Raises:
+            OMGError: something it needs is missing or broken.
+        """
         ...

@@ -23,6 +23,9 @@ _ITEM = re.compile(rf"[^\W\d_]+|\d|[\u2600-\u27bf\U0001f000-\U0001faff]|[{_BORDE
 _COUNTS = frozenset((
     "a", "an", "the", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "both",
     "several", "multiple", "many", "some", "few"))
+# those that say how many of a thing there are
+_NUMBERS = {"a": 1, "an": 1, "another": 1, "one": 1, "two": 2, "both": 2, "couple": 2, "three": 3, "four": 4, "five": 5,
+            "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 # what follows one of these is another thing: "old woman and man" is no old man
 _JOINERS = frozenset((
     "and", "or", "but", "with", "without", "of", "in", "on", "at", "by", "to", "from", "for", "as", "is", "are",
@@ -31,6 +34,7 @@ _JOINERS = frozenset((
 _WEIGHT = re.compile(r":\s*[-+]?(\d+\.?\d*|\.\d+)\s*(?=[)\]]|$)")
 _TAG = re.compile(r"<\w+:[^>]*>")
 _KEYWORD = re.compile(r"\b(AND|BREAK)\b")
+_AND = re.compile(r"\bAND\b")
 
 # of a byte that stands for itself in the vocabularies of CLIP; the others follow from 256 on, in order
 _OWN_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
@@ -90,6 +94,14 @@ def alike(phrase: str, other: str) -> bool:
     """Whether two phrases name one kind of thing, so that a detector has to look for it only once."""
     ours, theirs = _uncounted(phrase), _uncounted(other)
     return len(ours) == len(theirs) and all(map(same_thing, ours, theirs))
+
+
+def counted(phrase: str, prompt: str) -> int:
+    """How many of a phrase a prompt asks for, at least 1: "two old men", "2girls", "a man and another man"."""
+    sought = _uncounted(phrase)
+    parts = [_items(_plain(part, _BORDERS[0])) for part in _AND.split(prompt)]  # parts of AND are one picture
+    return max(1, *(sum(_number(items, places[-1] - 1) for places in _places(items, sought, same_thing, 0))
+                    for items in parts))
 
 
 def near(phrase: str, prompt: str) -> str | None:
@@ -168,20 +180,40 @@ def _uncounted(phrase: str) -> list[str]:
     return words
 
 
+def _number(items: Sequence[_Item], place: int) -> int:
+    """How many of the thing are said at or before the item number ``place``, adjectives between; 0 is not said."""
+    for number in range(place, max(place - 1 - MAX_WORDS_BETWEEN, -1), -1):
+        text = items[number].text
+        if text.isdigit():
+            before = items[number - 1].text if number else ""
+            return int(before + text if before.isdigit() else text)
+        if text in _NUMBERS:
+            return _NUMBERS[text]
+        if items[number].is_border or text in _JOINERS - {"of"}:
+            return 0
+    return 0
+
+
 def _search(items: Sequence[_Item], sought: Sequence[str], match: Callable[[str, str], bool],
             between: int) -> list[_Item]:
-    """The items of all places of a phrase. From its end back, since what the thing is stands last."""
-    found: list[_Item] = []
+    """The items of all places of a phrase."""
+    return [items[number] for place in _places(items, sought, match, between) for number in place]
+
+
+def _places(items: Sequence[_Item], sought: Sequence[str], match: Callable[[str, str], bool],
+            between: int) -> list[list[int]]:
+    """Each place of a phrase, as numbers of items. From its end back, since what the thing is stands last."""
+    found: list[list[int]] = []
     for end, item in enumerate(items):
         if sought and match(item.text, sought[-1]):
-            places: list[int] = [end]
+            place: list[int] = [end]
             for word in reversed(sought[:-1]):
-                place = _before(items, places[-1], word, match, between)
-                if place is None:
+                before = _before(items, place[-1], word, match, between)
+                if before is None:
                     break
-                places.append(place)
+                place.append(before)
             else:
-                found += [items[place] for place in places]
+                found.append(place)
     return found
 
 

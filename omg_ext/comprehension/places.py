@@ -11,10 +11,33 @@ from torch import Tensor
 from ..errors import OMGError
 from ..request import Concept, Request
 from . import get_detector
-from .assign import find_instances, given_mask
-from .base import Detector, FirstPicture
+from .assign import Thing, find_things, given_mask, of_concepts
+from .base import Detector, FirstPicture, Instance, Query
 from .masks import FloatArray, blend_weights, is_vanished, refine, resize, to_latent_grid
+from .models import Models, require
 from .phrases import find, near, words_in
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found, in JSON's types.
+
+    Attributes:
+        phrases: those that see it, with their scores as the detector gives them.
+        box: [x0, y0, x1, y1] around it, in fractions of the picture's width and height.
+        area: its share of the picture.
+        concept: whose it is; None is nobody's.
+    """
+
+    phrases: dict[str, float]
+    box: tuple[float, float, float, float]
+    area: float
+    concept: int | None
+
+    def __str__(self) -> str:
+        whose = "nobody's" if self.concept is None else f"concepts[{self.concept}]'s"
+        x, y = (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+        return f"{' and '.join(self.phrases)} at ({x:.2f}, {y:.2f}), {whose}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +47,13 @@ class Places:
     Attributes:
         weights: blend weights, float32 [K, B, 1, h, w] on the latent grid, zeros where a concept was not found.
         masks: the grown and feathered masks, float32 [H, W] each, by picture and concept; None where not found.
+        findings: by picture all that the detector saw, from left to right.
         warnings: a sentence per concept that was left out.
     """
 
     weights: Tensor
     masks: list[list[FloatArray | None]]
+    findings: list[list[Finding]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -42,19 +67,24 @@ class Places:
         return any(self.pictures)
 
 
-def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int, int]) -> list[FloatArray | None]:
+def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int, int],
+                models: Models) -> list[FloatArray | None]:
     """The masks that the request itself gives, grown and feathered, by concept; None is to be found.
 
-    All about them that can be wrong is said before the first pass, so that nothing is generated in vain.
+    All about finding concepts that can be wrong is said before the first pass, so that nothing is generated in vain.
 
     Args:
         size: height and width in pixels.
         latent_size: height and width of the latent grid.
+        models: of detectors.
 
     Raises:
-        OMGError: an unknown detector, a mask that cannot be read, a mask that vanishes on the latent grid.
+        OMGError: an unknown detector, or one that lacks something and is needed; a mask that cannot be read, or that
+            vanishes on the latent grid.
     """
-    get_detector(request.detector)
+    detector = get_detector(request.detector)
+    if any(concept.needs_detection for concept in request.concepts):
+        require(detector.name, detector.needs(request.detect, models))
     masks = []
     for index, concept in enumerate(request.concepts):
         mask = given_mask(concept.where, f"concepts[{index}].where.mask", *size)
@@ -66,31 +96,51 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
 
 
 def find_places(request: Request, given: Sequence[FloatArray | None], pictures: Sequence[FirstPicture],
-                size: tuple[int, int], latent_size: tuple[int, int]) -> Places:
+                size: tuple[int, int], latent_size: tuple[int, int], models: Models) -> Places:
     """Find every concept in every picture of the first pass.
 
     Args:
         request: the validated request.
         given: see :func:`given_masks`.
         pictures: what the first pass left, one per picture.
-        size, latent_size: as in :func:`given_masks`.
+        size, latent_size, models: as in :func:`given_masks`.
 
     Raises:
         OMGError: a concept is not found and the request is strict, or a mask vanishes on the latent grid.
     """
     detector = get_detector(request.detector)
-    masks: list[list[FloatArray | None]] = []
-    for picture in pictures:
-        found = find_instances(request.concepts, detector, picture)
-        masks.append([mask if instance is None else
-                      refine(resize(instance.mask, *size), request.mask.grow, request.mask.feather)
-                      for mask, instance in zip(given, found, strict=True)])
-    warnings = [_not_found(index, concept, detector, pictures, missing)
+    found = _find(request, detector, pictures, models)
+    masks = [[_refined(instance, request, size) if mask is None else mask
+              for mask, instance in zip(given, of_concepts(things, len(given)), strict=True)] for _, things in found]
+    findings = [[_finding(thing, queries) for thing in things] for queries, things in found]
+    warnings = [_not_found(index, concept, detector, pictures, findings, missing)
                 for index, concept in enumerate(request.concepts)
                 if (missing := [number for number, of_picture in enumerate(masks) if of_picture[index] is None])]
     if warnings and request.strict:
         raise OMGError("strict", "; ".join(warnings))
-    return Places(latent_weights(request.concepts, masks, latent_size), masks, warnings)
+    return Places(latent_weights(request.concepts, masks, latent_size), masks, findings, warnings)
+
+
+def _find(request: Request, detector: Detector, pictures: Sequence[FirstPicture],
+          models: Models) -> list[tuple[list[Query], list[Thing]]]:
+    """What is sought and found, by picture. The detector is loaded only if it is needed."""
+    if not any(concept.needs_detection for concept in request.concepts):
+        return [([], [])] * len(pictures)
+    with detector.loaded(request.detect, models) as find:
+        return [find_things(request.concepts, find, picture) for picture in pictures]
+
+
+def _refined(instance: Instance | None, request: Request, size: tuple[int, int]) -> FloatArray | None:
+    """The grown and feathered mask of what was found for a concept."""
+    if instance is None:
+        return None
+    return refine(resize(instance.mask, *size), request.mask.grow, request.mask.feather)
+
+
+def _finding(thing: Thing, queries: Sequence[Query]) -> Finding:
+    scores = {queries[number].phrase: round(score, 4) for number, score in thing.scores.items()}
+    x0, y0, x1, y1 = (round(float(edge), 4) for edge in thing.instance.box)
+    return Finding(scores, (x0, y0, x1, y1), round(thing.instance.area, 4), thing.concept)
 
 
 def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatArray | None]],
@@ -105,11 +155,13 @@ def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatAr
 
 
 def _not_found(index: int, concept: Concept, detector: Detector, pictures: Sequence[FirstPicture],
-               missing: Sequence[int]) -> str:
+               findings: Sequence[Sequence[Finding]], missing: Sequence[int]) -> str:
     where = "" if len(pictures) == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
     hint = ""
     if detector.needs_attention and pictures[missing[0]].heat(concept.phrase) is None:
         hint = _why_unread(concept.phrase, pictures[missing[0]].prompt)
+    elif seen := findings[missing[0]]:
+        hint = f"; what was found: {', '.join(str(finding) for finding in seen)}"
     return f"concepts[{index}]: no {concept.phrase!r} was found{where}, so this concept is left out{hint}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
+from ..comprehension import Models
 from ..errors import OMGError
 from ..passes.memory import Memory
 from ..passes.session import Drawn, Session
@@ -61,11 +62,15 @@ class OMGPipeline:
         device_budget, host_budget: bytes for stored attention queries on the UNet's device and in host memory; what
             fits in neither is recomputed.
         rows_per_call: at most so many concept rows in one UNet call; 0 for all.
+        detectors: folders with the model files of detectors.
+        keep_detectors: whether these models stay in memory between calls.
     """
 
     def __init__(self, pipe: DiffusionPipeline, loras: LoraSource | None = None, *, device_budget: int = 2 << 30,
-                 host_budget: int = 8 << 30, rows_per_call: int = 0):
+                 host_budget: int = 8 << 30, rows_per_call: int = 0, detectors: Sequence[str | Path] = (),
+                 keep_detectors: bool = False):
         self.pipe = pipe
+        self._models = Models(folders=[Path(folder) for folder in detectors], is_keeping=keep_detectors)
         self._files = LoraFiles(loras)
         self._memory = Memory(device_budget, host_budget, rows_per_call=rows_per_call)
 
@@ -125,12 +130,13 @@ class OMGPipeline:
             if latents is None:
                 shape = (batch_size, self.pipe.unet.config.in_channels, size[0] // factor, size[1] // factor)
                 latents = randn_tensor(shape, generators, device=self._device, dtype=self.pipe.unet.dtype)
+            self._models.device = self._device
             loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, tags,
                             concept_embeds or {})
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
                                  latents.to(self._device, self.pipe.unet.dtype), size)
-            return self._output(request, Session(host, request, self._memory).draw(), output_type)
+            return self._output(request, Session(host, request, self._memory, self._models).draw(), output_type)
 
     def _output(self, request: Request, drawn: Drawn, output_type: str) -> OMGOutput:
         shown = decode(self.pipe, drawn.first) if "first_pass" in request.show else []

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..comprehension import FirstPicture, get_detector
+from ..comprehension import FirstPicture, Models, get_detector
 from ..comprehension.heat import StagePositions
 from ..comprehension.masks import FloatArray
 from ..comprehension.phrases import find
@@ -62,8 +62,8 @@ class Session:
         memory: see :class:`Memory`.
     """
 
-    def __init__(self, host: Host, request: Request, memory: Memory):
-        self._host, self._request, self._memory = host, request, memory
+    def __init__(self, host: Host, request: Request, memory: Memory, models: Models):
+        self._host, self._request, self._memory, self._models = host, request, memory, models
 
     def draw(self) -> Drawn:
         """All of it.
@@ -71,7 +71,7 @@ class Session:
         Raises:
             OMGError: anything the user can mend; nothing stays hooked.
         """
-        given = given_masks(self._request, self._host.size, self._host.latent_size)
+        given = given_masks(self._request, self._host.size, self._host.latent_size, self._models)
         concepts = self.load()
         warnings = [warning for concept in concepts for warning in concept.warnings]
         first = self.first()
@@ -123,7 +123,7 @@ class Session:
         host = self._host
         pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number))
                     for number, prompt in enumerate(host.prompts)]
-        return find_places(self._request, given, pictures, host.size, host.latent_size)
+        return find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
 
     def second(self, concepts: list[LoadedConcept], places: Places,
                first: FirstResult | None = None) -> tuple[Tensor, list[str]]:

@@ -3,6 +3,7 @@
 from .schema import (
     WHERE_KINDS,
     Concept,
+    Detect,
     Layout,
     Mask,
     Request,
@@ -12,4 +13,5 @@ from .schema import (
     parse_request,
 )
 
-__all__ = ["WHERE_KINDS", "Concept", "Layout", "Mask", "Request", "Show", "Where", "dump_request", "parse_request"]
+__all__ = ["WHERE_KINDS", "Concept", "Detect", "Layout", "Mask", "Request", "Show", "Where", "dump_request",
+           "parse_request"]

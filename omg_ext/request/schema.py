@@ -20,7 +20,7 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SmallFraction = Annotated[float, Meta(ge=0.0, le=0.5)]
 Show = Literal["first_pass", "masks"]
 
-WHERE_KINDS = ("point", "index", "box", "mask")
+WHERE_KINDS = ("point", "index", "overlap", "box", "mask")
 
 
 class Where(Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +31,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         point: ``[x, y]`` inside the instance.
         index: 0 for the leftmost instance, 1 for the next to its right, ...
+        overlap: ``[x0, y0, x1, y1]``, a box that the instance overlaps more than others do.
         box: ``[x0, y0, x1, y1]``; the mask is this rectangle, nothing is detected.
         mask: a PNG, JPEG or WebP, base64-encoded (a ``data:`` prefix is fine); what is painted is the concept. Nothing
             is detected.
@@ -41,6 +42,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
 
     point: tuple[Fraction, Fraction] | UnsetType = UNSET
     index: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    overlap: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
     box: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
     mask: str | UnsetType = UNSET
 
@@ -52,15 +54,17 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def needs_detection(self) -> bool:
         """False if the mask is given outright."""
-        return self.kind in ("point", "index")
+        return self.kind in ("point", "index", "overlap")
 
     def __post_init__(self) -> None:
         given = [kind for kind in WHERE_KINDS if getattr(self, kind) is not UNSET]
         if len(given) != 1:
             raise OMGError("where",
                            f"give exactly one of {', '.join(WHERE_KINDS)}, got {' and '.join(given) or 'none'}")
-        if self.box is not UNSET:
-            x0, y0, x1, y1 = self.box
+        for box in (self.overlap, self.box):
+            if box is UNSET:
+                continue
+            x0, y0, x1, y1 = box
             if not (x0 < x1 and y0 < y1):
                 raise OMGError("where", "the box is empty: it is [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
 
@@ -120,6 +124,20 @@ class Mask(Struct, frozen=True, forbid_unknown_fields=True):
     feather: SmallFraction = 0.01
 
 
+class Detect(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the detector looks. Detectors that do not know a field leave it aside.
+
+    Attributes:
+        threshold: the least confidence of what counts as found; None takes the detector's own.
+        model: the file or folder name of the detector's model, where there are several; empty takes the first found.
+        segmenter: the same for the model that turns boxes into shapes.
+    """
+
+    threshold: Fraction | None = None
+    model: str = ""
+    segmenter: str = ""
+
+
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
     """A multi-concept generation on top of an ordinary txt2img one.
 
@@ -127,6 +145,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
         concepts: one or more; a request built in Python may have none, until it is parsed.
         enabled: False makes the whole request do nothing.
         detector: the name of a detector in :mod:`omg_ext.comprehension`.
+        detect: see :class:`Detect`.
         blend_start: the initiation timestep of concept noise blending, as a fraction of the trajectory in model
             timesteps: 0 blends from the first step on, 1 never (paper Sec. 3.4: about 0.3).
         layout: see :class:`Layout`.
@@ -138,6 +157,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     concepts: Annotated[tuple[Concept, ...], Meta(min_length=1)]
     enabled: bool = True
     detector: str = "attention"
+    detect: Detect = field(default_factory=Detect)
     blend_start: Fraction = 0.3
     layout: Layout = field(default_factory=Layout)
     mask: Mask = field(default_factory=Mask)

@@ -120,6 +120,8 @@ PLACES = (
           lambda text: _numbers(text, 2), _listed),
     Place("N-th from the left", "index", "N", "1 is the leftmost.", "1", "a whole number from 1 on", _ordinal,
           lambda index: str(index + 1)),
+    Place("The one over a box", "overlap", "Left, top, right, bottom", "The one that overlaps this most.",
+          "0, 0, 0.5, 1", "four numbers", lambda text: _numbers(text, 4), _listed),
     Place("In a box", "box", "Left, top, right, bottom", "Parts of width and height.", "0, 0, 0.5, 1", "four numbers",
           lambda text: _numbers(text, 4), _listed),
     Place("Painted mask", "mask"),

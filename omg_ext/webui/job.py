@@ -21,6 +21,7 @@ from ..request import Request
 from . import settings
 from .host import Sample, WebUIHost
 from .infotext import infotext_value
+from .models import models
 from .networks import Kept
 from .prompts import REWRITTEN, as_drawn, for_all_pictures, is_rewritten_by_others
 
@@ -91,7 +92,7 @@ class Job:
         self.places = None
         host = self._host(request, sample)
         self._expect_two_passes()
-        drawn = Session(host, request, self.memory).draw()
+        drawn = Session(host, request, self.memory, models()).draw()
         self.places = drawn.places
         self.pictures += _shown(host, request, drawn, self._processing.iteration * self._processing.batch_size)
         return drawn.latents, [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
@@ -106,7 +107,7 @@ class Job:
             return sample(), [UPSCALED_LATER] if self._is_upscaled_later else []
         if not self.places:
             return sample(), []
-        session, noise = Session(host, request, self.memory), Noise.of(host.generators)
+        session, noise = Session(host, request, self.memory, models()), Noise.of(host.generators)
         try:
             return session.second(session.load(), self.places)
         except OMGError:

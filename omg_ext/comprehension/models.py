@@ -1,0 +1,96 @@
+"""The models that detectors work with: where their files may lie, what is missing, and how long they are kept."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from ..errors import OMGError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a detector takes.
+
+    Attributes:
+        kind: a Python package or a model file.
+        name: the package's requirement, with its bounds, or the file's name.
+        is_there: whether it was found.
+        path: where the file was found.
+        size: of the file in bytes, as far as it is known.
+        page: where it comes from, for people.
+        folder: where to put the file.
+    """
+
+    kind: Literal["package", "file"]
+    name: str
+    is_there: bool
+    path: Path | None = None
+    size: int = 0
+    page: str = ""
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """What is missing and how to get it, for a message."""
+        if self.kind == "package":
+            return f"the Python package {self.name} (install it in OMG's settings)"
+        size = f" ({self.size / 1e6:.0f} MB)" if self.size else ""
+        return f"the file {self.name}{size}, from {self.page}, in {self.folder}"
+
+
+@dataclass
+class Models:
+    """What detectors have to work with.
+
+    Attributes:
+        device: for their models.
+        folders: where model files may lie, the first is OMG's own, into which new ones are put.
+        is_keeping: whether models stay in memory after use.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    folders: Sequence[Path] = ()
+    is_keeping: bool = False
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def model(self, key: Hashable, load: Callable[[], T]) -> Iterator[T]:
+        """A model for use within the block: a kept one, or what ``load`` gives.
+
+        Args:
+            key: tells this model, with its files and device, from others.
+            load: loads it.
+        """
+        if key not in self._kept:
+            self._kept[key] = load()
+        try:
+            yield self._kept[key]
+        finally:
+            if not self.is_keeping:
+                self.drop()
+
+    def drop(self) -> None:
+        """Free what is kept."""
+        self._kept.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def require(detector: str, needs: Sequence[Need]) -> None:
+    """Refuse a detector that lacks something.
+
+    Raises:
+        OMGError: naming all that is missing, and how to get it.
+    """
+    missing = [str(need) for need in needs if not need.is_there]
+    if missing:
+        raise OMGError("detector", f"`{detector}` needs {'; and '.join(missing)}")

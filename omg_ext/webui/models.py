@@ -1,0 +1,23 @@
+"""Where the web UI keeps the models that detectors work with, and which of them stay loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from modules import devices, paths, shared
+
+from ..comprehension import Models
+
+# of other extensions, whose users have the files already; OMG's own comes first, and takes what is downloaded
+_FOLDERS = ("omg", "adetailer", "sam", "grounding-dino")
+
+_MODELS = Models()
+
+
+def models() -> Models:
+    """The models of this process, as the settings have them now."""
+    _MODELS.device = torch.device("cpu") if shared.opts.data.get("omg_detect_on_cpu") else devices.device
+    _MODELS.is_keeping = bool(shared.opts.data.get("omg_keep_detectors"))
+    _MODELS.folders = [Path(paths.models_path) / name for name in _FOLDERS]
+    return _MODELS
