@@ -5,10 +5,15 @@ from typing import Any
 from modules import script_callbacks, scripts
 
 from omg_ext.webui import api, process, prompts, settings, ui, xyz
+from omg_ext.webui.preview import Preview
 
 
 class OMGScript(scripts.Script):
     """OMG in the txt2img tab and its API."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preview = Preview()
 
     def title(self) -> str:
         return "OMG"
@@ -26,7 +31,7 @@ class OMGScript(scripts.Script):
         process.before_batch(p, args)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        process.before_sampling(p, args)
+        process.before_sampling(p, args, self.preview)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         process.postprocess(p, processed)

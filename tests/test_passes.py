@@ -79,7 +79,8 @@ class Host:
         self.limit = RowLimit()
 
     def result(self) -> FirstResult:
-        return FirstResult(torch.zeros(0), tuple(self.first.calls), self.recorder.record(), None, Noise.of([]))
+        noise = Noise.of([])
+        return FirstResult(torch.zeros(0), tuple(self.first.calls), self.recorder.record(), None, noise, noise)
 
     def second(self) -> SecondTap:
         """After the first pass, whose hooks are gone."""
@@ -293,7 +294,7 @@ def test_what_is_fetched_ahead():
     entries = [Entry("host") for _ in range(2)]
     calls = [LayoutCall(0.1 * index, (Row(0),), torch.zeros(0), torch.zeros(0), entry)
              for index, entry in enumerate([None, entries[0], None, None, entries[1], None])]
-    first = FirstResult(torch.zeros(0), tuple(calls), Host().recorder.record(), None, Noise.of([]))
+    first = FirstResult(torch.zeros(0), tuple(calls), Host().recorder.record(), None, Noise.of([]), Noise.of([]))
     assert [first.next_queries(index) for index in range(-1, 7)] == [
         entries[0], entries[0], entries[1], entries[1], entries[1], None, None, None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,10 +281,11 @@ class TestFindPlaces:
         request = Request(concepts=(concept(point=(0.2, 0.5)), concept("cat")), detector="scripted")
         places = find_places(request, [None, None], [first_pass()], (64, 64), (8, 8), Models())
         assert [finding.concept for finding in places.findings[0]] == [0, None, None]
-        first = places.findings[0][0]
-        assert first.phrases == {"man": 0.5}
-        assert first.box == pytest.approx((0.1, 0.4, 0.3, 0.6), abs=0.02)
-        assert first.area == pytest.approx(np.pi * 0.01, rel=0.05)
+        first = json.loads(json.dumps(places.findings[0][0].data()))
+        assert first["phrases"] == {"man": 0.5}
+        assert first["box"] == pytest.approx((0.1, 0.4, 0.3, 0.6), abs=0.02)
+        assert first["area"] == pytest.approx(np.pi * 0.01, rel=0.05)
+        assert first["concept"] == 0
         said, = places.warnings
         assert "what was found: man at (0.20, 0.50), concepts[0]'s, man at (0.50, 0.50), nobody's" in said
 

@@ -101,7 +101,8 @@ def test_a_request_built_in_python_may_have_lists_and_no_concepts():
 
 
 @pytest.mark.parametrize(("struct", "fields", "field", "reason"), [
-    (Concept, {"prompt": " "}, "prompt", "it is empty"), (Concept, {"prompt": "p"}, "phrase", "say what to look for"),
+    (Request, {"concepts": (Concept("p", "man"), Concept(" ", "man"))}, "concepts[1].prompt", "it is empty"),
+    (Concept, {"prompt": "p"}, "phrase", "say what to look for"),
     (Where, {}, "where", "got none"), (Where, {"index": 0, "mask": "x"}, "where", "got index and mask"),
     (Where, {"box": (0.0, 1.0, 1.0, 0.0)}, "where", "the box is empty"),
 ])

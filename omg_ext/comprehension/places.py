@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,26 +19,31 @@ from .models import Models, require
 from .phrases import find, near, words_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finding:
-    """One thing that was found, in JSON's types.
+    """One thing that was found.
 
     Attributes:
-        phrases: those that see it, with their scores as the detector gives them.
-        box: [x0, y0, x1, y1] around it, in fractions of the picture's width and height.
-        area: its share of the picture.
+        instance: itself; its mask is what shows of it, at the detector's resolution.
+        scores: by the phrases that see it, as the detector gives them.
         concept: whose it is; None is nobody's.
     """
 
-    phrases: dict[str, float]
-    box: tuple[float, float, float, float]
-    area: float
+    instance: Instance
+    scores: dict[str, float]
     concept: int | None
+
+    def data(self) -> dict[str, Any]:
+        """In JSON's types: ``phrases`` with their scores, ``box`` [x0, y0, x1, y1] and ``area`` in fractions of the
+        picture, and the ``concept``'s index or null."""
+        return {"phrases": {phrase: round(score, 4) for phrase, score in self.scores.items()},
+                "box": [round(float(edge), 4) for edge in self.instance.box],
+                "area": round(self.instance.area, 4), "concept": self.concept}
 
     def __str__(self) -> str:
         whose = "nobody's" if self.concept is None else f"concepts[{self.concept}]'s"
-        x, y = (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
-        return f"{' and '.join(self.phrases)} at ({x:.2f}, {y:.2f}), {whose}"
+        x, y = self.instance.centre
+        return f"{' and '.join(self.scores)} at ({x:.2f}, {y:.2f}), {whose}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +144,8 @@ def _refined(instance: Instance | None, request: Request, size: tuple[int, int])
 
 
 def _finding(thing: Thing, queries: Sequence[Query]) -> Finding:
-    scores = {queries[number].phrase: round(score, 4) for number, score in thing.scores.items()}
-    x0, y0, x1, y1 = (round(float(edge), 4) for edge in thing.instance.box)
-    return Finding(scores, (x0, y0, x1, y1), round(thing.instance.area, 4), thing.concept)
+    return Finding(thing.instance, {queries[number].phrase: score for number, score in thing.scores.items()},
+                   thing.concept)
 
 
 def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatArray | None]],

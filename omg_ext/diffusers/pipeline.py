@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..comprehension import Models
+from ..comprehension.places import Finding
 from ..errors import OMGError
 from ..passes.memory import Memory
 from ..passes.session import Drawn, Session
@@ -41,6 +42,7 @@ class OMGOutput:
         first_pass: the first pass's pictures, if ``request.show`` names them.
         first_pass_latents: the first pass's final latents, [B, C, h, w].
         masks: float32 [H, W] by picture and concept; None where a concept was not found.
+        findings: by picture what the detector saw, from left to right.
         warnings: what the user should know.
     """
 
@@ -49,6 +51,7 @@ class OMGOutput:
     first_pass_latents: Tensor
     masks: list[list[np.ndarray | None]]
     first_pass: list[Image.Image] = field(default_factory=list)
+    findings: list[list[Finding]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -141,8 +144,8 @@ class OMGPipeline:
     def _output(self, request: Request, drawn: Drawn, output_type: str) -> OMGOutput:
         shown = decode(self.pipe, drawn.first) if "first_pass" in request.show else []
         images = None if output_type == "latent" else decode(self.pipe, drawn.latents)
-        masks = [] if drawn.places is None else drawn.places.masks
-        return OMGOutput(images, drawn.latents, drawn.first, masks, shown, drawn.warnings)
+        masks, findings = ([], []) if drawn.places is None else (drawn.places.masks, drawn.places.findings)
+        return OMGOutput(images, drawn.latents, drawn.first, masks, shown, findings, drawn.warnings)
 
     @property
     def _device(self) -> torch.device:

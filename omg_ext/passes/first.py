@@ -66,7 +66,7 @@ class FirstResult:
         calls: its UNet evaluations, in order.
         layout: what is kept of its attention.
         heat: what it attended to; None if no detector asks for it.
-        noise: where the random generators stood before it.
+        noise, noise_after: where the random generators stood before and after it.
     """
 
     latents: Tensor
@@ -74,6 +74,11 @@ class FirstResult:
     layout: LayoutRecord
     heat: HeatMaps | None
     noise: Noise
+    noise_after: Noise
+
+    def has_heat_of(self, phrases: Sequence[str]) -> bool:
+        """Whether heat maps were recorded of all these phrases."""
+        return not phrases or (self.heat is not None and set(phrases) <= set(self.heat.phrases))
 
     def call_like(self, index: int, progress: float, rows: tuple[Row, ...]) -> LayoutCall | None:
         """The call whose layout a call of the second pass keeps: its own number if it asks the same, else the nearest.

@@ -65,23 +65,49 @@ class Session:
     def __init__(self, host: Host, request: Request, memory: Memory, models: Models):
         self._host, self._request, self._memory, self._models = host, request, memory, models
 
-    def draw(self) -> Drawn:
+    def draw(self, first: FirstResult | None = None) -> Drawn:
         """All of it.
+
+        Args:
+            first: a finished first pass of the same batch, which is then not drawn again; what it keeps stays the
+                caller's.
 
         Raises:
             OMGError: anything the user can mend; nothing stays hooked.
         """
-        given = given_masks(self._request, self._host.size, self._host.latent_size, self._models)
-        concepts = self.load()
+        given, concepts = self.given(), self.load()
         warnings = [warning for concept in concepts for warning in concept.warnings]
+        if first is not None:
+            first.noise_after.restore(self._host.generators)
+            return self._second_or_first(concepts, first, given, warnings)
         first = self.first()
         try:
             if self._host.stopped:
                 return Drawn(first.latents, first.latents)
-            latents, places, more = self._second_or_first(concepts, first, given)
-            return Drawn(latents, first.latents, places, [*warnings, *more])
+            return self._second_or_first(concepts, first, given, warnings)
         finally:
             first.layout.store.clear()
+
+    def preview(self) -> tuple[FirstResult, Places | None]:
+        """The first pass alone, and where the concepts are in it; None if the user broke it off.
+
+        Raises:
+            OMGError: as :meth:`draw`; nothing is kept.
+        """
+        given, first = self.given(), self.first()
+        try:
+            return first, None if self._host.stopped else self.find(first, given)
+        except BaseException:
+            first.layout.store.clear()
+            raise
+
+    def given(self) -> list[FloatArray | None]:
+        """The masks that need no search; all about finding concepts that can be wrong is said here.
+
+        Raises:
+            OMGError: see :func:`omg_ext.comprehension.places.given_masks`.
+        """
+        return given_masks(self._request, self._host.size, self._host.latent_size, self._models)
 
     def load(self) -> list[LoadedConcept]:
         """The concepts' networks, and their prompts encoded with them."""
@@ -111,8 +137,9 @@ class Session:
             attention = self._class_token_attention(patches)
             tap = FirstTap(patches, request.blend_start, recorder)
             latents = host.sample(tap)
+        after = Noise.of(host.generators)
         heat = attention.maps(host.latent_size) if attention is not None else None
-        return FirstResult(latents, tuple(tap.calls), recorder.record(), heat, noise)
+        return FirstResult(latents, tuple(tap.calls), recorder.record(), heat, noise, after)
 
     def find(self, first: FirstResult, given: list[FloatArray | None]) -> Places:
         """Visual comprehension: each concept's mask in each picture.
@@ -181,23 +208,31 @@ class Session:
         log.error("OMG: a pass failed", exc_info=error)
         return reason
 
-    def _second_or_first(self, concepts: list[LoadedConcept], first: FirstResult,
-                         given: list[FloatArray | None]) -> tuple[Tensor, Places | None, list[str]]:
+    def _second_or_first(self, concepts: list[LoadedConcept], first: FirstResult, given: list[FloatArray | None],
+                         warnings: list[str]) -> Drawn:
         """The second picture; the first, with the reason, if that fails and the request is not strict."""
-        places = None
+        places: Places | None = None
+        more: list[str] = []
         try:
             places = self.find(first, given)
-            latents, warnings = self.second(concepts, places, first) if places else (first.latents, [])
+            latents, more = self.second(concepts, places, first) if places else (first.latents, [])
         except OMGError:
             raise
         except Exception as error:
             failed = "finding the concepts" if places is None else "the second pass"
-            latents, warnings = first.latents, [f"{failed} failed, so this is the first picture: {self.reason(error)}"]
-        return latents, places, [*(places.warnings if places is not None else []), *warnings]
+            latents, more = first.latents, [f"{failed} failed, so this is the first picture: {self.reason(error)}"]
+        found = [] if places is None else places.warnings
+        return Drawn(latents, first.latents, places, [*warnings, *found, *more])
+
+    def heat_phrases(self) -> list[str]:
+        """The phrases whose cross-attention the detector asks for."""
+        if not get_detector(self._request.detector).needs_attention:
+            return []
+        return sorted({concept.phrase for concept in self._request.concepts if concept.needs_detection})
 
     def _class_token_attention(self, patches: Patches) -> ClassTokenAttention | None:
-        phrases = sorted({concept.phrase for concept in self._request.concepts if concept.needs_detection})
-        if not phrases or not get_detector(self._request.detector).needs_attention:
+        phrases = self.heat_phrases()
+        if not phrases:
             return None
         positions = {part: [StagePositions(stage.until, [find(phrase, stage.words) for phrase in phrases])
                             for stage in stages] for part, stages in self._host.prompt_words().items()}

@@ -18,7 +18,7 @@ from .values import in_words
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SmallFraction = Annotated[float, Meta(ge=0.0, le=0.5)]
-Show = Literal["first_pass", "masks"]
+Show = Literal["first_pass", "masks", "overlay"]
 
 WHERE_KINDS = ("point", "index", "overlap", "box", "mask")
 
@@ -82,7 +82,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         cfg_scale: classifier-free guidance scale of this concept; None takes the global one.
 
     Raises:
-        OMGError: naming ``prompt`` or ``phrase`` if it is blank and needed.
+        OMGError: naming ``phrase`` if it is blank and needed.
     """
 
     prompt: str
@@ -98,8 +98,6 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         return self.where is None or self.where.needs_detection
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise OMGError("prompt", "it is empty; write the concept's trigger words and its <lora:...> tag")
         if self.needs_detection and not self.phrase.strip():
             raise OMGError("phrase", "say what to look for in the picture (for example man), "
                                      "or give where.box or where.mask")
@@ -151,7 +149,12 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
         layout: see :class:`Layout`.
         mask: see :class:`Mask`.
         strict: a concept that is not found is an error instead of a warning.
-        show: extra pictures to return.
+        show: extra pictures to return: the first pass's, each concept's mask, the first pass's with all that was found
+            in it coloured and named.
+        preview: only the first picture is drawn, and the concepts are found in it.
+
+    Raises:
+        OMGError: naming a concept's ``prompt`` if it is blank and this is no preview.
     """
 
     concepts: Annotated[tuple[Concept, ...], Meta(min_length=1)]
@@ -163,6 +166,13 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     mask: Mask = field(default_factory=Mask)
     strict: bool = False
     show: tuple[Show, ...] = ()
+    preview: bool = False
+
+    def __post_init__(self) -> None:
+        for index, concept in enumerate(self.concepts):
+            if not (self.preview or concept.prompt.strip()):
+                raise OMGError(f"concepts[{index}].prompt",
+                               "it is empty; write the concept's trigger words and its <lora:...> tag")
 
 
 def parse_request(data: Any) -> Request:

@@ -12,6 +12,8 @@ from .fields import request_text
 
 KEY = "OMG"
 """The infotext key of the request."""
+FOUND = "OMG found"
+"""The infotext key of what the detector saw; see :class:`omg_ext.comprehension.places.Finding`."""
 
 
 def infotext_value(request: Request) -> str:

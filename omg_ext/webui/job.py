@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from modules import shared
 from PIL import Image
 from torch import Tensor
 
+from ..comprehension.overlay import overlay
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..host import Prompts
 from ..passes.memory import Memory
 from ..passes.noise import Noise
-from ..passes.session import Drawn, Session
+from ..passes.session import Session
 from ..request import Request
 from . import settings
 from .host import Sample, WebUIHost
 from .infotext import infotext_value
 from .models import models
 from .networks import Kept
+from .preview import Preview, key_of
 from .prompts import REWRITTEN, as_drawn, for_all_pictures, is_rewritten_by_others
 
+REUSED = "the first picture is that of the preview; it was not drawn again"
 UPSCALED_LATER = ("a finished picture was upscaled, without the concepts: their places are known only while OMG draws "
                   "it; use Hires. fix in the same run")
 
@@ -76,12 +81,14 @@ class Job:
             job.kept, job.model = Kept(), weakref.ref(shared.sd_model)
         return job
 
-    def draw(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
+    def draw(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
         """Both passes of one batch.
 
         Args:
             request: the validated request.
             sample: runs the host's sampler once, from the start.
+            noise: what it starts from.
+            shown: the first pass that the user has seen; if it is this one it is not drawn again.
 
         Returns:
             Latents [B, C, h, w], and what the user should know.
@@ -91,11 +98,40 @@ class Job:
         """
         self.places = None
         host = self._host(request, sample)
-        self._expect_two_passes()
-        drawn = Session(host, request, self.memory, models()).draw()
+        session = Session(host, request, self.memory, models())
+        first = shown.result(key_of(self._processing, request, noise) if shown.key else None, session.heat_phrases())
+        self._expect_passes(1 if first is not None else 2)
+        drawn = session.draw(first)
         self.places = drawn.places
-        self.pictures += _shown(host, request, drawn, self._processing.iteration * self._processing.batch_size)
-        return drawn.latents, [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
+        self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
+        warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
+        return drawn.latents, [*warnings, *([REUSED] if first is not None else [])]
+
+    def preview(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
+        """The first pass of one batch, and the concepts found in it. The job's first is kept to go on from.
+
+        A concept that is not found is told, even if the request is strict. Arguments, results and errors as
+        :meth:`draw`.
+        """
+        p = self._processing
+        key = key_of(p, request, noise)
+        p.enable_hr = False  # what would be upscaled is not there yet
+        if not self._before:
+            shown.drop()
+        host = self._host(request, sample)
+        session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
+        self._expect_passes(1)
+        first, self.places = session.preview()
+        if self.places is None:
+            first.layout.store.clear()
+            return first.latents, []
+        self.pictures += _shown(host, msgspec.structs.replace(request, show=("overlay",)), first.latents, self.places,
+                                self._before)
+        if self._before:
+            first.layout.store.clear()
+        else:
+            shown.keep(key, first, host.decode(first.latents, 0), self.pictures[0].image)
+        return first.latents, self.places.warnings
 
     def draw_hires(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
         """The hires pass of one batch: one pass, with the concepts where the first pass had them.
@@ -124,8 +160,16 @@ class Job:
         """
         p, prompts = self._processing, self._prompts(request)
         first = p.iteration * p.batch_size
+        if all(concept.prompt.strip() for concept in request.concepts):
+            request = msgspec.structs.replace(request, preview=False)  # pasted, it is drawn
         texts = [infotext_value(as_drawn(request, prompts, first + number)) for number in range(len(p.prompts))]
         return texts[0] if len(set(texts)) == 1 else texts
+
+    def found(self) -> list[str]:
+        """What the detector saw in each picture of the batch at hand, as JSON; empty if nothing was sought."""
+        findings = [] if self.places is None else self.places.findings
+        return [json.dumps([finding.data() for finding in of_picture]) for of_picture in findings] \
+            if any(findings) else []
 
     def _host(self, request: Request, sample: Sample) -> WebUIHost:
         return WebUIHost(self._processing, sample, self.kept, self._prompts(request))
@@ -144,21 +188,30 @@ class Job:
         """The first pass of this job never ran: the picture comes from an earlier one."""
         return not self.is_counted
 
-    def _expect_two_passes(self) -> None:
+    @property
+    def _before(self) -> int:
+        """How many results were drawn before the batch at hand."""
+        return int(self._processing.iteration * self._processing.batch_size)
+
+    def _expect_passes(self, passes: int) -> None:
         """The progress bar counts twice the steps, as the web UI does for hires fix."""
         p = self._processing
         if not self.is_counted:
             self.is_counted = True
-            shared.state.job_count += p.n_iter
+            shared.state.job_count += p.n_iter * (passes - 1)
         shared.total_tqdm.updateTotal(shared.state.job_count * p.steps)
 
 
-def _shown(host: WebUIHost, request: Request, drawn: Drawn, before: int) -> list[Picture]:
+def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | None, before: int) -> list[Picture]:
     """The extra pictures of a batch, before which so many results were drawn."""
-    pictures = []
-    for index, masks in enumerate([] if drawn.places is None else drawn.places.masks):
+    pictures: list[Picture] = []
+    for index, masks in enumerate([] if places is None else places.masks):
         if "first_pass" in request.show:
-            pictures.append(Picture(before + index, "first pass", Image.fromarray(host.decode(drawn.first, index))))
+            pictures.append(Picture(before + index, "first pass", Image.fromarray(host.decode(first, index))))
+        if "overlay" in request.show and places is not None:
+            names = [concept.phrase for concept in request.concepts]
+            drawn = overlay(host.decode(first, index), places.findings[index], masks, names)
+            pictures.append(Picture(before + index, "who is where", Image.fromarray(drawn)))
         if "masks" in request.show:
             pictures += [Picture(before + index, f"mask of concept {number}",
                                  Image.fromarray((255 * mask).astype("uint8")))

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import OMGError
 from ..request import Request, parse_request
-from .infotext import KEY, picture_infotext
+from .infotext import FOUND, KEY, picture_infotext
 from .job import Job
+from .preview import Preview
 from .replacing import replaced
 from .ui import request_from_args
 
@@ -29,10 +30,15 @@ class RefusedRequest(HTTPException):
         return str(self.detail)
 
 
-def before_sampling(p: Any, args: Sequence[Any]) -> None:
+def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
     """Make the sampler about to be used run OMG's passes, if the user asks for it.
 
     The web UI swallows what a script callback raises, so even reading the request waits until sampling starts.
+
+    Args:
+        p: the web UI's processing object.
+        args: the script's.
+        shown: the first pass that the user has seen last.
     """
     method = "sample_img2img" if p.is_hr_pass else "sample"
     waiting = ExitStack()
@@ -43,11 +49,20 @@ def before_sampling(p: Any, args: Sequence[Any]) -> None:
         try:
             request = _request(args)
             if request is None:
+                shown.drop()  # its memory is wanted elsewhere
                 return once()
-            latents, warnings = (Job.of(p).draw_hires if p.is_hr_pass else Job.of(p).draw)(request, once)
+            job = Job.of(p)
+            if p.is_hr_pass:
+                latents, warnings = job.draw_hires(request, once)
+            else:
+                draw = job.preview if request.preview else job.draw
+                latents, warnings = draw(request, once, _noise(*sample_args, **sample_kwargs), shown)
         except OMGError as error:
             raise RefusedRequest(error) from error
-        p.extra_generation_params[KEY] = Job.of(p).infotext(request)
+        p.extra_generation_params[KEY] = job.infotext(request)
+        p.extra_generation_params.pop(FOUND, None)
+        if found := job.found():
+            p.extra_generation_params[FOUND] = found
         _tell(p, warnings)
         return latents
 
@@ -82,6 +97,11 @@ def _request(args: Sequence[Any]) -> Request | None:
         return None
     request = parse_request(data)
     return request if request.enabled else None
+
+
+def _noise(p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What the sampler starts from, of its arguments."""
+    return x
 
 
 def postprocess(p: Any, processed: Any) -> None:

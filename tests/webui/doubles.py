@@ -192,11 +192,14 @@ class ControlNet(scripts.Script):
             return forward(x + 0.5 * is_cond * hint, *args, context=context, **kwargs)
 
         p.sample, unet.forward = marked_sample, controlled
+        handles.append(SimpleNamespace(remove=self.restore))  # a refused picture is not postprocessed
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        if self.latest_network is not None:
-            self.latest_network = None
-            del p.sample, p.sd_model.model.diffusion_model.forward
+        self.restore()
+
+    def restore(self) -> None:
+        self.latest_network = None
+        vars(shared.sd_model.model.diffusion_model).pop("forward", None)
 
 
 def mark(conds: Any, value: int) -> None:

@@ -317,6 +317,10 @@ class WebUI:
         """Number and bytes of the web UI's live tensors."""
         return dict(self.get("/omg-tests/tensors"))
 
+    def denoiser_calls(self) -> int:
+        """How often samplers have asked for a prediction since the web UI started."""
+        return int(self.get("/omg-tests/denoiser-calls"))
+
     def doubles(self, *names: str) -> None:
         """Switch these stand-ins on and all others off: see ``doubles.py``."""
         self.post("/omg-tests/doubles", list(names))

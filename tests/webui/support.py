@@ -3,7 +3,8 @@
 It registers the tiny OpenCLIP architecture before the first checkpoint is loaded, and answers at
 ``/omg-tests/comments`` with the comments of the last picture, which the web UI's own API leaves out, at
 ``/omg-tests/patches`` and ``/omg-tests/tensors`` with what a run could leave behind, at ``/omg-tests/checkpoint`` with
-the checkpoint that is loaded, and at ``/omg-tests/encode`` with an encoded prompt.
+the checkpoint that is loaded, at ``/omg-tests/encode`` with an encoded prompt, and at ``/omg-tests/denoiser-calls``
+with how often samplers have asked for a prediction.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ if os.environ["OMG_TEST_HALF"]:
     script_callbacks.on_model_loaded(in_half_precision)
 
 last_comments: list[str] = []
+denoiser_calls = [0]
+
+
+def count(params: Any) -> None:
+    """A sampler asks for a prediction."""
+    denoiser_calls[0] += 1
+
+
+script_callbacks.on_cfg_denoiser(count)
 
 
 class Support(scripts.Script):
@@ -97,6 +107,7 @@ def add_route(demo: Any, app: Any) -> None:
     app.get("/omg-tests/tensors")(tensors)
     app.get("/omg-tests/checkpoint")(checkpoint)
     app.get("/omg-tests/encode")(encode)
+    app.get("/omg-tests/denoiser-calls")(lambda: denoiser_calls[0])
 
 
 script_callbacks.on_app_started(add_route)
