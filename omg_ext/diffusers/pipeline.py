@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..comprehension import Models
+from ..comprehension.overlay import overlay
 from ..comprehension.places import Finding
 from ..errors import OMGError
 from ..passes.memory import Memory
@@ -41,6 +42,7 @@ class OMGOutput:
         latents: the final latents, [B, C, h, w].
         first_pass: the first pass's pictures, if ``request.show`` names them.
         first_pass_latents: the first pass's final latents, [B, C, h, w].
+        overlay: the same with all that was found coloured and named, if ``request.show`` names it or for a preview.
         masks: float32 [H, W] by picture and concept; None where a concept was not found.
         findings: by picture what the detector saw, from left to right.
         warnings: what the user should know.
@@ -51,6 +53,7 @@ class OMGOutput:
     first_pass_latents: Tensor
     masks: list[list[np.ndarray | None]]
     first_pass: list[Image.Image] = field(default_factory=list)
+    overlay: list[Image.Image] = field(default_factory=list)
     findings: list[list[Finding]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -139,13 +142,21 @@ class OMGPipeline:
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
                                  latents.to(self._device, self.pipe.unet.dtype), size)
-            return self._output(request, Session(host, request, self._memory, self._models).draw(), output_type)
+            session = Session(host, request, self._memory, self._models)
+            return self._output(request, _drawn(session, request), output_type)
 
     def _output(self, request: Request, drawn: Drawn, output_type: str) -> OMGOutput:
-        shown = decode(self.pipe, drawn.first) if "first_pass" in request.show else []
-        images = None if output_type == "latent" else decode(self.pipe, drawn.latents)
-        masks, findings = ([], []) if drawn.places is None else (drawn.places.masks, drawn.places.findings)
-        return OMGOutput(images, drawn.latents, drawn.first, masks, shown, findings, drawn.warnings)
+        wants_overlay = "overlay" in request.show or request.preview
+        first = decode(self.pipe, drawn.first) if "first_pass" in request.show or wants_overlay else []
+        output = OMGOutput(None if output_type == "latent" else decode(self.pipe, drawn.latents), drawn.latents,
+                           drawn.first, [], first if "first_pass" in request.show else [], warnings=drawn.warnings)
+        if drawn.places is not None:
+            output.masks, output.findings = drawn.places.masks, drawn.places.findings
+        if wants_overlay and drawn.places is not None:
+            names = [concept.phrase for concept in request.concepts]
+            output.overlay = [Image.fromarray(overlay(np.asarray(picture), findings, masks, names)) for
+                              picture, findings, masks in zip(first, output.findings, output.masks, strict=True)]
+        return output
 
     @property
     def _device(self) -> torch.device:
@@ -157,3 +168,12 @@ class OMGPipeline:
         if pixels % factor:
             raise OMGError(field_name, f"expected a multiple of {factor}, got {pixels}")
         return pixels
+
+
+def _drawn(session: Session, request: Request) -> Drawn:
+    """Both passes, or the first alone if the request is a preview."""
+    if not request.preview:
+        return session.draw()
+    first, places = session.preview()
+    first.layout.store.clear()
+    return Drawn(first.latents, first.latents, places, [] if places is None else places.warnings)

@@ -15,6 +15,7 @@
 * ``out of memory N`` raises CUDA's error from the UNet's N-th call on (0 is the first), ``out of memory once N``
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
+* ``skip N`` presses Skip in that call;
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
   ``files read`` how many network files were read.
 """
@@ -67,6 +68,8 @@ def fail(unet: Any, args: Any) -> None:
     number, seen["UNet calls"] = seen["UNet calls"], seen["UNet calls"] + 1
     for name in active:
         kind, _, at = name.rpartition(" ")
+        if kind == "skip" and number == int(at):
+            shared.state.skip()
         if kind == "out of memory" and number >= int(at):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory: a stand-in")
         if kind == "rows" and number >= 8 and len(args[0]) > int(at):

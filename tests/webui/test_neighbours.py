@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,26 @@ def test_units_that_go_by_rows_are_refused(webui: WebUI, preprocessor: str) -> N
     webui.doubles(f"marks {preprocessor}")
     with pytest.raises(ApiError, match=rf"ControlNet: a unit with {re.escape(preprocessor)} .*turn this unit off"):
         omg(webui, request(concept("a red car", LEFT), concept("a dog", RIGHT)))
+
+
+# --- broken off ---
+
+def test_hires_of_a_skipped_picture_does_not_use_another_batchs_places(webui: WebUI) -> None:
+    """The second batch is skipped in its first pass, so that nobody knows where its concepts are."""
+    steps, hires = 6, {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.7}
+    found = request({"phrase": "man", "prompt": f"{PROMPT} <lora:sdxl-lora:1>"})
+    pictures = []
+    for draw in (webui.txt2img, partial(omg, webui, found)):
+        webui.doubles()
+        draw(steps=steps, **hires)
+        webui.doubles(f"skip {webui.doubles_saw()['UNet calls'] + 3}")
+        pictures.append(draw(steps=steps, n_iter=2, **hires))
+    plain, made = pictures
+    assert len(made.images) == len(plain.images) == 2
+    assert distance(made.images[0], plain.images[0]) > 1
+    np.testing.assert_array_equal(made.images[1], plain.images[1])
+    assert "OMG found" in made.info["infotexts"][0]
+    assert "OMG found" not in made.info["infotexts"][1]
 
 
 # --- networks ---

@@ -1,0 +1,69 @@
+"""The picture of who is where, on drawn arrays, and a preview on a diffusers pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from omg_ext.comprehension import Instance
+from omg_ext.comprehension.overlay import COLOURS, NOBODYS, overlay
+from omg_ext.comprehension.places import Finding
+from tests.test_comprehension import disc
+
+GREY = np.full((256, 384, 3), 90, np.uint8)
+
+
+def finding(x: float, concept: int | None, phrase: str = "man") -> Finding:
+    return Finding(Instance(disc(x, 0.5, 0.1, 64, 96).astype(np.float32), 1.0), {phrase: 1.0}, concept)
+
+
+def mask(x: float) -> np.ndarray:
+    return disc(x, 0.5, 0.1, 256, 384).astype(np.float32)
+
+
+def colours_in(picture: np.ndarray, where: np.ndarray) -> list[tuple[int, ...]]:
+    """Of the known colours those that are there in full: outlines and labels."""
+    pixels = {tuple(pixel) for pixel in picture[where > 0.5].tolist()}
+    return [colour for colour in (*COLOURS, NOBODYS) if colour in pixels]
+
+
+def test_each_concept_has_its_colour_and_nobodys_things_are_grey() -> None:
+    shown = overlay(GREY, [finding(0.2, 1), finding(0.5, None), finding(0.8, 0)], [mask(0.8), mask(0.2)], ["man", "man"])
+    assert shown.shape == GREY.shape
+    assert [colours_in(shown, mask(x)) for x in (0.8, 0.2, 0.5)] == [[COLOURS[0]], [COLOURS[1]], [NOBODYS]]
+    outside = ~np.any([disc(x, 0.5, 0.13, 256, 384) for x in (0.2, 0.5, 0.8)], axis=0)
+    outside[110:150] = False  # labels are wider than what they name
+    np.testing.assert_array_equal(shown[outside], GREY[outside])
+
+
+def test_a_given_mask_is_shown_and_a_missing_one_is_not() -> None:
+    shown = overlay(GREY, [], [mask(0.3), None], ["", "cat"])
+    assert colours_in(shown, np.ones_like(mask(0))) == [COLOURS[0]]
+
+
+@pytest.mark.parametrize("x", [0.0, 1.0])
+def test_labels_stay_in_the_picture(x: float) -> None:
+    """The label's box is as large as in the middle."""
+    sizes = [(np.asarray(overlay(GREY, [], [mask(place)], ["man"])) == COLOURS[0]).all(2).sum(1).max()
+             for place in (x, 0.5)]
+    assert sizes[0] >= 0.95 * sizes[1]
+
+
+def test_any_name_and_any_number_of_concepts() -> None:
+    overlay(GREY, [], [mask(0.5)] * 20, ["猫 😀 ü"] * 20)
+
+
+def test_preview_on_a_pipeline() -> None:
+    pytest.importorskip("diffusers", reason="diffusers is not installed in this environment")
+    from tests.diffusers_host import generate, pipeline
+
+    pipe = pipeline()
+    request = {"concepts": [{"phrase": "man", "prompt": ""}]}
+    whole = generate(pipe, {"concepts": [{"phrase": "man", "prompt": "a dog"}], "show": ["overlay"]}, "a man")
+    result = generate(pipe, {**request, "preview": True}, "a man")
+    assert torch.equal(result.latents, whole.first_pass_latents)
+    assert not torch.equal(whole.latents, whole.first_pass_latents)
+    np.testing.assert_array_equal(result.masks[0][0], whole.masks[0][0])
+    np.testing.assert_array_equal(np.asarray(result.overlay[0]), np.asarray(whole.overlay[0]))
+    assert [each.concept for each in result.findings[0]].count(0) == 1
