@@ -4,7 +4,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from omg_ext.webui import api, process, prompts, settings, ui, xyz
+from omg_ext.webui import api, process, prompts, rest, settings, ui, xyz
 from omg_ext.webui.preview import Preview
 
 
@@ -40,3 +40,4 @@ class OMGScript(scripts.Script):
 settings.register()
 script_callbacks.on_before_ui(xyz.register, name="omg")
 script_callbacks.on_app_started(lambda _, app: api.read_bodies(app), name="omg")
+script_callbacks.on_app_started(lambda _, app: rest.register(app), name="omg-rest")

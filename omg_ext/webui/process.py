@@ -17,6 +17,7 @@ from .infotext import FOUND, KEY, picture_infotext
 from .job import Job
 from .preview import Preview
 from .replacing import replaced
+from .rest import Awaited
 from .ui import request_from_args
 
 
@@ -57,6 +58,8 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
             else:
                 draw = job.preview if request.preview else job.draw
                 latents, warnings = draw(request, once, _noise(*sample_args, **sample_kwargs), shown)
+            if isinstance(args[0], Awaited) and job.places is not None:
+                args[0].findings = [*args[0].findings, *job.places.findings]
         except OMGError as error:
             raise RefusedRequest(error) from error
         p.extra_generation_params[KEY] = job.infotext(request)

@@ -1,0 +1,152 @@
+"""``/omg/v1``: which detectors there are, and what one sees in a picture or in the first pass of one."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from modules import devices
+from modules.call_queue import queue_lock
+from PIL import Image
+
+from ..comprehension import DETECTORS, FirstPicture, get_detector
+from ..comprehension.masks import encode_mask
+from ..comprehension.models import require
+from ..comprehension.places import Finding, find_places
+from ..errors import OMGError
+from ..request import Detect, parse_request
+from .models import models
+
+TXT2IMG = "/sdapi/v1/txt2img"
+# more than any card makes
+MOST_PIXELS = 64_000_000
+
+
+def register(app: Any) -> None:
+    """Add the routes to a web UI that has its API, behind the same ``--api-auth``; to be called when it has started."""
+    host = next((route for route in app.routes if getattr(route, "path", "") == TXT2IMG), None)
+    if host is None:
+        return
+    guard = list(host.dependencies)
+    app.add_api_route("/omg/v1/detectors", detectors, methods=["GET"], dependencies=guard)
+    app.add_api_route("/omg/v1/detect", _detect_with(host), methods=["POST"], dependencies=guard)
+
+
+class Awaited(dict[str, Any]):
+    """A request whose sender waits for what is found, and not for a picture.
+
+    Attributes:
+        findings: by picture, once the preview is drawn.
+    """
+
+    findings: Sequence[Sequence[Finding]] = ()
+
+
+def detectors() -> list[dict[str, Any]]:
+    """Every detector, and what it needs: ``ready``, and for each need its ``kind``, ``name``, ``is_there``, and for a
+    file that is missing its ``size`` in bytes, the ``page`` it comes from and the ``folder`` it belongs in."""
+    options, tools = Detect(), models()
+    answer = []
+    for name, detector in DETECTORS.items():
+        needs = detector.needs(options, tools)
+        answer.append({
+            "name": name, "ready": all(need.is_there for need in needs), "needs_first_pass": detector.needs_attention,
+            "needs": [{key: str(value) if key in ("path", "folder") and value else value
+                       for key, value in asdict(need).items()} for need in needs]})
+    return answer
+
+
+def _detect_with(host: Any) -> Any:
+    """The endpoint.
+
+    Args:
+        host: the web UI's own txt2img route.
+    """
+    async def detect(request: Request) -> dict[str, Any]:
+        """What a detector sees.
+
+        The body: ``phrases``, a list of texts; ``image``, a base64 picture, or ``txt2img``, the body of a txt2img call
+        whose first pass is drawn; and, if they are to differ from the defaults, ``detector`` and ``detect``, as in a
+        request. A phrase that stands several times in the list asks for as many instances.
+
+        The answer: ``pictures``, for each a list of instances from left to right with ``phrases`` (and their scores),
+        ``box`` and ``area`` in fractions of the picture, and ``mask``, a base64 PNG.
+        """
+        body = await request.json()
+        try:
+            asked = _asked(body)
+            found = await run_in_threadpool(_in_txt2img if "txt2img" in body else _in_picture, body, asked, host)
+        except OMGError as error:
+            raise HTTPException(422, str(error)) from error
+        return {"pictures": [[{**finding.data(), "mask": encode_mask(finding.instance.mask)} for finding in of_picture]
+                             for of_picture in found]}
+
+    return detect
+
+
+def _asked(body: Any) -> dict[str, Any]:
+    """The body as a request for a preview.
+
+    Raises:
+        OMGError: naming the field that is wrong.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("phrases"), list) or not body["phrases"]:
+        raise OMGError("phrases", "expected a list of texts: what to look for")
+    unknown = set(body) - {"phrases", "image", "txt2img", "detector", "detect"}
+    if unknown:
+        raise OMGError(min(unknown), "unknown field; known here: phrases, image, txt2img, detector, detect")
+    if ("image" in body) == ("txt2img" in body):
+        raise OMGError("image", "give either `image` or `txt2img`")
+    request = {"concepts": [{"phrase": phrase, "prompt": ""} for phrase in body["phrases"]], "preview": True,
+               **{name: body[name] for name in ("detector", "detect") if name in body}}
+    get_detector(parse_request(request).detector)
+    return request
+
+
+def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Sequence[Sequence[Finding]]:
+    payload = body["txt2img"]
+    if not isinstance(payload, dict):
+        raise OMGError("txt2img", "expected the body of a txt2img call")
+    awaited = Awaited(asked)
+    scripts = {**payload.get("alwayson_scripts", {}), "OMG": {"args": [awaited]}}
+    model = host.body_field.type_
+    host.endpoint(model(**{**payload, "send_images": False, "save_images": False, "alwayson_scripts": scripts}))
+    return awaited.findings
+
+
+def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Sequence[Sequence[Finding]]:
+    request, picture = parse_request(asked), _picture(body["image"])
+    detector, tools = get_detector(request.detector), models()
+    if detector.needs_attention:
+        raise OMGError("detector", f"`{detector.name}` looks at how a picture is made; send `txt2img`, or name another "
+                                   "detector")
+    require(detector.name, detector.needs(request.detect, tools))
+    size = picture.shape[0], picture.shape[1]
+    shown = FirstPicture("", lambda: picture, lambda phrase: None)
+    with queue_lock, devices.without_autocast():
+        places = find_places(request, [None] * len(request.concepts), [shown], size, size, tools)  # nothing is blended
+    return places.findings
+
+
+def _picture(text: Any) -> npt.NDArray[np.uint8]:
+    """A base64 picture, uint8 [H, W, 3].
+
+    Raises:
+        OMGError: it is none.
+    """
+    try:
+        data = base64.b64decode(str(text).rpartition(",")[2], validate=True)
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise OMGError("image", f"it has more than {MOST_PIXELS // 1_000_000} million pixels")
+            return np.asarray(opened.convert("RGB"))
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
+        raise OMGError("image", f"this is no base64-encoded picture: {error}") from None
+

@@ -1,0 +1,110 @@
+"""The routes under ``/omg/v1``, in a real web UI."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.webui.host import DEFAULTS, ApiError, WebUI, install_extension, make_data_dir
+from tests.webui.test_api import omg
+
+pytestmark = pytest.mark.webui
+
+PAYLOAD = {**DEFAULTS, "prompt": "a photo of two men and a dog"}
+
+
+def detect(webui: WebUI, **body: Any) -> Any:
+    return webui.post("/omg/v1/detect", body)
+
+
+def mask(instance: dict[str, Any]) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(instance["mask"]))) as picture:
+        return np.asarray(picture.convert("L")) > 127
+
+
+def png(picture: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_detectors_and_what_they_lack(webui: WebUI) -> None:
+    listed = {each["name"]: each for each in webui.get("/omg/v1/detectors")}
+    assert listed["attention"] == {"name": "attention", "ready": True, "needs_first_pass": True, "needs": []}
+    assert not listed["yolo"]["ready"]
+    missing = [need for need in listed["yolo"]["needs"] if not need["is_there"]]
+    assert {"kind", "name", "size", "page", "folder"} <= set(missing[0])
+
+
+def test_first_pass_of_a_txt2img_call(webui: WebUI) -> None:
+    """The same as a preview finds, and its masks."""
+    found, = detect(webui, phrases=["man", "dog"], txt2img=PAYLOAD)["pictures"]
+    assert found
+    for instance in found:
+        shape = mask(instance)
+        assert shape.mean() == pytest.approx(instance["area"], abs=1e-3)
+        rows, columns = np.nonzero(shape)
+        edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert edges / (*shape.shape[::-1], *shape.shape[::-1]) == pytest.approx(instance["box"], abs=1e-3)
+    assert np.sum([mask(instance) for instance in found], axis=0).max() == 1
+    assert {phrase for instance in found for phrase in instance["phrases"]} <= {"man", "dog"}
+    shown = omg(webui, {"concepts": [{"phrase": phrase, "prompt": ""} for phrase in ("man", "dog")], "preview": True},
+                **{name: PAYLOAD[name] for name in ("prompt",)})
+    said = shown.info["extra_generation_params"]["OMG found"][0]
+    for instance in found:
+        assert str(instance["box"]) in said
+
+
+def test_batches(webui: WebUI) -> None:
+    assert len(detect(webui, phrases=["man"], txt2img={**PAYLOAD, "batch_size": 2, "n_iter": 2})["pictures"]) == 4
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    ({}, "phrases: expected a list"), ({"phrases": []}, "phrases: expected a list"),
+    ({"phrases": ["man"]}, "give either"), ({"phrases": ["man"], "image": "x", "txt2img": {}}, "give either"),
+    ({"phrases": ["man"], "picture": "x"}, "picture: unknown field"),
+    ({"phrases": [""], "image": "x"}, r"concepts\[0\].phrase"), ({"phrases": [3], "image": "x"}, r"concepts\[0\]"),
+    ({"phrases": ["man"], "txt2img": []}, "txt2img: expected"),
+    ({"phrases": ["man"], "image": "nonsense"}, "no base64-encoded picture"),
+    ({"phrases": ["man"], "image": "x", "detector": "magic"}, "no detector"),
+    ({"phrases": ["man"], "image": "x", "detect": {"threshold": 2}}, "detect.threshold"),
+], ids=str)
+def test_bad_bodies_are_refused_with_the_field(webui: WebUI, body: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        webui.post("/omg/v1/detect", body)
+    assert caught.value.status == 422
+
+
+def test_a_detector_of_the_first_pass_needs_one(webui: WebUI) -> None:
+    with pytest.raises(ApiError, match="send `txt2img`"):
+        detect(webui, phrases=["man"], image=png(np.zeros((64, 64, 3), np.uint8)))
+
+
+def test_what_is_missing_is_said(webui: WebUI) -> None:
+    with pytest.raises(ApiError, match="`yolo` needs"):
+        detect(webui, phrases=["man"], image=png(np.zeros((64, 64, 3), np.uint8)), detector="yolo")
+
+
+@pytest.fixture
+def guarded(installation: Path, checkpoints: Path, tmp_path: Path) -> Iterator[WebUI]:
+    """A web UI of its own whose API wants a password."""
+    make_data_dir(tmp_path, checkpoints)
+    install_extension(installation, tmp_path)
+    with WebUI(installation, tmp_path, ("--nowebui", "--api-auth", "me:secret")) as started:
+        yield started
+    shutil.rmtree(tmp_path / "models")
+
+
+def test_under_the_hosts_api_auth(guarded: WebUI) -> None:
+    for path, body in (("/omg/v1/detectors", None), ("/omg/v1/detect", {"phrases": ["man"], "txt2img": {}})):
+        with pytest.raises(ApiError) as caught:
+            guarded.request(path, body)
+        assert caught.value.status == 401
