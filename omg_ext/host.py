@@ -130,12 +130,6 @@ class ConceptPrompt:
     field: str
 
 
-def also_in_main_prompt(field: str, name: str) -> str:
-    """The warning for a network that a concept's prompt and the main prompt name."""
-    return (f"{field}: the LoRA {name} is in the main prompt too, so that its weights add up and other figures wear "
-            "it; remove it from the main prompt, unless it is a style")
-
-
 class LoadedConcept(Protocol):
     """One concept, ready to be evaluated.
 
@@ -225,6 +219,20 @@ class Host(Protocol):
 
     def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
         """What each (picture, part) of the global prompts says, stage after stage; positions in its conditioning."""
+        ...
+
+    def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
+        """Other global prompts, one for each picture, encoded as the pictures' own are, as they read in the end."""
+        ...
+
+    def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
+        """The UNet's output [n, C, h, w] for finished latents that are noised again, outside of sampling.
+
+        Args:
+            latents, noise: [n, C, h, w] each; the noise has unit variance.
+            at: how far along the trajectory, as a fraction in model timesteps: 0 is all noise.
+            cond: n rows of conditioning by the host's names.
+        """
         ...
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
 
-from ..host import ConceptConditioning, ConceptPrompt, also_in_main_prompt
+from ..host import ConceptConditioning, ConceptPrompt
 from ..request import Request
-from ..request.tags import Tag
+from ..request.tags import Tag, also_in_main_prompt
 from ..unet.deltas import Sources, summed
 from .loras import LoraFiles, on_text_encoders, on_unet
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
@@ -69,6 +69,13 @@ class Loader:
         own, everywhere = ({tag.name: None for tag in tags} for tags in (concept.tags, self.style_tags))
         return DiffusersConcept(unet, embeds.conditioning(batch, time_ids(*self.size, embeds)),
                        [also_in_main_prompt(concept.field, name) for name in own if name in everywhere])
+
+
+    def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
+        """Global prompts with other words, one for each picture."""
+        embeds = encode(self.pipe, prompts[0], self.negative_prompt, self.style)
+        embeds = embeds.to(self.pipe._execution_device, self.pipe.unet.dtype)
+        return embeds.conditioning(len(prompts), time_ids(*self.size, embeds))
 
 
 def networks(pipe: DiffusionPipeline, files: LoraFiles, tags: Sequence[Tag], field: str) -> tuple[Sources, Sources]:

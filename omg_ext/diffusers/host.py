@@ -119,6 +119,16 @@ class DiffusersHost:
         stages = [Stage(math.inf, words(self.pipe, self.prompt))]
         return {(picture, 0): stages for picture in range(len(self.noise))}
 
+    def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
+        return self.loader.reworded(prompts)
+
+    def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
+        scheduler = self.pipe.scheduler
+        t = round((1 - at) * (scheduler.config.num_train_timesteps - 1))
+        kept = float(scheduler.alphas_cumprod[t])
+        x = latents * math.sqrt(kept) + noise * math.sqrt(1 - kept)
+        return self._evaluate(x, torch.full((len(x),), t, device=x.device), cond)
+
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         return np.asarray(decode(self.pipe, latents[picture:picture + 1])[0])
 

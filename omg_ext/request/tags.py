@@ -111,3 +111,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
+
+
+def also_in_main_prompt(field: str, name: str) -> str:
+    """The warning for a network that a concept's prompt and the main prompt name."""
+    return (f"{field}: the LoRA {name} is in the main prompt too, so that its weights add up and other figures wear "
+            "it; remove it from the main prompt, unless it is a style")

@@ -52,6 +52,7 @@ class LayoutRecord:
         return name.endswith("attn2.to_q") and progress < self.until.cross
 
     def wants_any(self, progress: float) -> bool:
+        """Whether calls at this fraction of the trajectory are replayed."""
         return progress < max(self.until.cross, self.until.self_)
 
     def covers(self, recorded: float, progress: float) -> bool:
@@ -86,8 +87,8 @@ class LayoutRecorder:
         return LayoutRecord(self._until, deepest, self._store)
 
     def wants_any(self, progress: float) -> bool:
-        """Whether calls at this fraction of the trajectory are to be replayed."""
-        return progress < max(self._until.cross, self._until.self_)
+        """See :meth:`LayoutRecord.wants_any`."""
+        return self.record().wants_any(progress)
 
     def has_room(self, progress: float, rows: int) -> bool:
         """Whether a call of so many global conditional rows is wanted and fits.

@@ -54,9 +54,16 @@ class RowNetworks:
         kept = self._resolved.get((layer, source))
         if kept is not None and (kept[1].dtype, kept[1].device) == (output.dtype, output.device):
             return kept[0]
+        if kept is not None:
+            self._left += _full_bytes(self._resolved.pop((layer, source))[0])
         delta = source.resolve(layer, output)
-        size = delta.nbytes if delta.is_full else 0
+        size = _full_bytes(delta)
         if size <= self._left:
             self._left -= size
             self._resolved[layer, source] = (delta, output.new_empty(0))
         return delta
+
+
+def _full_bytes(delta: Delta) -> int:
+    """Of a delta as large as its layer's weight; a low-rank one does not count."""
+    return delta.nbytes if delta.is_full else 0

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .. import request
 from ..comprehension.phrases import Stage
 from ..errors import OMGError
-from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap, also_in_main_prompt
+from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
+from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
 from .block_weights import ARGUMENTS
@@ -127,6 +128,21 @@ class WebUIHost:
 
     def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
         return prompt_words(self._p)
+
+    def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
+        return encode(self._p, prompts, None).at(self._p.firstpass_steps, self._p.sampler.model_wrap_cfg)
+
+    def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
+        model = shared.sd_model
+        t = round((1 - at) * (len(model.alphas_cumprod) - 1))
+        kept = model.alphas_cumprod[t].to(latents)
+        x = latents * kept.sqrt() + noise * (1 - kept).sqrt()
+        concat = self._p.txt2img_image_conditioning(x)
+        given = ({**cond, "c_concat": [concat]} if model.is_sdxl
+                 else {"c_crossattn": [cond["crossattn"]], "c_concat": [concat]})
+        with devices.autocast():
+            output: Tensor = model.apply_model(x, torch.full((len(x),), t, device=x.device), given)
+        return output
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         # as the web UI, which decodes after sampling: its autoencoder may be lifted out of half precision
