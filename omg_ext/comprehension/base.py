@@ -64,20 +64,32 @@ class Instance:
         return float(x), float(y)
 
 
+Contrasts = Callable[[Sequence[str], Sequence[float], int], npt.NDArray[np.float32]]
+"""``(phrases, fractions of the trajectory, noises) -> float32 [phrases, fractions x noises, h, w]``: see
+:class:`omg_ext.passes.contrast.Contrast`"""
+
+
+def no_contrasts(phrases: Sequence[str], at: Sequence[float], noises: int) -> npt.NDArray[np.float32]:
+    """Of a picture that no model has drawn: flat."""
+    return np.zeros((len(phrases), len(at) * noises, 1, 1), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class FirstPicture:
-    """What the first pass leaves for one picture. Both callables are asked only by detectors that need them.
+    """What the first pass leaves for one picture. The callables are asked only by detectors that need them.
 
     Attributes:
         prompt: the global prompt.
         picture: the decoded picture, uint8 ``[H, W, 3]``.
         heat: a phrase's cross-attention heat map ``[h, w]``, the same size for every phrase, or None if the phrase is
             not in the prompt.
+        contrasts: where the model's prediction for the picture changes if a phrase leaves the prompt.
     """
 
     prompt: str
     picture: Callable[[], npt.NDArray[np.uint8]]
     heat: Callable[[str], npt.NDArray[np.floating] | None]
+    contrasts: Contrasts = no_contrasts
 
 
 Find = Callable[[FirstPicture, Sequence[Query]], list[list[Instance]]]

@@ -28,6 +28,7 @@ from ..unet.layout import LayoutRecorder, LayoutReplay
 from ..unet.networks import RowNetworks, of_concept
 from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
+from .contrast import Contrast
 from .first import FirstResult, FirstTap
 from .memory import Memory
 from .noise import Noise
@@ -148,9 +149,12 @@ class Session:
             given: the masks that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
         """
         host = self._host
-        pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number))
-                    for number, prompt in enumerate(host.prompts)]
-        return find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
+        with Patches(host.unet) as patches:
+            RowNetworks(patches, [(every_row, host.style)])
+            contrast = Contrast(host, Evaluator(patches, self._memory.limit(False, host.latent_size)), first.latents)
+            pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number),
+                                     partial(contrast, number)) for number, prompt in enumerate(host.prompts)]
+            return find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
 
     def second(self, concepts: list[LoadedConcept], places: Places,
                first: FirstResult | None = None) -> tuple[Tensor, list[str]]:
