@@ -12,16 +12,27 @@ READY := $(VENV)/ready
 CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 USABLE := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in $(CANDIDATES); do if $$p -c '$(USABLE)' 2>/dev/null; then echo $$p; break; fi; done)
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 ARGS ?=
+# processes that share the test files out among them, each with a web UI of its own
+WORKERS ?= 2
 # glibc gives the memory of each step back to the system, and gets it again page by page; kept, training is thrice as fast
 # and timings of runs in threads are alike
 KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 
+# of a web UI: the detectors' packages go beside its own, whose environment is only read
+WEBUI_PYTHON := $(if $(OMG_WEBUI),$(OMG_WEBUI)/venv/bin/python)
+DETECTORS := $(VENV)/detectors
+DETECTORS_READY := $(if $(WEBUI_PYTHON),$(DETECTORS)/ready)
+
 .PHONY: test lint demo bench bench-world world clean
 .DELETE_ON_ERROR:
 
-test: lint
-	$(BIN)/python -m pytest $(ARGS)
+test: lint $(DETECTORS_READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+ifdef OMG_WEBUI
+	$(DETECTORS)/bin/python -m pytest tests/detectors $(ARGS) || [ $$? = 5 ]  # ARGS may choose none of them
+endif
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,6 +54,8 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find omg_ext scripts tests bench -name __pycache__ -prune -exec rm -rf {} +
 
+# The compiled part of torchvision fits the torch of its own index alone. Beside another build it cannot be imported, and
+# transformers fails with it; ultralytics, for which it is there, asks for its version only: then its code goes.
 # pip is upgraded because old resolvers pick source packages. Torch comes first and alone so that a local build of this
 # version, say one without CUDA, is taken where pip is told of one.
 $(READY): pyproject.toml
@@ -55,4 +68,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@$(BIN)/python -c "import torchvision" 2>/dev/null || rm -rf "$$($(BIN)/python -c '$(PACKAGES)')/torchvision"
+	@touch $@
+
+$(DETECTORS)/ready: $(READY)
+	rm -rf $(DETECTORS)
+	$(WEBUI_PYTHON) -m venv --without-pip $(DETECTORS)
+	$(WEBUI_PYTHON) -c '$(PACKAGES)' > "$$($(DETECTORS)/bin/python -c '$(PACKAGES)')/webui.pth"
+	sed 's/ *#.*//' "$(OMG_WEBUI)/requirements_versions.txt" > $(DETECTORS)/pins.txt
+	$(BIN)/python -m pip --python $(DETECTORS)/bin/python install --quiet --constraint $(DETECTORS)/pins.txt \
+	  "ultralytics>=8.3.75,<9" "groundingdino-py==0.4.0" "segment-anything==1.0" "opencv-python<4.12" \
+	  "pytest>=8,<10" "hypothesis>=6.100,<7"
 	@touch $@

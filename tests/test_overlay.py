@@ -29,7 +29,8 @@ def colours_in(picture: np.ndarray, where: np.ndarray) -> list[tuple[int, ...]]:
 
 
 def test_each_concept_has_its_colour_and_nobodys_things_are_grey() -> None:
-    shown = overlay(GREY, [finding(0.2, 1), finding(0.5, None), finding(0.8, 0)], [mask(0.8), mask(0.2)], ["man", "man"])
+    findings = [finding(0.2, 1), finding(0.5, None), finding(0.8, 0)]
+    shown = overlay(GREY, findings, [mask(0.8), mask(0.2)], ["man", "man"])
     assert shown.shape == GREY.shape
     assert [colours_in(shown, mask(x)) for x in (0.8, 0.2, 0.5)] == [[COLOURS[0]], [COLOURS[1]], [NOBODYS]]
     outside = ~np.any([disc(x, 0.5, 0.13, 256, 384) for x in (0.2, 0.5, 0.8)], axis=0)

@@ -23,6 +23,7 @@ from bench.world import (
     prompt_accuracy,
     readers,
     train_autoencoder,
+    train_detector,
     train_dreambooth,
     train_embedding,
     train_lora,
@@ -61,6 +62,11 @@ def with_autoencoder() -> model.Parts:
 def make_readers() -> dict[str, Any]:
     """Trains the readers; returns how well they read reconstructions."""
     return train_readers.make(with_autoencoder().vae, SEED)
+
+
+def make_detector() -> dict[str, Any]:
+    """Trains the YOLO; returns how well it finds figures in reconstructions."""
+    return train_detector.make(with_autoencoder().vae, SEED)
 
 
 def make_unet() -> dict[str, Any]:
@@ -111,6 +117,7 @@ def _compared(pipe: StableDiffusionXLPipeline, name: str, word: str) -> dict[str
 PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {
     "autoencoder": (make_autoencoder, [weights.AUTOENCODER]),
     "readers": (make_readers, [weights.FIGURES, weights.IDENTITY]),
+    "detector": (make_detector, [weights.DETECTOR]),
     "unet": (make_unet, [weights.CHECKPOINT]),
     "prompts": (measure_prompts, []),
     "loras": (make_loras, [weights.lora(name) for name in IDENTITIES]),

@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from bench.world import detector
+from bench.world import detector, weights
 from bench.world.casts import Cast
 from bench.world.regional import regional_attention
 from omg_ext.comprehension import FirstPicture, Models
@@ -92,7 +92,8 @@ class Studio:
     omg: OMGPipeline = field(init=False)
 
     def __post_init__(self) -> None:
-        self.omg = OMGPipeline(self.pipe, self.loras, rows_per_call=self.rows_per_call)
+        self.omg = OMGPipeline(self.pipe, self.loras, rows_per_call=self.rows_per_call,
+                               detectors=[weights.DETECTOR.parent], keep_detectors=True)
 
     def plain(self, shot: Shot, prompt: str, shown: tuple[int, ...]) -> Take:
         """Ordinary pictures of a prompt, whose LoRAs act on the whole picture."""

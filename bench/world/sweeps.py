@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
+from bench.world import weights
 from bench.world.casts import Cast
 from bench.world.measure import FIGURES, Judges, Mean, Reference, Values, measure, summary
 from bench.world.methods import Method, NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, ordinary
@@ -33,12 +34,13 @@ SHOWN = 6
 
 OMG = Omg()
 ATTENTION = Omg("OMG, attention masks", {"detector": "attention"})
+YOLO = Omg("OMG, yolo masks", {"detector": "yolo", "detect": {"model": weights.DETECTOR.name}})
 BLENDING = Omg("noise blending only", {"layout": {"cross": 0, "self": 0}})
 ALONE = Omg("OMG, prompts of one alone", alone=True)
 STRONG = Omg("OMG, concept guidance 8", guidance=8)
 UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
-    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION, ALONE)
+    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION, YOLO, ALONE)
 FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG)
 
 

@@ -43,7 +43,7 @@ _NOISE = 0.06
 _KIND_WEIGHT = 4.0
 
 
-def _fit(parameters: Sequence[nn.Parameter], steps: int, loss: Callable[[float], Tensor]) -> None:
+def fit(parameters: Sequence[nn.Parameter], steps: int, loss: Callable[[float], Tensor]) -> None:
     """Minimises ``loss``, which is told how much of the training is done, 0 to 1."""
     optimizer = torch.optim.AdamW(parameters, weight_decay=1e-3)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
@@ -57,7 +57,7 @@ def _fit(parameters: Sequence[nn.Parameter], steps: int, loss: Callable[[float],
         rates.step()
 
 
-def _batches(count: int, size: int) -> Callable[[], Tensor]:
+def batches(count: int, size: int) -> Callable[[], Tensor]:
     """Gives ``size`` different numbers below ``count`` at a time, each equally often."""
     left = torch.empty(0, dtype=torch.long)
 
@@ -111,13 +111,13 @@ def figure_loss(net: nn.Module, samples: Samples) -> Tensor:
 def train_figures(samples: Samples, steps: int = FIGURE_STEPS) -> FigureReader:
     """Draws from torch's global generator."""
     net = FigureNet()
-    following = _batches(len(samples), min(FIGURE_BATCH, len(samples)))
+    following = batches(len(samples), min(FIGURE_BATCH, len(samples)))
 
     def loss(_: float) -> Tensor:
         batch = samples[following()]
         return figure_loss(net, batch.mirrored() if torch.rand(()) < 0.5 else batch)
 
-    _fit([*net.parameters()], steps, loss)
+    fit([*net.parameters()], steps, loss)
     return FigureReader(net)
 
 
@@ -148,7 +148,7 @@ def train_identity(samples: Samples, people: int, steps: int = IDENTITY_STEPS, m
     """Draws from torch's global generator; ``people``: how many individuals the samples show at most."""
     net, centres = IdentityNet(), nn.Parameter(0.1 * torch.randn(people, EMBEDDING))
     figures = samples.figures(_LEAST_SHOWN)
-    following = _batches(len(figures), min(IDENTITY_BATCH, len(figures)))
+    following = batches(len(figures), min(IDENTITY_BATCH, len(figures)))
 
     def loss(done: float) -> Tensor:
         picture, number, person = figures[following()].T
@@ -159,7 +159,7 @@ def train_identity(samples: Samples, people: int, steps: int = IDENTITY_STEPS, m
         # from the start, the full margin keeps a small network from learning anything
         return arcface_loss(vectors.float(), centres, person, margin * min(2 * done, 1))
 
-    _fit([*net.parameters(), centres], steps, loss)
+    fit([*net.parameters(), centres], steps, loss)
     return IdentityReader(net)
 
 

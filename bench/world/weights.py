@@ -12,6 +12,8 @@ AUTOENCODER = OUT / "autoencoder.safetensors"
 CHECKPOINT = WEIGHTS / "world.safetensors"
 FIGURES = WEIGHTS / "figures.safetensors"
 IDENTITY = WEIGHTS / "identity.safetensors"
+DETECTOR = WEIGHTS / "figures-seg.pt"
+"""A YOLO-seg of ultralytics, which is a pickle."""
 CARD = WEIGHTS / "card.json"
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from ..errors import OMGError
 from .attention import AttentionDetector
 from .base import Detector, Find, FirstPicture, Instance, Query
+from .grounding import GroundingDetector
 from .models import Models, Need
+from .painted import PaintedDetector
+from .yolo import YoloDetector
+from .zero_shot import ZeroShotDetector
 
 __all__ = ["DETECTORS", "AttentionDetector", "Detector", "Find", "FirstPicture", "Instance", "Models", "Need", "Query",
            "get_detector"]
 
-DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AttentionDetector(),)}
+DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (
+    AttentionDetector(), GroundingDetector(), PaintedDetector(), YoloDetector(), ZeroShotDetector())}
 
 
 def get_detector(name: str) -> Detector:

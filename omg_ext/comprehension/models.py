@@ -21,8 +21,8 @@ class Need:
     """Something that a detector takes.
 
     Attributes:
-        kind: a Python package or a model file.
-        name: the package's requirement, with its bounds, or the file's name.
+        kind: a Python package, a model file, or something that the request has to say of concepts' places.
+        name: the package's requirement, with its bounds, the file's name, or what the request has to say.
         is_there: whether it was found.
         path: where the file was found.
         size: of the file in bytes, as far as it is known.
@@ -30,7 +30,7 @@ class Need:
         folder: where to put the file.
     """
 
-    kind: Literal["package", "file"]
+    kind: Literal["package", "file", "place"]
     name: str
     is_there: bool
     path: Path | None = None
@@ -41,7 +41,10 @@ class Need:
     def __str__(self) -> str:
         """What is missing and how to get it, for a message."""
         if self.kind == "package":
-            return f"the Python package {self.name} (install it in OMG's settings)"
+            return (f"the Python package {self.name} (pip install it, together with \"opencv-python<4.12\" and "
+                    "\"numpy<2\", into the environment that runs this)")
+        if self.kind == "place":
+            return self.name
         size = f" ({self.size / 1e6:.0f} MB)" if self.size else ""
         return f"the file {self.name}{size}, from {self.page}, in {self.folder}"
 

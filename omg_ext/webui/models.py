@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from modules import devices, paths, shared
+from modules import devices, paths
 
 from ..comprehension import Models
+from . import settings
 
 # of other extensions, whose users have the files already; OMG's own comes first, and takes what is downloaded
 _FOLDERS = ("omg", "adetailer", "sam", "grounding-dino")
@@ -17,7 +18,8 @@ _MODELS = Models()
 
 def models() -> Models:
     """The models of this process, as the settings have them now."""
-    _MODELS.device = torch.device("cpu") if shared.opts.data.get("omg_detect_on_cpu") else devices.device
-    _MODELS.is_keeping = bool(shared.opts.data.get("omg_keep_detectors"))
-    _MODELS.folders = [Path(paths.models_path) / name for name in _FOLDERS]
+    _MODELS.device = torch.device("cpu") if settings.is_detecting_on_cpu() else devices.device
+    _MODELS.is_keeping = settings.is_keeping_detectors()
+    _MODELS.folders = [*(Path(paths.models_path) / name for name in _FOLDERS),
+                       Path(paths.extensions_dir) / "sd-webui-segment-anything" / "models"]
     return _MODELS

@@ -55,7 +55,7 @@ def detectors() -> list[dict[str, Any]]:
     options, tools = Detect(), models()
     answer = []
     for name, detector in DETECTORS.items():
-        needs = detector.needs(options, tools)
+        needs = [need for need in detector.needs(options, tools) if need.kind != "place"]  # a request's to give
         answer.append({
             "name": name, "ready": all(need.is_there for need in needs), "needs_first_pass": detector.needs_attention,
             "needs": [{key: str(value) if key in ("path", "folder") and value else value

@@ -55,10 +55,25 @@ _OPTIONS = {
     "omg_rows_per_call": shared.OptionInfo(
         0, "Concept rows per UNet call", gr.Slider, {"minimum": 0, "maximum": 32, "step": 1}
     ).info("0 = all at once, or as many as fit into graphics memory; a concept takes two rows per picture"),
+    "omg_keep_detectors": shared.OptionInfo(False, "Keep detectors' models in memory").info(
+        "off: they are loaded for each picture, and their memory is free afterwards"),
+    "omg_detect_on_cpu": shared.OptionInfo(False, "Run detectors on the CPU").info(
+        "slower, and takes no graphics memory. Some detectors' models (.pt files) are pickles, which can run code when "
+        "they are loaded: take them from sources you trust"),
     "omg_ui_concepts": shared.OptionInfo(
         6, "Concepts shown in the accordion", gr.Slider, {"minimum": 1, "maximum": 16, "step": 1}
     ).info("the API takes any number").needs_reload_ui(),
 }
+
+
+def is_keeping_detectors() -> bool:
+    """Whether detectors' models stay in memory after use."""
+    return bool(shared.opts.data.get("omg_keep_detectors"))
+
+
+def is_detecting_on_cpu() -> bool:
+    """Whether detectors leave the graphics card alone."""
+    return bool(shared.opts.data.get("omg_detect_on_cpu"))
 
 
 def _add_settings() -> None:

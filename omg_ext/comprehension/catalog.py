@@ -1,0 +1,70 @@
+"""Model files that detectors can use and that can be downloaded: for each detector the least that makes it run.
+
+Sizes and checksums are those that several independent sources give; where there are none, they are left out. Sizes that
+end in six zeros are rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+_HUB = "https://huggingface.co"
+_ASSETS = "https://github.com/ultralytics/assets/releases/download"
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file, with where it comes from and where it goes.
+
+    Attributes:
+        name: of the file.
+        url: of the file itself.
+        page: that tells people about it, its licence included.
+        folder: below the folder of OMG's models; empty is that folder itself.
+        size: in bytes; 0 is unknown.
+        sha256: in hexadecimal; None is unknown.
+    """
+
+    name: str
+    url: str
+    page: str
+    folder: str = ""
+    size: int = 0
+    sha256: str | None = None
+
+
+def _hub(repository: str, *files: str) -> tuple[Download, ...]:
+    """Files of a model on the hub, which go into a folder of the model's name."""
+    page, folder = f"{_HUB}/{repository}", repository.rpartition("/")[2]
+    return tuple(Download(name, f"{page}/resolve/main/{name}", page, folder) for name in files)
+
+
+_YOLOE = "https://docs.ultralytics.com/models/yoloe"
+_OWL = _hub("google/owlvit-base-patch32", "model.safetensors", "config.json", "preprocessor_config.json",
+            "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+_SAM = _hub("facebook/sam-vit-base", "model.safetensors", "config.json", "preprocessor_config.json")
+# without its weights, which Grounding DINO's file has too
+_BERT = _hub("google-bert/bert-base-uncased", "vocab.txt", "config.json", "tokenizer_config.json", "tokenizer.json")
+
+CATALOG: dict[str, tuple[Download, ...]] = {
+    "owlvit": _OWL,
+    "sam": (replace(_SAM[0], size=375_000_000), *_SAM[1:]),
+    "yoloe": (Download("yoloe-11s-seg.pt", f"{_ASSETS}/v8.3.0/yoloe-11s-seg.pt", _YOLOE),),
+    "mobileclip": (Download("mobileclip_blt.ts", f"{_ASSETS}/v8.3.0/mobileclip_blt.ts", _YOLOE, size=572_000_000),),
+    "mobileclip2": (Download("mobileclip2_b.ts", f"{_ASSETS}/v8.4.0/mobileclip2_b.ts", _YOLOE),),
+    "clip": (Download(
+        "ViT-B-32.pt", "https://openaipublic.azureedge.net/clip/models/"
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+        "https://github.com/openai/CLIP", size=354_000_000,
+        sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),),
+    "dino": (Download(
+        "groundingdino_swint_ogc.pth", "https://github.com/IDEA-Research/GroundingDINO/releases/download/"
+        "v0.1.0-alpha/groundingdino_swint_ogc.pth", "https://github.com/IDEA-Research/GroundingDINO",
+        size=693_997_677, sha256="3b3ca2563c77c69f651d7bd133e97139c186df06231157a64c507099c52bc799"),),
+    "bert": _BERT,
+    "segment-anything": (Download(
+        "sam_vit_b_01ec64.pth", "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+        "https://github.com/facebookresearch/segment-anything", size=375_042_383,
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),),
+}
+"""By what they are: the files that are needed together, the one to look for first."""

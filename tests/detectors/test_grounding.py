@@ -1,0 +1,159 @@
+"""The detector `grounding-dino+sam`, through the real packages: from files to masks at the picture's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query, grounding
+from omg_ext.errors import OMGError
+from omg_ext.request import Detect
+from tests.models.tiny_detectors import (
+    Eyes,
+    place,
+    scene,
+    small_dino,
+    write_bert,
+    write_dino,
+    write_segment_anything,
+)
+
+dino_package = pytest.importorskip("groundingdino.models", exc_type=ImportError)
+segment_anything = pytest.importorskip("segment_anything", exc_type=ImportError)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With all files; no test changes anything in it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_bert(folder / "bert-tiny")
+    write_dino(folder / "groundingdino_swint_tiny.pth", folder / "bert-tiny")
+    write_segment_anything(folder / "sam" / "sam_vit_tiny.pth")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's description of the network, with fewer layers, and a smaller picture."""
+    from groundingdino.util.slconfig import SLConfig
+
+    whole = SLConfig.fromfile
+    monkeypatch.setattr(SLConfig, "fromfile", staticmethod(lambda name: small_dino(whole(name))))
+    monkeypatch.setattr(grounding, "SIDE", 96)
+
+
+@pytest.fixture
+def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that see the scene: Grounding DINO its boxes, SAM the coloured pixels in a box."""
+    from groundingdino.models.GroundingDINO.groundingdino import GroundingDINO
+    from segment_anything.modeling import Sam
+
+    def dino(self: Any, samples: Any, captions: Any) -> Any:
+        text, = captions
+        assert text.endswith(".")
+        name = next((name for name in ("man", "dog") if name in text[:-1].split()), "")
+        sizes = torch.tensor([samples.shape[3], samples.shape[2]] * 2)
+        logits = torch.full((1, 2, 256), -float("inf"))
+        logits[0, 0, 1:3] = torch.tensor([1.0, -3.0]) if name else -8.0
+        return {"pred_logits": logits,
+                "pred_boxes": (torch.stack([Eyes(samples[0]).box(name), torch.tensor([3.0, 3, 4, 4])]) / sizes)[None]}
+
+    seen: list[Eyes] = []
+
+    def encode(self: Any, pixels: Any) -> Any:
+        seen[:] = [Eyes(pixels[0])]
+        return torch.zeros(1, 256, 64, 64)
+
+    def prompt(self: Any, points: Any, boxes: Any, masks: Any) -> Any:
+        return boxes, None
+
+    def decode(self: Any, sparse_prompt_embeddings: Any, **_: Any) -> Any:
+        things = seen[0].sees("man") | seen[0].sees("dog")
+        masks = torch.full((len(sparse_prompt_embeddings), 1, 256, 256), -6.0)
+        for number, (x0, y0, x1, y1) in enumerate(sparse_prompt_embeddings.round().int().tolist()):
+            within = torch.zeros(1024, 1024)
+            within[y0:y1, x0:x1] = things[y0:y1, x0:x1].float()
+            masks[number] = 12 * torch.nn.functional.interpolate(within[None, None], (256, 256), mode="area")[0] - 6
+        return masks, torch.ones(len(masks), 1)
+
+    monkeypatch.setattr(GroundingDINO, "forward", dino)
+    for part, function in (("ImageEncoderViT", encode), ("PromptEncoder", prompt), ("MaskDecoder", decode)):
+        monkeypatch.setattr(getattr(segment_anything.modeling, part), "forward", function)
+    assert Sam.mask_threshold == 0.0
+
+
+def found(models: Models, *phrases: str, **options: Any) -> list[list[Instance]]:
+    with DETECTORS["grounding-dino+sam"].loaded(Detect(**options), models) as find:
+        return find(FirstPicture("", scene, lambda phrase: None), [Query(phrase) for phrase in phrases])
+
+
+def overlap(instance: Instance, name: str) -> float:
+    mask, true = instance.mask >= 0.5, place(name)
+    return float((mask & true).sum() / (mask | true).sum())
+
+
+def test_random_networks_run_from_file_to_mask(folder):
+    men, dogs = found(Models(folders=[folder]), "an old man", "dog", threshold=0.0)
+    assert men
+    assert dogs
+    assert {instance.mask.shape for instance in (*men, *dogs)} == {scene().shape[:2]}
+    assert all(instance.mask.dtype == np.float32 and 0 <= instance.mask.min() <= instance.mask.max() <= 1
+               for instance in men)
+
+
+@pytest.mark.usefixtures("eyes")
+def test_masks_lie_where_things_are(folder):
+    men, dogs, robots = found(Models(folders=[folder]), "Man", "an old dog", "robot")
+    assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
+    assert overlap(men[0], "man") > 0.95
+    assert overlap(dogs[0], "dog") > 0.95
+    assert men[0].score == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-5)
+    assert found(Models(folders=[folder]), "man", threshold=0.8) == [[]]
+
+
+def test_the_picture_keeps_its_shape():
+    assert grounding.prepared(scene()).shape == (1, 3, 96, 154)
+
+
+@pytest.mark.parametrize(("kind", "build"), [
+    ((768, 12, 12, [2, 5, 8, 11]), "vit_b"), ((1024, 24, 16, [5, 11, 17, 23]), "vit_l"),
+    ((1280, 32, 16, [7, 15, 23, 31]), "vit_h")])
+def test_the_kind_of_sam_is_read_from_its_weights(kind, build):
+    with torch.device("meta"):
+        weights = segment_anything.sam_model_registry[build]().state_dict()
+    assert tuple(grounding.encoder_shape(weights).values()) == kind
+
+
+class TestFiles:
+    def test_what_is_missing_is_named(self, tmp_path):
+        with pytest.raises(OMGError, match=r"groundingdino_swint_ogc\.pth \(694 MB\), from http.*sam_vit_b_01ec64\.pth "
+                                           r"\(375 MB\).*bert-base-uncased/vocab\.txt"):
+            found(Models(folders=[tmp_path]), "man")
+
+    def test_another_network_is_refused(self, folder, tmp_path):
+        torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "groundingdino_other.pth")
+        with pytest.raises(OMGError, match=r"groundingdino_other\.pth cannot be used.*it lacks \d+ weights"):
+            found(Models(folders=[tmp_path, folder]), "man")
+
+    def test_only_tensors_are_read(self, folder, tmp_path):
+        torch.save({"model": Path("x")}, tmp_path / "groundingdino_bad.pth")
+        with pytest.raises(OMGError, match=r"groundingdino_bad\.pth cannot be used \(UnpicklingError"):
+            found(Models(folders=[tmp_path, folder]), "man")
+
+    def test_names(self, folder):
+        models = Models(folders=[folder])
+        assert found(models, "man", model="groundingdino_swint_tiny", segmenter="SAM_vit_tiny.pth", threshold=0.0)[0]
+        with pytest.raises(OMGError, match=r"detect\.segmenter: there is no model `sam`"):
+            DETECTORS["grounding-dino+sam"].needs(Detect(segmenter="sam"), models)
+
+
+@pytest.mark.parametrize("is_keeping", [False, True])
+def test_memory_is_free_unless_kept(folder, is_keeping):
+    models = Models(folders=[folder], is_keeping=is_keeping)
+    with DETECTORS["grounding-dino+sam"].loaded(Detect(), models):
+        assert len(models._kept) == 2
+    assert len(models._kept) == (2 if is_keeping else 0)
