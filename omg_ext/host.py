@@ -222,7 +222,7 @@ class Host(Protocol):
         ...
 
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
-        """Other global prompts, one for each picture, encoded as the pictures' own are, as they read in the end."""
+        """Other global prompts, any number, encoded as the pictures' own are, as they read in the end."""
         ...
 
     def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:

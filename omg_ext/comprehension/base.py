@@ -64,14 +64,13 @@ class Instance:
         return float(x), float(y)
 
 
-Contrasts = Callable[[Sequence[str], Sequence[float], int], npt.NDArray[np.float32]]
-"""``(phrases, fractions of the trajectory, noises) -> float32 [phrases, fractions x noises, h, w]``: see
-:class:`omg_ext.passes.contrast.Contrast`"""
+Contrasts = Callable[[Sequence[tuple[str, str]], Sequence[float], int], npt.NDArray[np.float32]]
+"""``(pairs of prompts, times, noises) -> float32 [pairs, h, w]``: see :class:`omg_ext.passes.contrast.Contrast`"""
 
 
-def no_contrasts(phrases: Sequence[str], at: Sequence[float], noises: int) -> npt.NDArray[np.float32]:
+def no_contrasts(pairs: Sequence[tuple[str, str]], times: Sequence[float], noises: int) -> npt.NDArray[np.float32]:
     """Of a picture that no model has drawn: flat."""
-    return np.zeros((len(phrases), len(at) * noises, 1, 1), np.float32)
+    return np.zeros((len(pairs), 1, 1), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class FirstPicture:
         picture: the decoded picture, uint8 ``[H, W, 3]``.
         heat: a phrase's cross-attention heat map ``[h, w]``, the same size for every phrase, or None if the phrase is
             not in the prompt.
-        contrasts: where the model's prediction for the picture changes if a phrase leaves the prompt.
+        contrasts: where the model's predictions for the picture differ between two prompts.
     """
 
     prompt: str

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..comprehension.without import without
 from ..host import ConceptConditioning, Host
 from ..unet.calls import Row, UNetCall
 from ..unet.evaluator import Evaluator
@@ -37,61 +36,53 @@ class Contrast:
     host: Host
     evaluator: Evaluator
     latents: Tensor
-    _encoded: dict[tuple[str, ...], ConceptConditioning] = field(default_factory=dict)
+    _encoded: dict[str, ConceptConditioning] = field(default_factory=dict)
 
-    def __call__(self, picture: int, phrases: Sequence[str], at: Sequence[float],
+    def __call__(self, picture: int, pairs: Sequence[tuple[str, str]], times: Sequence[float],
                  noises: int) -> npt.NDArray[np.float32]:
-        """How much the prediction changes where a phrase leaves the prompt.
+        """How much the prediction for a picture differs between two prompts.
 
         Args:
             picture: of the batch.
-            phrases: each leaves by itself.
-            at: fractions of the trajectory (0 is all noise) to which the picture is noised.
-            noises: how many at each; a second is the first's negative, and so on.
+            pairs: prompts to compare. A prompt that stands in several is evaluated once.
+            times: to which shares of the model's timesteps the picture is noised (0 is the picture, 1 is noise).
+            noises: how many at each; every second one is the negative of that before. All prompts share them.
 
         Returns:
-            Squared differences, summed over channels, float32 [phrases, at x noises, h, w].
+            Mean square differences, float32 [pairs, h, w].
         """
-        prompts = self.host.prompts
-        variants = [self._encode(prompts), *(self._encode([without(prompt, phrase) for prompt in prompts])
-                                             for phrase in phrases)]
+        prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
         generator = torch.Generator("cpu").manual_seed(_SEED)
-        looks = [(fraction, noise) for fraction in at for noise in self._noises(noises, generator)]
-        maps = [self._differences(picture, variants, fraction, noise) for fraction, noise in looks]
-        return np.stack(maps, axis=1)
+        looks = [(time, noise) for time in times for noise in self._noises(noises, generator)]
+        total = torch.zeros(len(pairs), *self.latents.shape[2:], device=self.latents.device)
+        for time, noise in looks:
+            predictions = dict(zip(prompts, self._predictions(picture, prompts, 1 - time, noise), strict=True))
+            for number, (one, other) in enumerate(pairs):
+                total[number] += (predictions[one] - predictions[other]).square().mean(0)
+        return np.asarray((total / max(len(looks), 1)).cpu().numpy(), dtype=np.float32)
 
-    def _encode(self, prompts: Sequence[str]) -> ConceptConditioning:
-        key = tuple(prompts)
-        if key not in self._encoded:
-            self._encoded[key] = self.host.reworded(prompts)
-        return self._encoded[key]
+    def _encode(self, prompt: str) -> ConceptConditioning:
+        if prompt not in self._encoded:
+            self._encoded[prompt] = self.host.reworded([prompt])
+        return self._encoded[prompt]
 
     def _noises(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-        shape = self.latents.shape[1:]
         for number in range(count):
             if number % 2 == 0:
-                noise = torch.randn(shape, generator=generator)
+                noise = torch.randn(self.latents.shape[1:], generator=generator)
             yield (noise if number % 2 == 0 else -noise).to(self.latents)
 
-    def _differences(self, picture: int, variants: Sequence[ConceptConditioning], at: float,
-                     noise: Tensor) -> npt.NDArray[np.float32]:
-        """[variants - 1, h, w]"""
-        predictions = self._predictions(picture, variants, at, noise)
-        changed = (predictions[1:] - predictions[:1]).float().square().sum(1)
-        return np.asarray(changed.cpu().numpy(), dtype=np.float32)
-
-    def _predictions(self, picture: int, variants: Sequence[ConceptConditioning], at: float, noise: Tensor) -> Tensor:
-        """[variants, C, h, w]; parts of ``AND`` count by their weights."""
-        parts = [(variant, number, weight) for variant, (_, pictures, _) in enumerate(variants)
-                 for number, weight in pictures[picture]]
-        rows = [{name: tensor[number] for name, tensor in variants[variant].cond.items()}
-                for variant, number, _ in parts]
-        predicted = torch.zeros(len(variants), *noise.shape, device=noise.device)
+    def _predictions(self, picture: int, prompts: Sequence[str], at: float, noise: Tensor) -> Tensor:
+        """float32 [prompts, C, h, w]; parts of ``AND`` count by their weights."""
+        encoded = [self._encode(prompt) for prompt in prompts]
+        parts = [(number, row, weight) for number, each in enumerate(encoded) for row, weight in each.parts[0]]
+        rows = [{name: tensor[row] for name, tensor in encoded[number].cond.items()} for number, row, _ in parts]
+        predicted = torch.zeros(len(prompts), *noise.shape, device=noise.device)
         for indices in _of_equal_length(rows):
             output = self._evaluate([rows[index] for index in indices], picture, at, noise)
             for index, prediction in zip(indices, output, strict=True):
-                variant, _, weight = parts[index]
-                predicted[variant] += weight * prediction.float()
+                number, _, weight = parts[index]
+                predicted[number] += weight * prediction.float()
         return predicted
 
     def _evaluate(self, conds: Sequence[Mapping[str, Tensor]], picture: int, at: float, noise: Tensor) -> Tensor:
