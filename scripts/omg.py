@@ -4,7 +4,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from omg_ext.webui import api, process, prompts, rest, settings, ui, xyz
+from omg_ext.webui import api, preview_page, process, prompts, rest, settings, ui, xyz
 from omg_ext.webui.preview import Preview
 
 
@@ -14,6 +14,7 @@ class OMGScript(scripts.Script):
     def __init__(self) -> None:
         super().__init__()
         self.preview = Preview()
+        preview_page.watch(self)
 
     def title(self) -> str:
         return "OMG"

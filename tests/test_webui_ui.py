@@ -14,8 +14,21 @@ from PIL import Image
 
 from omg_ext.comprehension.masks import decode_mask, encode_mask
 from omg_ext.errors import OMGError
-from omg_ext.request import Concept, Request, Where, parse_request
-from omg_ext.webui.fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES, arg_count, args_from_request, request_from_args
+from omg_ext.request import Concept, Request, Where, dump_request, parse_request
+from omg_ext.webui.fields import (
+    CONCEPT_FIELDS,
+    GLOBAL_FIELDS,
+    LATER_FIELDS,
+    NO_PREVIEW,
+    PREVIEW,
+    arg_count,
+    arg_names,
+    args_from_request,
+    request_from_args,
+)
+from omg_ext.webui.fields import (
+    choice_of as place,
+)
 from omg_ext.webui.infotext import KEY, infotext_value, paste_fields
 
 # as in the web UI's modules/infotext_utils.py
@@ -42,7 +55,10 @@ requests = st.fixed_dictionaries(
         "detector": st.just("attention"), "blend_start": fractions, "strict": st.booleans(),
         "layout": st.fixed_dictionaries({}, optional={"cross": fractions, "self": fractions}),
         "mask": st.fixed_dictionaries({}, optional={"grow": st.floats(0, 0.5), "feather": st.floats(0, 0.5)}),
-        "show": st.lists(st.sampled_from(["first_pass", "masks"]), unique=True),
+        "show": st.lists(st.sampled_from(["first_pass", "masks", "overlay"]), unique=True),
+        "detect": st.fixed_dictionaries({}, optional={"threshold": fractions, "model": st.text(),
+                                                      "segmenter": st.text()}),
+        "preview": st.booleans(),
     },
 ).map(parse_request)
 
@@ -52,6 +68,7 @@ def accordion(groups: int = 2, **values):
     named = {each.name: each.default for each in GLOBAL_FIELDS}
     for number in range(1, groups + 1):
         named |= {f"concept{number}_{each.name}": each.default for each in CONCEPT_FIELDS}
+    named |= {each.name: each.default for each in LATER_FIELDS}
     assert not values.keys() - named.keys()
     return list((named | {"enabled": True, "count": 1} | values).values())
 
@@ -61,11 +78,6 @@ def wanted(args):
     request_ = request_from_args(args)
     assert request_ is not None
     return request_
-
-
-def place(kind: str) -> str:
-    """The dropdown's entry for a field of :class:`omg_ext.request.Where`."""
-    return next(place.choice for place in PLACES if place.kind == kind)
 
 
 def through_infotext(value: str) -> str:
@@ -198,6 +210,55 @@ def test_an_uploaded_picture_becomes_the_mask():
     np.testing.assert_array_equal(decode_mask(text, "mask"), pixels / 255)
 
 
+def test_the_options_of_the_detector():
+    values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a"}
+    args = accordion(**values, threshold=0.4, model="large", segmenter="fine")
+    assert wanted(args)["detect"] == {"threshold": 0.4, "model": "large", "segmenter": "fine"}
+    assert "threshold" not in wanted(accordion(**values, model="large"))["detect"]
+    assert dump_request(parse_request(wanted(accordion(**values)))).keys() == {"concepts"}
+
+
+def test_values_of_before_stay_where_they_were():
+    """API users send them in their order, without those that came later: the host adds these."""
+    names = arg_names(2)
+    assert names[:len(GLOBAL_FIELDS)] == [each.name for each in GLOBAL_FIELDS]
+    assert names[len(GLOBAL_FIELDS):-len(LATER_FIELDS)] == [each.name for each in CONCEPT_FIELDS] * 2
+    assert [each.name for each in GLOBAL_FIELDS[:4]] == ["api", "enabled", "count", "detector"]
+    assert len(names) == arg_count(2)
+
+
+@pytest.mark.parametrize("values", [
+    {"concept1_phrase": "man"}, {"concept1_phrase": "man", "enabled": False},
+    {"api": {"concepts": [{"phrase": "man", "prompt": ""}], "preview": True}},
+], ids=["fields", "switched off", "API slot"])
+def test_the_page_asks_for_a_preview_of_whatever_stands_there(values):
+    request_ = parse_request(request_from_args(accordion(**values, preview=PREVIEW)))
+    assert request_.preview
+    assert request_.concepts == (Concept(prompt="", phrase="man"),)
+    if "api" not in values:
+        plain = request_from_args(accordion(**values, preview=NO_PREVIEW))
+        assert plain is None or "preview" not in plain
+
+
+@pytest.mark.parametrize("kind", ["point", "box", "mask"])
+@pytest.mark.parametrize("values", [{"concept1_phrase": "man"}, {"concept1_prompt": "a"},
+                                    {"concept1_phrase": "man", "detector": "painted"}], ids=str)
+def test_a_preview_needs_no_places_as_they_are_what_it_is_for(kind, values):
+    args = accordion(**values, concept1_where=place(kind), preview=PREVIEW)
+    concept, = wanted(args)["concepts"]
+    is_sought = "concept1_phrase" in values and "detector" not in values
+    assert concept.get("where") == (None if is_sought else {"box": [0, 0, 1, 1]})
+    parse_request(wanted(args))
+    with pytest.raises(OMGError, match="where"):
+        request_from_args(accordion(**values, concept1_where=place(kind)))
+
+
+def test_a_preview_keeps_the_places_that_are_given():
+    args = accordion(concept1_phrase="man", concept1_where=place("point"), concept1_where_text="0.5, 0.5",
+                     preview=PREVIEW)
+    assert wanted(args)["concepts"][0]["where"] == {"point": [0.5, 0.5]}
+
+
 def test_infotext_is_compact():
     noise = encode_mask(np.random.default_rng(0).random((256, 256)))
     request_ = Request(concepts=(Concept(prompt="a", where=Where(mask=noise)), Concept(prompt="b", phrase="c")))
@@ -217,10 +278,10 @@ def test_the_infotext_key_switches_the_accordion(params):
 
 
 def test_field_names_are_unique_and_every_field_is_explained():
-    for table in (GLOBAL_FIELDS, CONCEPT_FIELDS):
+    for table in (GLOBAL_FIELDS + LATER_FIELDS, CONCEPT_FIELDS):
         names = [each.name for each in table]
         assert len(set(names)) == len(names)
-    saved = [each.label for each in GLOBAL_FIELDS if each.saved]
+    saved = [each.label for each in GLOBAL_FIELDS + LATER_FIELDS if each.saved]
     assert len(set(saved)) == len(saved), "the web UI keeps defaults by label"
-    without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS) if not each.info}
+    without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS, *LATER_FIELDS) if not each.info}
     assert without_help == {"enabled", "where_text", "mask_picture"}

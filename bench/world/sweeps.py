@@ -34,13 +34,15 @@ SHOWN = 6
 
 OMG = Omg()
 ATTENTION = Omg("OMG, attention masks", {"detector": "attention"})
+CONTRAST = Omg("OMG, contrast masks", {"detector": "contrast"})
 YOLO = Omg("OMG, yolo masks", {"detector": "yolo", "detect": {"model": weights.DETECTOR.name}})
 BLENDING = Omg("noise blending only", {"layout": {"cross": 0, "self": 0}})
 ALONE = Omg("OMG, prompts of one alone", alone=True)
 STRONG = Omg("OMG, concept guidance 8", guidance=8)
 UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
-    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION, YOLO, ALONE)
+    SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION,
+    CONTRAST, YOLO, ALONE)
 FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG)
 
 

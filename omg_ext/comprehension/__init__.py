@@ -8,6 +8,7 @@ from .base import Detector, Find, FirstPicture, Instance, Query
 from .grounding import GroundingDetector
 from .models import Models, Need
 from .painted import PaintedDetector
+from .second_look import ContrastDetector
 from .yolo import YoloDetector
 from .zero_shot import ZeroShotDetector
 
@@ -15,7 +16,8 @@ __all__ = ["DETECTORS", "AttentionDetector", "Detector", "Find", "FirstPicture",
            "get_detector"]
 
 DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (
-    AttentionDetector(), GroundingDetector(), PaintedDetector(), YoloDetector(), ZeroShotDetector())}
+    AttentionDetector(), ContrastDetector(), GroundingDetector(), PaintedDetector(), YoloDetector(),
+    ZeroShotDetector())}
 
 
 def get_detector(name: str) -> Detector:

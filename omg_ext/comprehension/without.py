@@ -1,4 +1,4 @@
-"""A prompt without a phrase: what the model is asked for the same picture less one thing.
+"""A prompt without a phrase: what the model is asked for the same picture less one thing; or with a phrase once.
 
 The phrase goes in all its places, with the article, number and adjectives in front of it, and with the "and", comma or
 preposition that would be left hanging. Attention syntax, prompt editing, ``AND`` and network tags stay valid.
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .phrases import MAX_WORDS_BETWEEN, Word, find
+from .plurals import same_thing
 
 # in front of a thing they say which or how many; what stands between them and the thing describes it
 _DETERMINERS = frozenset((
     "a", "an", "the", "another", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "both",
     "several", "multiple", "many", "some", "few", "other", "this", "these", "those", "my", "your", "his", "her", "its",
     "our", "their"))
+# of these, those that say there is one thing of the kind, or one more
+_SINGULAR = frozenset((
+    "a", "an", "the", "another", "one", "1", "other", "this", "my", "your", "his", "her", "its", "our", "their"))
 # "a couple of men" is gone with the men
 _GROUPS = frozenset(("couple", "pair", "trio", "group", "crowd", "number", "lot"))
 _LISTING = frozenset(("and", "or", "&", "plus"))
@@ -75,15 +79,70 @@ def without(prompt: str, phrase: str) -> str:
     parts of ``AND`` and brackets that are empty without it go too.
     """
     pieces, rest = _pieces(prompt)
-    named = find(phrase, [_sought(piece, number) for number, piece in enumerate(pieces)])
+    named = _named(pieces, phrase)
     if not named:
         return prompt
+    _drop(pieces, named)
+    return _cleaned(pieces, rest)
+
+
+def single(prompt: str, phrase: str) -> str:
+    """The prompt with a phrase once where it asks for several: "two men" and "a man and another man" become "a man".
+
+    The phrase is taken for a singular. A prompt that names it once, or not at all, is given back as it is.
+    """
+    pieces, rest = _pieces(prompt)
+    named = _named(pieces, phrase)
+    what = _thing(phrase)
+    # what a thing is stands last in its phrase
+    heads = [number for number in named if same_thing(pieces[number].word, what.rpartition(" ")[2].casefold())]
+    if not heads:
+        return prompt
+    first, head = [number for number in named if number <= heads[0]], pieces[heads[0]]
+    before = [piece for piece in _described(pieces, first[0]) if piece.word]
+    is_one = what.casefold().endswith(head.word) and all(
+        piece.word in _SINGULAR for piece in before if _determines(piece.word))
+    if is_one and len(heads) == 1:
+        return prompt
+    _drop(pieces, [number for number in named if number > heads[0]])
+    if not is_one:
+        start = next(iter(before), pieces[first[0]])
+        is_tag = start.word.isdigit()
+        _drop(pieces, first)
+        head.dropped, head.lead = False, start.lead
+        head.text = f"1{what}" if is_tag else f"{'an' if what[0] in 'aeiouAEIOU' else 'a'} {what}"
+    return _cleaned(pieces, rest)
+
+
+def _thing(phrase: str) -> str:
+    """A phrase without what stands before it: "man" of "a man"."""
+    return re.sub(rf"^\s*(?:(?:{'|'.join(sorted(_DETERMINERS, key=len, reverse=True))})\s+|\d+\s*)+", "", phrase,
+                  flags=re.IGNORECASE).strip() or phrase
+
+
+def _named(pieces: Sequence[_Piece], phrase: str) -> list[int]:
+    """The pieces of all places of a phrase: also "two men" beside "a man", of which a search takes the nearer one."""
+    words = [_sought(piece, number) for number, piece in enumerate(pieces)]
+    named: list[int] = []
+    while found := find(phrase, words):
+        named += found
+        for number in found:
+            words[number] = Word(",", ())
+    return sorted(named)
+
+
+def _drop(pieces: Sequence[_Piece], named: Sequence[int]) -> None:
+    """Drops the words of some places of a phrase, and what describes them."""
     for number in named:
         pieces[number].dropped = True
     for number in named:
         for describing in _described(pieces, number):
             # brackets stay, to be dropped if nothing is left in them
             describing.dropped |= bool(describing.word)
+
+
+def _cleaned(pieces: Sequence[_Piece], rest: str) -> str:
+    """The text of what is left, without what hangs."""
     while any([_drop_empty_groups(pieces), _drop_empty_parts(pieces), _drop_hanging(pieces)]):
         pass
     return _text(pieces, rest)
@@ -178,6 +237,10 @@ def _is_content(piece: _Piece) -> bool:
 
 def _drop_hanging(pieces: Sequence[_Piece]) -> bool:
     """Drops one word or mark that hangs at a place where something went; says whether there was one."""
+    for before, piece, after in zip(pieces, pieces[1:], pieces[2:], strict=False):
+        if piece.is_list and before.dropped and after.dropped and not piece.dropped:
+            piece.dropped = True
+            return True
     for number, piece in enumerate(pieces):
         if piece.dropped and (number == 0 or not pieces[number - 1].dropped):
             end = next((later for later in range(number, len(pieces)) if not pieces[later].dropped), len(pieces))

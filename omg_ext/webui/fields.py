@@ -127,8 +127,17 @@ PLACES = (
     Place("Painted mask", "mask"),
 )
 
+
+def choice_of(kind: str) -> str:
+    """The dropdown's entry for a field of :class:`omg_ext.request.Where`."""
+    return next(place.choice for place in PLACES if place.kind == kind)
+
+
+FIND = "How to find them"
 BLEND = "Blending, layout and mask edges"
 MORE = "Negative prompt, strength, CFG scale"
+PREVIEW, NO_PREVIEW = "omg preview: yes", "omg preview: no"
+"""What the page sends in the field ``preview``: see ``javascript/omg_preview.js``, which puts the one for the other."""
 
 GLOBAL_FIELDS = (
     Field("api", "request", "Request as JSON",
@@ -152,7 +161,21 @@ GLOBAL_FIELDS = (
     _of_request("strict", "checkbox", "Stop if a concept is not found",
                 "Off: a warning, and it is left out.", "strict", panel=BLEND, row=3),
     _of_request("show", "checkboxes", "Also return", "Behind the result.", "show",
-                options={"choices": [("First picture", "first_pass"), ("Masks", "masks")]}, panel=BLEND, row=3),
+                options={"choices": [("First picture", "first_pass"), ("Masks", "masks"), ("Who is where", "overlay")]},
+                panel=BLEND, row=3),
+)
+
+# behind the concepts' values, so that those of API users who send them in their order stay where they were; `preview`
+# is the last one
+LATER_FIELDS = (
+    Field("threshold", "slider", "Least confidence",
+          "What the detector is less sure of does not count as found. 0: the detector's own.", 0.0,
+          ("detect", "threshold"), optional=True, options=_slider(0, 1), panel=FIND),
+    _of_request("model", "text", "Model", "File or folder, if there are several. Empty: the first found.",
+                "detect.model", options={"max_lines": 1}, panel=FIND, row=1),
+    _of_request("segmenter", "text", "Model for outlines", "The same for what turns boxes into shapes.",
+                "detect.segmenter", options={"max_lines": 1}, panel=FIND, row=1),
+    Field("preview", "hidden", "Preview", "Set by the button Find concepts.", NO_PREVIEW, saved=False),
 )
 
 CONCEPT_FIELDS = (
@@ -185,35 +208,65 @@ def concept_fields(number: int) -> list[Field]:
 
 def arg_count(groups: int) -> int:
     """How many component values an accordion with this many concept groups has."""
-    return len(GLOBAL_FIELDS) + groups * len(CONCEPT_FIELDS)
+    return len(GLOBAL_FIELDS) + groups * len(CONCEPT_FIELDS) + len(LATER_FIELDS)
 
 
 def concept_count(args: int) -> int:
     """How many concept groups there are behind this many component values."""
-    return (args - len(GLOBAL_FIELDS)) // len(CONCEPT_FIELDS)
+    return (args - len(GLOBAL_FIELDS) - len(LATER_FIELDS)) // len(CONCEPT_FIELDS)
+
+
+def arg_names(groups: int) -> list[str]:
+    """The fields behind the component values, in their order; those of the concepts stand there once for each."""
+    tables = (GLOBAL_FIELDS, *[CONCEPT_FIELDS] * groups, LATER_FIELDS)
+    return [each.name for table in tables for each in table]
 
 
 def request_from_args(args: Sequence[Any]) -> dict[str, Any] | None:
     """The request that the script's component values ask for, as the API would take it; None if OMG is off.
 
     Args:
-        args: the API slot, then the rest of :data:`GLOBAL_FIELDS`, then :data:`CONCEPT_FIELDS` for each concept.
-            Anything in the API slot is the request, as an object or its JSON text, and the rest does not count.
+        args: the API slot, then the rest of :data:`GLOBAL_FIELDS`, then :data:`CONCEPT_FIELDS` for each concept, then
+            :data:`LATER_FIELDS`. Anything in the API slot is the request, as an object or its JSON text, and the rest
+            does not count, but that the page may ask for a preview of it.
 
     Raises:
         OMGError: naming the field, if the request in the slot is not valid or a value in the fields cannot be read.
             Fields are not validated beyond that; :func:`omg_ext.request.parse_request` does it.
     """
+    preview = {"preview": True} if args[-1] == PREVIEW else {}
     slot = args[0]
     if slot is not None and slot != "":
-        return dump_request(parse_request(slot))
-    values = _named(GLOBAL_FIELDS, args)
-    if not values["enabled"]:
+        return {**dump_request(parse_request(slot)), **preview}
+    groups = concept_count(len(args))
+    values = _named(GLOBAL_FIELDS, args) | _named(LATER_FIELDS, args[-len(LATER_FIELDS):])
+    if not (values["enabled"] or preview):
         return None
-    shown = min(int(values["count"] or 0), concept_count(len(args)))
-    request = _gather(GLOBAL_FIELDS, values)
-    request["concepts"] = [_concept(index, _named(CONCEPT_FIELDS, args[arg_count(index):])) for index in range(shown)]
+    shown = min(int(values["count"] or 0), groups)
+    request = _gather((*GLOBAL_FIELDS, *LATER_FIELDS), values) | preview
+    concepts = [_named(CONCEPT_FIELDS, args[_first_of(index):]) for index in range(shown)]
+    if preview:
+        concepts = [_without_empty_place(concept, values["detector"]) for concept in concepts]
+    request["concepts"] = [_concept(index, concept) for index, concept in enumerate(concepts)]
     return request
+
+
+def _without_empty_place(values: Values, detector: str) -> Values:
+    """A concept's values for a preview: a place that is chosen and not yet given is what the picture is wanted for.
+
+    The concept is sought then; if it cannot be, it is everywhere.
+    """
+    place = next((place for place in PLACES if place.choice == values["where"]), PLACES[0])
+    if not place.kind or (values["where_text"] if place.label else values["mask_picture"]):
+        return values
+    if values["phrase"] and detector != "painted":
+        return {**values, "where": PLACES[0].choice}
+    return {**values, "where": choice_of("box"), "where_text": "0, 0, 1, 1"}
+
+
+def _first_of(index: int) -> int:
+    """Where the values of a concept begin (0 is the first)."""
+    return len(GLOBAL_FIELDS) + index * len(CONCEPT_FIELDS)
 
 
 def args_from_request(request: Request, groups: int) -> list[Any]:
@@ -226,11 +279,14 @@ def args_from_request(request: Request, groups: int) -> list[Any]:
             that, a negative prompt that is empty on purpose) also goes into the API slot, as JSON.
     """
     count = max(1, min(len(request.concepts), groups))
-    values = {"enabled": request.enabled, "count": count, **_spread(GLOBAL_FIELDS, request)}
+    values = {"enabled": request.enabled, "count": count,
+              "preview": PREVIEW if request.preview and request.enabled else NO_PREVIEW,
+              **_spread((*GLOBAL_FIELDS, *LATER_FIELDS), request)}
     args = [values.get(each.name, each.default) for each in GLOBAL_FIELDS]
     for index in range(groups):
         concept = _concept_values(request.concepts[index]) if index < len(request.concepts) else {}
         args += [concept.get(each.name, each.default) for each in CONCEPT_FIELDS]
+    args += [values.get(each.name, each.default) for each in LATER_FIELDS]
     if request.enabled and parse_request(request_from_args(args)) != request:
         args[0] = request_text(request)
     return args
@@ -280,7 +336,8 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
 def _where_value(where: str, name: str, place: Place, values: Values) -> Any:
     picture = values["mask_picture"]
     if place.kind == "mask" and picture is None:
-        raise OMGError(where, f"{name} has no mask: upload a picture that is white where the concept is")
+        raise OMGError(where, f"{name} has no mask: paint it on the picture that Find concepts shows, or upload one "
+                              "that is white where the concept is")
     if place.kind == "mask":
         return picture if isinstance(picture, str) else _png_text(picture)
     text = str(values["where_text"] or "")

@@ -12,6 +12,8 @@ from .fields import request_text
 
 KEY = "OMG"
 """The infotext key of the request."""
+WHO_IS_WHERE = "who is where"
+"""The title of the extra picture that shows what was found."""
 FOUND = "OMG found"
 """The infotext key of what the detector saw; see :class:`omg_ext.comprehension.places.Finding`."""
 
@@ -28,6 +30,11 @@ def infotext_value(request: Request) -> str:
 def picture_infotext(text: str, title: str) -> str:
     """The infotext of an extra picture: that of the result it belongs to, and what the picture is."""
     return f"{text}, {KEY} picture: {title}"
+
+
+def is_of_picture(text: str, title: str) -> bool:
+    """Whether this is the infotext of such an extra picture."""
+    return text.endswith(f", {KEY} picture: {title}")
 
 
 def _shrunk(where: Where | None) -> Where | None:

@@ -23,13 +23,15 @@ from ..passes.session import Session
 from ..request import Request
 from . import settings
 from .host import Sample, WebUIHost
-from .infotext import infotext_value
+from .infotext import WHO_IS_WHERE, infotext_value
 from .models import models
 from .networks import Kept
 from .preview import Preview, key_of
 from .prompts import REWRITTEN, as_drawn, for_all_pictures, is_rewritten_by_others
 
 REUSED = "the first picture is that of the preview; it was not drawn again"
+# what the progress line says
+FIRST, FINDING, SECOND = "OMG: first picture", "OMG: finding the concepts", "OMG: drawing the concepts"
 UPSCALED_LATER = ("a finished picture was upscaled, without the concepts: their places are known only while OMG draws "
                   "it; use Hires. fix in the same run")
 
@@ -97,10 +99,12 @@ class Job:
             OMGError: anything the user can mend; nothing stays hooked.
         """
         self.places = None
-        host = self._host(request, sample)
+        stages: list[str] = []
+        host = self._host(request, _told(sample, stages))
         session = Session(host, request, self.memory, models())
         first = shown.result(key_of(self._processing, request, noise) if shown.key else None, session.heat_phrases())
         self._expect_passes(1 if first is not None else 2)
+        stages += [FIRST, FINDING, SECOND] if first is None else [SECOND]
         drawn = session.draw(first)
         self.places = drawn.places
         self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
@@ -118,7 +122,7 @@ class Job:
         p.enable_hr = False  # what would be upscaled is not there yet
         if not self._before:
             shown.drop()
-        host = self._host(request, sample)
+        host = self._host(request, _told(sample, [FIRST, FINDING]))
         session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
         self._expect_passes(1)
         first, self.places = session.preview()
@@ -202,6 +206,21 @@ class Job:
         shared.total_tqdm.updateTotal(shared.state.job_count * p.steps)
 
 
+def _told(sample: Sample, stages: list[str]) -> Sample:
+    """The same, with the progress line saying what it does, and what comes after it.
+
+    Args:
+        stages: the texts in turn, two for each time. They are used up.
+    """
+    def told() -> Tensor:
+        shared.state.textinfo = stages.pop(0)
+        latents = sample()
+        shared.state.textinfo = stages.pop(0) if stages else None
+        return latents
+
+    return told
+
+
 def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | None, before: int) -> list[Picture]:
     """The extra pictures of a batch, before which so many results were drawn."""
     pictures: list[Picture] = []
@@ -211,7 +230,7 @@ def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | No
         if "overlay" in request.show and places is not None:
             names = [concept.phrase for concept in request.concepts]
             drawn = overlay(host.decode(first, index), places.findings[index], masks, names)
-            pictures.append(Picture(before + index, "who is where", Image.fromarray(drawn)))
+            pictures.append(Picture(before + index, WHO_IS_WHERE, Image.fromarray(drawn)))
         if "masks" in request.show:
             pictures += [Picture(before + index, f"mask of concept {number}",
                                  Image.fromarray((255 * mask).astype("uint8")))

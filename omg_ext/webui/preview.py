@@ -25,6 +25,8 @@ from .networks import active_files
 _NOT_OF_THE_FIRST_PASS = ("hr_", "all_", "script_args", "subseeds", "cached_", "enable_hr", "denoising_strength",
                           "do_not_", "outpath_", "n_iter", "force_task_id", "is_api", "user", "comments",
                           "extra_generation_params", "omg_")
+# -1 where they are random; `seeds` has what was drawn
+_ASKED_FOR = ("seed", "subseed")
 
 
 @dataclass
@@ -86,13 +88,14 @@ def _parts(p: Any, request: Request, noise: Tensor) -> Iterator[Any]:
     yield noise.cpu().numpy()
     yield request.blend_start, request.layout.cross, request.layout.self_, request.detector
     yield sorted((name, value) for name, value in vars(p).items()
-                 if _is_simple(value) and not name.startswith(_NOT_OF_THE_FIRST_PASS))
+                 if _is_simple(value) and name not in _ASKED_FOR and not name.startswith(_NOT_OF_THE_FIRST_PASS))
     yield sorted((name, value) for name, value in shared.opts.data.items() if _is_simple(value))
     model = shared.sd_model.sd_checkpoint_info
     yield [_stamp(file) for file in (model.filename, sd_vae.loaded_vae_file, *sorted(active_files()))]
     yield sorted((name, each.shorthash) for name, each in sd_hijack.model_hijack.embedding_db.word_embeddings.items())
     for script in (*p.scripts.alwayson_scripts, *p.scripts.selectable_scripts):
-        if script.title() != "OMG":
+        # the page's seeds, sampler and refiner only set what the processing object has
+        if script.title() != "OMG" and not script.setup_for_ui_only:
             yield script.title(), p.script_args[script.args_from:script.args_to]
 
 

@@ -62,6 +62,8 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
                 args[0].findings = [*args[0].findings, *job.places.findings]
         except OMGError as error:
             raise RefusedRequest(error) from error
+        finally:
+            shared.state.textinfo = None
         p.extra_generation_params[KEY] = job.infotext(request)
         p.extra_generation_params.pop(FOUND, None)
         if found := job.found():

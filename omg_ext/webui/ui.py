@@ -16,12 +16,16 @@ from ..comprehension import DETECTORS
 from ..comprehension.masks import decode_mask
 from ..errors import OMGError
 from ..request import parse_request
-from . import infotext, settings
+from . import infotext, preview_page, settings
 from .fields import (
     CONCEPT_FIELDS,
+    FIND,
     GLOBAL_FIELDS,
+    LATER_FIELDS,
+    NO_PREVIEW,
     PLACES,
     Field,
+    arg_names,
     args_from_request,
     concept_count,
     concept_fields,
@@ -43,12 +47,20 @@ HINT = """<ol>
 other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man:1&gt;</u></i></li>
 </ol>"""
 
+HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i>attention</i> needs nothing more and
+finds things roughly. <i>contrast</i> needs nothing more either: it looks at the finished picture a second time, which
+costs about as much as twelve steps for two concepts, and sees shapes. <i>painted</i> seeks nothing: every concept then
+needs a box or a mask. The others see things by their shapes; they need models, and a message says which are missing and
+where they come from.</p>"""}
+"""By panel: what the user reads above its fields."""
+
 WIDGETS: dict[str, Callable[..., Component]] = {
     "accordion": lambda info, **kwargs: InputAccordion(**kwargs),
     "checkbox": gr.Checkbox,
     "checkboxes": gr.CheckboxGroup,
     "detector": lambda **kwargs: gr.Dropdown(choices=list(DETECTORS), **kwargs),
     "dropdown": gr.Dropdown,
+    "hidden": lambda **kwargs: gr.Textbox(visible=False, **kwargs),
     "picture": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGBA", source="upload", height=200, **kwargs),
     # the host's attention keys, and tag completion, look for this class
     "prompt": lambda **kwargs: gr.Textbox(elem_classes=["prompt"], **kwargs),
@@ -79,10 +91,16 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
                               elem_classes=["omg-concept"]) as panel:
                 concepts.append(_render(concept_fields(number), script.elem_id, f"concept{number}_"))
             panels.append(panel)
+        page = preview_page.build(script.elem_id, groups, shown)
+        made |= _render(LATER_FIELDS, script.elem_id)
         made |= _render((each for each in table.values() if each.panel), script.elem_id)
     components = [made[each.name] for each in GLOBAL_FIELDS]
     components += [concept[each.name] for concept in concepts for each in CONCEPT_FIELDS]
+    components += [made[each.name] for each in LATER_FIELDS]
     _connect(made, panels, concepts, components)
+    preview_page.connect(page, made["count"], concepts)
+    script.after_generation = preview_page.on_results(script.preview, page, made["preview"],
+                                                      [concept["mask_picture"] for concept in concepts])
     script.infotext_fields = infotext.paste_fields(made["api"], made["enabled"])
     return components
 
@@ -99,6 +117,8 @@ def _render(table: Iterable[Field], elem_id: Callable[[str], str], prefix: str =
     made: Components = {}
     for panel, fields in groupby(table, key=lambda each: each.panel):
         with gr.Accordion(panel, open=False) if panel else nullcontext():
+            if panel in HINTS:
+                gr.HTML(HINTS[panel], elem_classes=["omg-hint"])
             for row, line in groupby(fields, key=lambda each: each.row):
                 with FormRow() if row else nullcontext():
                     made |= {each.name: _component(each, elem_id(prefix + each.name)) for each in line}
@@ -135,14 +155,14 @@ def _spread_request(groups: int) -> Callable[[str], list[Any]]:
 
     The text stays, in sight, if the fields cannot show what it asks for or if it is no valid request.
     """
-    names = [each.name for each in GLOBAL_FIELDS] + [each.name for each in CONCEPT_FIELDS] * groups
+    names = arg_names(groups)
 
     def spread(text: str) -> list[Any]:
         leave = [gr.update() for _ in names]
         if not text:
             return [gr.update(visible=False), *leave[1:]]
         try:
-            args = args_from_request(parse_request(text), groups)
+            args = [*args_from_request(parse_request(text), groups)[:-1], NO_PREVIEW]
             values = [_mask_picture(value) if name == "mask_picture" else value
                       for name, value in zip(names, args, strict=True)]
         except OMGError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -136,3 +138,34 @@ def test_overlay_of_a_whole_generation(webui: WebUI) -> None:
     result = omg(webui, data(show=["overlay"]))
     assert len(result.images) == 2
     assert distance(result.images[1], plain) < distance(result.images[1], result.image)
+
+
+def test_progress_names_the_stage(webui: WebUI) -> None:
+    """In the web UI's own progress line."""
+    seen: list[str] = []
+    is_done = threading.Event()
+
+    def look() -> None:
+        while not is_done.is_set():
+            seen.append(webui.progress()["textinfo"])
+
+    for draw in (preview, lambda webui: omg(webui, data())):  # a preview, and what goes on from it
+        looking = threading.Thread(target=look)
+        looking.start()
+        draw(webui)
+        is_done.set()
+        looking.join()
+        is_done.clear()
+    told = [text for text, _ in groupby(text for text in seen if text)]
+    assert told[0] == "OMG: first picture"
+    assert told[-1] == "OMG: drawing the concepts"
+    assert set(told) <= {"OMG: first picture", "OMG: finding the concepts", "OMG: drawing the concepts"}
+    omg(webui, data())
+    assert webui.progress()["textinfo"] is None
+
+
+def test_a_random_seed_may_be_filled_in(webui: WebUI) -> None:
+    seed = preview(webui, seed=-1).info["seed"]
+    result = omg(webui, data(), seed=seed)
+    assert is_reused(result)
+    np.testing.assert_array_equal(result.image, omg(webui, data(show=["overlay"]), seed=seed).image)

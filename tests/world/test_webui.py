@@ -137,8 +137,9 @@ def test_loras_make_the_pictures_that_they_make_in_diffusers(webui: WebUI, omg: 
     assert distance(made, without) > 2
 
 
-def test_attention_finds_the_masks_that_it_finds_in_diffusers(webui: WebUI, omg: OMGPipeline) -> None:
-    request = {"concepts": [concept(name) for name in PAIR], "show": ["masks"], "strict": True}
+@pytest.mark.parametrize("detector", ["attention", "contrast"])
+def test_detectors_find_the_masks_that_they_find_in_diffusers(webui: WebUI, omg: OMGPipeline, detector: str) -> None:
+    request = {"concepts": [concept(name) for name in PAIR], "show": ["masks"], "strict": True, "detector": detector}
     for seed in range(3):
         made = by_webui(webui, PROMPT, seed, request)
         expected = omg(request, PROMPT, steps=STEPS, cfg_scale=CFG_SCALE, seed=seed)

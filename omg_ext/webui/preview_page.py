@@ -1,0 +1,181 @@
+"""The part of the accordion in which the first picture is seen: who is where, and where clicks and a brush put them.
+
+The picture and what is done on it are the browser's (``javascript/omg_preview.js``). From here it gets the picture of a
+preview; what it gives goes into the fields of the concepts, which alone count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from .fields import NO_PREVIEW, PREVIEW, choice_of
+from .infotext import WHO_IS_WHERE, is_of_picture
+from .preview import Preview
+
+Component = Any
+
+ABOUT = """Draws the first picture alone and shows who is where in it. Generate then goes on from this picture."""
+TOOLS = (("is the thing that is clicked", "point"), ("gets a box: click two corners, or drag", "box"),
+         ("gets a mask: paint it", "mask"))
+PICTURE = """<div id="omg_who" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
+data-point="{point}" data-box="{box}" data-mask="{mask}" data-tool="point">
+<canvas role="img" aria-label="The first picture: click or paint on it"></canvas>
+<div class="omg-brush">
+<label>Brush <input type="range" min="1" max="40" value="10"></label>
+<label><input type="checkbox"> Erase</label>
+<button type="button" class="omg-undo">Undo</button>
+<button type="button" class="omg-clear">Clear</button>
+</div>
+</div>"""
+BROKEN_OFF = "The first picture was broken off, so nothing was sought in it."
+FAILED = "There is nothing to show. The reason stands below the gallery."
+SHOWN = "This is the first picture of seed {seed}. Generate goes on from it, as long as you change concepts alone."
+FILLED = "The seed was random. It is {seed} now, so that Generate goes on from this picture."
+NOT_KEPT = "This is the first picture of seed {seed}. It cannot be kept with this script, so Generate draws it again."
+
+
+@dataclass(frozen=True)
+class PreviewPage:
+    """
+    Attributes:
+        button: runs a preview.
+        note: says what came of it, and of each click.
+        panel: holds what follows; hidden until there is a picture.
+        target: the concept that a click is for, 1 is the first.
+        tool: what a click does.
+        picture, overlay: the first picture as it is and with who is where; hidden: the browser draws them.
+        pick: a hidden button that the browser presses when the picture was clicked or painted on.
+    """
+
+    button: Component
+    note: Component
+    panel: Component
+    target: Component
+    tool: Component
+    picture: Component
+    overlay: Component
+    pick: Component
+
+
+def build(elem_id: Callable[[str], str], groups: int, shown: int) -> PreviewPage:
+    """The components, in the accordion.
+
+    Args:
+        elem_id: the script's.
+        groups: how many concept groups there are.
+        shown: how many are shown at first.
+    """
+    button = gr.Button("Find concepts", elem_id=elem_id("find"))
+    note = gr.HTML(f"<p>{ABOUT}</p>", elem_id=elem_id("note"), elem_classes=["omg-note"])
+    with gr.Column(visible=False, elem_id=elem_id("who_is_where")) as panel:
+        target = gr.Radio(_choices(shown), value=1, label="On this picture", elem_id=elem_id("target"))
+        tool = gr.Radio(list(TOOLS), value="point", show_label=False, label="What it does", elem_id=elem_id("tool"))
+        gr.HTML(PICTURE.format(concepts=groups, yes=PREVIEW, no=NO_PREVIEW,
+                               **{kind: choice_of(kind) for kind in ("point", "box", "mask")}))
+        picture, overlay = (gr.Image(type="pil", interactive=False, visible=False, label=name, elem_id=elem_id(name))
+                            for name in ("picture", "overlay"))
+        pick = gr.Button("pick", visible=False, elem_id=elem_id("pick"))
+    for component in (button, target, tool, picture, overlay, pick):
+        component.do_not_save_to_config = True
+    return PreviewPage(button, note, panel, target, tool, picture, overlay, pick)
+
+
+def connect(page: PreviewPage, count: Component, concepts: Sequence[dict[str, Component]]) -> None:
+    """What happens on the page alone.
+
+    Args:
+        page: see :func:`build`.
+        count: the number of concepts.
+        concepts: each one's components by field name.
+    """
+    quiet = {"show_progress": False, "queue": False}
+    page.button.click(None, _js="omgFindConcepts", **quiet)
+    count.change(_targets, [count, page.target], [page.target], **quiet)
+    where, texts, masks = ([concept[name] for concept in concepts] for name in ("where", "where_text", "mask_picture"))
+    page.pick.click(None, None, [*where, *texts, *masks, page.note], _js="omgPicked", **quiet)
+    for component in (page.tool, page.target, *masks):
+        component.change(None, [page.tool, page.target, *masks], None, _js="omgTool", **quiet)
+    for number, dropdown in enumerate(where, 1):
+        dropdown.input(None, [dropdown], [page.tool, page.target], _js=f"choice => omgPlaceChosen({number}, choice)",
+                       **quiet)
+
+
+def watch(script: Any) -> None:
+    """Be there when the host makes its seeds, and its account of a generation; to be called before the page is made.
+
+    ``script.after_generation`` then has to say what happens when a generation ends: see :func:`on_results`.
+    """
+    seeds: dict[str, Component] = {}
+    for name in ("seed", "subseed"):
+        script.on_after_component(lambda made, name=name: seeds.update({name: made.component}),
+                                  elem_id=f"txt2img_{name}")
+    script.on_after_component(lambda made: script.after_generation(made.component, seeds),
+                              elem_id="generation_info_txt2img")
+
+
+def on_results(preview: Preview, page: PreviewPage, marker: Component,
+               masks: Sequence[Component]) -> Callable[[Component, dict[str, Component]], None]:
+    """To be called with the host's account of a generation, and its seeds, once they are made.
+
+    Args:
+        preview: the one that was made last.
+        page: see :func:`build`.
+        marker: the field that makes a request a preview.
+        masks: each concept's.
+    """
+    def connected(info: Component, seeds: dict[str, Component]) -> None:
+        inputs = [info, marker, seeds["seed"], seeds["subseed"]]
+        outputs = [page.panel, page.picture, page.overlay, page.note, seeds["seed"], seeds["subseed"]]
+        ended = info.change(after(preview), inputs, outputs, show_progress=False, queue=False,
+                            _js="(info, _, ...more) => [info, omgPreview.asked ? 'asked' : '', ...more.slice(0, 2)]")
+        ended.then(None, [page.picture, page.overlay, page.tool, page.target, *masks], None, _js="omgShow",
+                   show_progress=False, queue=False)
+
+    return connected
+
+
+def after(preview: Preview) -> Callable[[str, str, Any, Any], list[Any]]:
+    """What the page does after a generation, from the host's account of it, whether it was a preview, and its seeds.
+
+    Its values are those of the outputs in :func:`on_results`.
+    """
+    leave = [gr.update() for _ in range(6)]
+
+    def shown(text: str, asked: str, seed: Any, subseed: Any) -> list[Any]:
+        if not asked:
+            return leave
+        info = json.loads(text) if text else {}
+        if not any(is_of_picture(each, WHO_IS_WHERE) for each in info.get("infotexts", ())) or preview.overlay is None:
+            return [*leave[:3], f"<p>{BROKEN_OFF if info else FAILED}</p>", *leave[4:]]
+        filled = _is_random(seed)
+        said = NOT_KEPT if preview.key is None else FILLED if filled else SHOWN
+        fill_subseed = _is_random(subseed) and info["subseed_strength"] > 0
+        return [gr.update(visible=True), gr.update(value=preview.picture), gr.update(value=preview.overlay),
+                f"<p>{said.format(seed=info['seed'])}</p>", _as(seed, info["seed"]) if filled else gr.update(),
+                _as(subseed, info["subseed"]) if fill_subseed else gr.update()]
+
+    return shown
+
+
+def _is_random(seed: Any) -> bool:
+    """As the host reads its fields, which are texts in some installations."""
+    return seed is None or str(seed).strip() in ("", "-1", "-1.0")
+
+
+def _as(field: Any, seed: int) -> Any:
+    return gr.update(value=str(seed) if isinstance(field, str) else seed)
+
+
+def _targets(count: Any, target: Any) -> Any:
+    """The concepts that are shown are those to choose from."""
+    shown = int(count or 1)
+    return gr.update(choices=_choices(shown), value=target if target and target <= shown else 1)
+
+
+def _choices(shown: int) -> list[tuple[str, int]]:
+    return [(f"Concept {number}", number) for number in range(1, shown + 1)]
