@@ -48,6 +48,7 @@ function omgImage(source) {
 async function omgShow(picture, overlay, tool, target, ...masks) {
     if (!picture || !overlay) return;
     const images = [await omgImage(picture), await omgImage(overlay)];
+    if (!omgPreview.overlay || omgPreview.overlay.src != overlay) omgPreview.mark = omgPreview.corner = null;
     omgPreview.overlay = images[1];
     if (omgPreview.source != picture) {
         omgPreview.source = picture;
@@ -55,7 +56,6 @@ async function omgShow(picture, overlay, tool, target, ...masks) {
         omgPreview.paint.width = images[0].naturalWidth;
         omgPreview.paint.height = images[0].naturalHeight;
         omgPreview.masks = {};
-        omgPreview.mark = omgPreview.corner = null;
     }
     await omgTool(tool, target, ...masks);
 }

@@ -118,7 +118,7 @@ def _render(table: Iterable[Field], elem_id: Callable[[str], str], prefix: str =
     for panel, fields in groupby(table, key=lambda each: each.panel):
         with gr.Accordion(panel, open=False) if panel else nullcontext():
             if panel in HINTS:
-                gr.HTML(HINTS[panel], elem_classes=["omg-hint"])
+                gr.HTML(HINTS[panel])
             for row, line in groupby(fields, key=lambda each: each.row):
                 with FormRow() if row else nullcontext():
                     made |= {each.name: _component(each, elem_id(prefix + each.name)) for each in line}
