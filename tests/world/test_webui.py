@@ -137,8 +137,10 @@ def test_loras_make_the_pictures_that_they_make_in_diffusers(webui: WebUI, omg: 
     assert distance(made, without) > 2
 
 
-@pytest.mark.parametrize("detector", ["attention", "contrast"])
-def test_detectors_find_the_masks_that_they_find_in_diffusers(webui: WebUI, omg: OMGPipeline, detector: str) -> None:
+@pytest.mark.parametrize(("detector", "rounding"), [("attention", 1.0), ("contrast", 2.0)])
+def test_detectors_find_the_masks_that_they_find_in_diffusers(webui: WebUI, omg: OMGPipeline, detector: str,
+                                                              rounding: float) -> None:
+    """To rounding, in grey levels: on it the hard edges of `contrast` decide for single pixels (1 level is 0.4 %)."""
     request = {"concepts": [concept(name) for name in PAIR], "show": ["masks"], "strict": True, "detector": detector}
     for seed in range(3):
         made = by_webui(webui, PROMPT, seed, request)
@@ -146,7 +148,7 @@ def test_detectors_find_the_masks_that_they_find_in_diffusers(webui: WebUI, omg:
         assert expected.images is not None
         for mask, wanted in zip(made.images[1:], expected.masks[0], strict=True):
             assert wanted is not None
-            assert distance(mask[:, :, 0], 255 * wanted) < 1
+            assert distance(mask[:, :, 0], 255 * wanted) < rounding
         assert distance(made.image, np.asarray(expected.images[0])) < 1
 
 
