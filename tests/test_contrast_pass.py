@@ -119,12 +119,12 @@ def test_rows_that_do_not_fit_are_looked_at_in_parts(looking: Looking, monkeypat
     np.testing.assert_allclose(looking.seen[1], looking.seen[0], rtol=1e-3, atol=1e-6)
 
 
-def test_the_sampler_does_not_notice(looking: Looking) -> None:
+def test_the_sampler_does_not_notice(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random numbers and hooks are as without."""
     pipe = pipeline()
     request: dict[str, Any] = {"concepts": [{"phrase": "man", "prompt": "a knight"},
                                             {"prompt": "a dog", "where": {"box": [0, 0, 1, 1]}}]}
     with_look = generate(pipe, {**request, "detector": "looking"}, PROMPT)
-    looking.find = lambda picture, queries: [[] for _ in queries]  # type: ignore[method-assign]
+    monkeypatch.setattr(looking, "find", lambda picture, queries: [[] for _ in queries])
     without = generate(pipe, {**request, "detector": "looking"}, PROMPT)
     assert torch.equal(with_look.latents, without.latents)

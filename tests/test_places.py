@@ -206,7 +206,7 @@ class TestOcclusion:
 class Scripted:
     """A detector that finds the men of the scene and notes what it was asked."""
 
-    name, needs_attention = "scripted", False
+    name, goes_by_prompt, needs_attention = "scripted", False, False
 
     def __init__(self):
         self.asked: list[list[str]] = []

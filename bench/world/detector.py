@@ -13,8 +13,8 @@ import numpy as np
 
 from bench.world.pixels import Images
 from bench.world.readers import Reading
-from omg_ext.comprehension import DETECTORS, Find, FirstPicture, Instance, Models, Need, Query
-from omg_ext.request import Detect
+from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Query
+from omg_ext.comprehension.base import AtHand
 
 ReadFigures = Callable[[Images], Sequence[Reading]]
 """``pictures uint8 [B, H, W, 3] -> what is in each``"""
@@ -22,7 +22,7 @@ NAME = "reader"
 
 
 @dataclass(frozen=True)
-class ReaderDetector:
+class ReaderDetector(AtHand):
     """Instances of a phrase are the figures that the reader takes for that class, the largest first.
 
     Attributes:
@@ -31,16 +31,8 @@ class ReaderDetector:
 
     read: ReadFigures
     name: str = NAME
+    goes_by_prompt: bool = False
     needs_attention: bool = False
-
-    def needs(self, options: Detect, models: Models) -> Sequence[Need]:
-        """Nothing: the reader is loaded."""
-        return ()
-
-    @contextmanager
-    def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
-        """See :meth:`find`."""
-        yield self.find
 
     def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
         """Per query, whose phrase is a class of the world, its figures' visible masks."""

@@ -49,8 +49,7 @@ def accuracy(find: Find, vae: AutoencoderKL, pictures: Sequence[Picture]) -> dic
     overlaps: list[float] = []
     wrong = 0
     for picture, image in zip(pictures, reconstructions(vae, pictures), strict=True):
-        found = dict(zip(KINDS, find(FirstPicture("", lambda image=image: image, lambda _: None),  # type: ignore[misc]
-                                     [Query(kind) for kind in KINDS]), strict=True))
+        found = dict(zip(KINDS, find(FirstPicture.of(image), [Query(kind) for kind in KINDS]), strict=True))
         for kind in KINDS:
             figures = [figure.visible for figure in picture.figures if figure.character.kind == kind]
             met = np.array([[overlap(figure, instance.mask >= 0.5) for instance in found[kind]] for figure in figures])

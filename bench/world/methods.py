@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -199,7 +199,7 @@ class Regional:
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast, everyone = shot.cast, shot.everyone
         start = time.perf_counter()
-        pictures = [FirstPicture("", _given(picture), lambda phrase: None) for picture in plain.pictures]
+        pictures = [FirstPicture.of(picture) for picture in plain.pictures]
         request = parse_request(shot.request)
         (height, width), (rows, columns) = plain.pictures.shape[1:3], shot.latents.shape[2:]
         sizes = (height, width), (rows, columns)
@@ -212,10 +212,6 @@ class Regional:
             take = studio.plain(shot, cast.prompt(shot.scene) + cast.tags(everyone), everyone)
         return [replace(take, rows=plain.rows + take.rows, seconds=plain.seconds + seconds + take.seconds,
                         masks=places.masks)]
-
-
-def _given(picture: Pictures) -> Callable[[], Pictures]:
-    return lambda: picture
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ pictures that it has not seen.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from bench.world import checkpoint, weights
+from bench.world import weights
 from bench.world.attributes import KINDS
 from bench.world.detector_accuracy import detector_report
 from bench.world.pixels import scaled
@@ -131,15 +129,3 @@ def make(vae: AutoencoderKL, seed: int = 0) -> dict[str, Any]:
     save(net, weights.DETECTOR)
     return {"seed": seed, "pictures": PICTURES, "steps": STEPS, "training_seconds": seconds,
             "parameters": sum(parameter.numel() for parameter in net.parameters()), **detector_report(vae)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains the detector of the small world.")
-    parser.add_argument("--checkpoint", type=Path, default=weights.CHECKPOINT, help="whose autoencoder to use")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    print(json.dumps(make(checkpoint.load(arguments.checkpoint).vae, arguments.seed), indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from ..request import Detect
-from .base import Find, FirstPicture, Instance, Query
-from .models import Models, Need
+from .base import AtHand, FirstPicture, Instance, Query
 from .occlusion import fill_holes, parts
 
 # standard deviation of the smoothing before the threshold, in picture widths: one cell of a 64 x 64 grid
 SMOOTHING = 1 / 64
 
 
-class AttentionDetector:
+class AttentionDetector(AtHand):
     """Instances are the connected hot places of a phrase's heat map.
 
     It can tell apart two instances of one phrase only if they do not touch.
     """
 
     name = "attention"
-    needs_attention = True
-
-    def needs(self, options: Detect, models: Models) -> Sequence[Need]:
-        """Nothing."""
-        return ()
-
-    @contextmanager
-    def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
-        """See :meth:`find`."""
-        yield self.find
+    goes_by_prompt = needs_attention = True
 
     def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
         """Per query its instances, best first; none if the phrase is not in the prompt or its heat map is flat.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,6 +91,11 @@ class FirstPicture:
     heat: Callable[[str], npt.NDArray[np.floating] | None]
     contrasts: Contrasts = no_contrasts
 
+    @classmethod
+    def of(cls, picture: npt.NDArray[np.uint8]) -> FirstPicture:
+        """A picture alone, uint8 [H, W, 3], for detectors that do not go by a prompt."""
+        return cls("", lambda: picture, lambda phrase: None)
+
 
 Find = Callable[[FirstPicture, Sequence[Query]], list[list[Instance]]]
 """``(picture, queries) -> the instances of each query, best first``. Masks may overlap: see :mod:`.occlusion`."""
@@ -100,11 +106,15 @@ class Detector(Protocol):
 
     Attributes:
         name: what the request's field ``detector`` calls it.
+        goes_by_prompt: whether it finds only what the main prompt names, in a picture that the model has just drawn.
         needs_attention: whether the first pass has to record cross-attention for ``FirstPicture.heat``.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def goes_by_prompt(self) -> bool: ...
 
     @property
     def needs_attention(self) -> bool: ...
@@ -120,3 +130,20 @@ class Detector(Protocol):
             OMGError: something it needs is missing or broken.
         """
         ...
+
+
+class AtHand(ABC):
+    """The part of a detector that needs nothing and is always loaded."""
+
+    def needs(self, options: Detect, models: Models) -> Sequence[Need]:
+        """Nothing."""
+        return ()
+
+    @contextmanager
+    def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
+        """See :meth:`find`."""
+        yield self.find
+
+    @abstractmethod
+    def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
+        """See :data:`Find`."""

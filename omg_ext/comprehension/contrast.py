@@ -7,7 +7,7 @@ comes before and after the model: which prompts, timesteps and noises; and from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,12 +20,11 @@ from skimage.filters import threshold_otsu
 from .base import Instance
 from .instances import nearest
 from .masks import resize
-from .occlusion import fill_holes
+from .occlusion import fill_holes, without_specks
 from .walker import walk
 from .without import single, without
 
 FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 SIDE = 128
 """The longer side of the grid on which outlines are sought: that of the latent at SDXL's sizes."""
@@ -38,8 +37,6 @@ AROUND = 0.16
 kind, or parts of one, the model may need words for one far more than for the other."""
 OVERALL = 1.5
 """How much the mean of the whole map counts beside that: without it, ground with nothing in it would be loud."""
-TRUST = 1.5
-"""How much of a map counts where there is no heat at all; full heat adds 1. Heat is rough, so it only leans."""
 OWN = 2.0
 """Each of several instances has a threshold of its own, within this factor of that of all: some show less."""
 SPECK = 0.25
@@ -63,10 +60,6 @@ class Plan:
     times: tuple[float, ...] = (0.45, 0.55, 0.65, 0.75)
     noises: int = 2
 
-    def rows(self, prompts: int) -> int:
-        """UNet rows for one picture with so many different prompts."""
-        return len(self.times) * self.noises * prompts
-
 
 PLAN = Plan()
 
@@ -89,34 +82,23 @@ def comparisons(prompt: str, phrase: str) -> list[Comparison]:
     return [] if unnamed == prompt else [Comparison(each, unnamed) for each in named]
 
 
-def prompts(prompt: str, phrases: Iterable[str]) -> list[str]:
-    """All prompts that the comparisons of the phrases need, each once."""
-    return list(dict.fromkeys(each for phrase in phrases for both in comparisons(prompt, phrase) for each in both))
-
-
 def combined(maps: Sequence[FloatArray]) -> FloatArray | None:
     """One map of a phrase from those of its comparisons ``[h, w]``, of the same weight each; None if there is none."""
     known = [each / each.mean() for each in maps if each.mean() > 0]
     return np.mean(known, axis=0) if known else None
 
 
-def contrast(named: npt.NDArray[np.floating], unnamed: npt.NDArray[np.floating]) -> FloatArray:
-    """The mean square difference ``[h, w]`` of predicted noise ``[calls, C, h, w]`` with and without a phrase."""
-    return np.asarray(((named.astype(np.float64) - unnamed) ** 2).mean((0, 1)))
-
-
-def instances(maps: Sequence[npt.NDArray[np.floating] | None], counts: Sequence[int], picture: npt.NDArray[np.uint8],
-              heats: Sequence[npt.NDArray[np.floating] | None] | None = None) -> list[list[Instance]]:
+def instances(maps: Sequence[npt.NDArray[np.floating] | None], counts: Sequence[int],
+              picture: npt.NDArray[np.uint8]) -> list[list[Instance]]:
     """The things of each phrase.
 
     A place is a phrase's if its map there is over its threshold (Otsu 1979), as far as the picture's outlines agree
     (:mod:`.walker`), and more so than any other's. No scale of a map matters.
 
     Args:
-        maps: per phrase its :func:`combined` contrast ``[h, w]``; None for one that the prompt does not name.
+        maps: per phrase its :func:`combined` map ``[h, w]``; None for one that the prompt does not name.
         counts: per phrase how many instances to tell apart, at least 1.
         picture: the decoded picture, uint8 ``[H, W, 3]``.
-        heats: per phrase its cross-attention ``[h', w']``, if there is any.
 
     Returns:
         Per phrase at most as many instances as are asked for, best first. Masks are 0 and 1, disjoint, on a grid of
@@ -125,8 +107,8 @@ def instances(maps: Sequence[npt.NDArray[np.floating] | None], counts: Sequence[
     size = tuple(max(round(side * SIDE / max(picture.shape[:2])), 1) for side in picture.shape[:2])
     layers: list[FloatArray] = []
     owners: list[int] = []
-    for phrase, (raw, count, heat) in enumerate(zip(maps, counts, heats or [None] * len(maps), strict=True)):
-        evidence = None if raw is None else _evidence(raw, heat, (size[0], size[1]))
+    for phrase, (raw, count) in enumerate(zip(maps, counts, strict=True)):
+        evidence = None if raw is None else _evidence(raw, (size[0], size[1]))
         if evidence is not None:
             layers += _odds(evidence, count)
             owners += [phrase] * (len(layers) - len(owners))
@@ -136,7 +118,7 @@ def instances(maps: Sequence[npt.NDArray[np.floating] | None], counts: Sequence[
         small = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BOX))
         chances = walk(odds / odds.sum(0), small)
         best = chances.argmax(0)
-        masks = fill_holes([_without_specks(best == number) for number in range(1, len(odds))])
+        masks = fill_holes([without_specks(best == number, SPECK) for number in range(1, len(odds))])
         for phrase, mask, chance in zip(owners, masks, chances[1:], strict=True):
             if mask.mean() >= MIN_AREA:
                 found[phrase].append(Instance(mask.astype(np.float32), float(np.clip(chance[mask].mean(), 0, 1))))
@@ -145,18 +127,13 @@ def instances(maps: Sequence[npt.NDArray[np.floating] | None], counts: Sequence[
     return found
 
 
-def _evidence(raw: npt.NDArray[np.floating], heat: npt.NDArray[np.floating] | None,
-              size: tuple[int, int]) -> FloatArray | None:
+def _evidence(raw: npt.NDArray[np.floating], size: tuple[int, int]) -> FloatArray | None:
     """A phrase's map on the grid of outlines; None if it is flat."""
     smooth = _blurred(np.maximum(raw.astype(np.float64), 0), SMOOTHING)
     if np.ptp(smooth) <= _FLAT * smooth.max():
         return None
     level = smooth / (_blurred(smooth, AROUND) + OVERALL * smooth.mean())
-    powered = (level / level.max()) ** POWER
-    if heat is not None and np.ptp(heat) > _FLAT * heat.max():
-        leaning = TRUST + resize((heat - heat.min()) / np.ptp(heat), *raw.shape)
-        powered = powered * (leaning / leaning.max()) ** (2 * POWER)
-    return resize(powered, *size).astype(np.float64)
+    return resize((level / level.max()) ** POWER, *size).astype(np.float64)
 
 
 def _blurred(values: FloatArray, share: float) -> FloatArray:
@@ -178,10 +155,3 @@ def _threshold(values: FloatArray, common: float) -> float:
     """That of one instance's surroundings."""
     own = threshold_otsu(values) if values.size and np.ptp(values) > 0 else common
     return float(np.clip(own, common / OWN, common * OWN))
-
-
-def _without_specks(area: BoolArray) -> BoolArray:
-    labels, _ = ndimage.label(area)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return np.asarray(area & (sizes >= SPECK * sizes.max())[labels])

@@ -38,7 +38,7 @@ class GroundingDetector:
     """Boxes for any phrase from Grounding DINO, and their shapes from SAM."""
 
     name = NAME
-    needs_attention = False
+    goes_by_prompt = needs_attention = False
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """Both packages, a file of each, and a folder of BERT, whose weights are in Grounding DINO's file."""

@@ -47,14 +47,18 @@ def parts(area: BoolArray) -> list[BoolArray]:
     return [labels == label for label, size in enumerate(sizes, 1) if size >= least]
 
 
-def without_specks(area: BoolArray) -> BoolArray:
-    """An area ``[h, w]`` without parts that are specks beside its largest, which stays however small it is."""
+def without_specks(area: BoolArray, share: float = MIN_SHARE_OF_LARGEST) -> BoolArray:
+    """An area ``[h, w]`` without parts that are specks beside its largest, which stays however small it is.
+
+    Args:
+        share: of the largest, below which a part is a speck.
+    """
     labels, count = ndimage.label(area)
     if count < 2:
         return area
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
-    least = max(MIN_SHARE_OF_LARGEST * sizes.max(), min(MIN_SHARE_OF_PICTURE * area.size, sizes.max()))
+    least = max(share * sizes.max(), min(MIN_SHARE_OF_PICTURE * area.size, sizes.max()))
     return np.asarray((sizes >= least)[labels])
 
 

@@ -14,7 +14,7 @@ class PaintedDetector:
     """For requests in which every concept has a box or a mask; one without is refused before anything is drawn."""
 
     name = "painted"
-    needs_attention = False
+    goes_by_prompt = needs_attention = False
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """A place for each concept. It is asked only where one lacks it."""

@@ -162,19 +162,20 @@ def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatAr
 def _not_found(index: int, concept: Concept, detector: Detector, pictures: Sequence[FirstPicture],
                findings: Sequence[Sequence[Finding]], missing: Sequence[int]) -> str:
     where = "" if len(pictures) == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
-    hint = ""
-    if detector.needs_attention and pictures[missing[0]].heat(concept.phrase) is None:
-        hint = _why_unread(concept.phrase, pictures[missing[0]].prompt)
-    elif seen := findings[missing[0]]:
-        hint = f"; what was found: {', '.join(str(finding) for finding in seen)}"
+    picture = pictures[missing[0]]
+    if detector.goes_by_prompt and not find(concept.phrase, words_in(picture.prompt)):
+        hint = _unnamed(concept.phrase, picture.prompt)
+    elif detector.needs_attention and picture.heat(concept.phrase) is None:
+        hint = ("; the prompt names it, but this picture did not read it there: it is for other steps, or behind the "
+                "last word that the text encoder takes")
+    else:
+        seen = ", ".join(str(finding) for finding in findings[missing[0]])
+        hint = f"; what was found: {seen}" if seen else ""
     return f"concepts[{index}]: no {concept.phrase!r} was found{where}, so this concept is left out{hint}"
 
 
-def _why_unread(phrase: str, prompt: str) -> str:
-    """Why a detector that goes by what the model read of the prompt has nothing for a phrase."""
-    if find(phrase, words_in(prompt)):
-        return ("; the prompt names it, but this picture did not read it there: it is for other steps, or behind the "
-                "last word that the text encoder takes")
+def _unnamed(phrase: str, prompt: str) -> str:
+    """What to say of a phrase that the prompt does not name."""
     word = near(phrase, prompt)
     return "; the prompt does not name it, and this detector goes by the prompt's words" + (
         f", of which {word!r} comes near" if word else "")

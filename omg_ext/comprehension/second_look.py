@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..request import Detect
-from .base import Find, FirstPicture, Instance, Query
+from .base import AtHand, FirstPicture, Instance, Query
 from .contrast import PLAN, combined, comparisons, instances
-from .models import Models, Need
 
 
-class ContrastDetector:
+class ContrastDetector(AtHand):
     """The detector that needs no download and sees shapes: it takes a second look at the finished picture.
 
-    It evaluates ``PLAN.rows`` UNet rows a picture: for the prompt, for the prompt without each phrase, and for one of
-    several where a phrase is counted. It tells as many instances apart as the prompt counts or concepts ask for.
+    For each noise of :data:`.contrast.PLAN` it evaluates a row for the prompt, one for the prompt without each phrase,
+    and one more for a phrase that is counted. It tells as many instances apart as the prompt counts or concepts want.
 
     Heat maps would add 0.01 to the overlap with the figures of the small world; without them a preview stays good when
     phrases change.
     """
 
     name = "contrast"
+    goes_by_prompt = True
     needs_attention = False
-
-    def needs(self, options: Detect, models: Models) -> Sequence[Need]:
-        """Nothing."""
-        return ()
-
-    @contextmanager
-    def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
-        """See :meth:`find`."""
-        yield self.find
 
     def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
         """Per query at most as many instances as it asks for; none if the prompt does not name it."""

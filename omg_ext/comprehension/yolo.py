@@ -50,7 +50,7 @@ class YoloDetector:
     """
 
     name = NAME
-    needs_attention = False
+    goes_by_prompt = needs_attention = False
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """The package, a model file, and for phrases of any kind a text encoder."""

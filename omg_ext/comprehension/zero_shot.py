@@ -68,7 +68,7 @@ class ZeroShotDetector:
     """Boxes for any phrase from a zero-shot detector, and their shapes from SAM."""
 
     name = NAME
-    needs_attention = False
+    goes_by_prompt = needs_attention = False
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """The package, a folder of each model. Those that this transformers is too old for do not count."""

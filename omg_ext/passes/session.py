@@ -149,12 +149,15 @@ class Session:
             given: the masks that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
         """
         host = self._host
+        limit, noise = self._memory.limit(False, host.latent_size), Noise.of(host.generators)
         with Patches(host.unet) as patches:
             RowNetworks(patches, [(every_row, host.style)])
-            contrast = Contrast(host, Evaluator(patches, self._memory.limit(False, host.latent_size)), first.latents)
+            contrast = Contrast(host, Evaluator(patches, limit, first.layout.store.drop_device), first.latents)
             pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number),
                                      partial(contrast, number)) for number, prompt in enumerate(host.prompts)]
-            return find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
+            places = find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
+        noise.restore(host.generators)  # encoding a blank picture for an inpainting model draws random numbers
+        return places
 
     def second(self, concepts: list[LoadedConcept], places: Places,
                first: FirstResult | None = None) -> tuple[Tensor, list[str]]:

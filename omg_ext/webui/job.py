@@ -103,13 +103,15 @@ class Job:
         host = self._host(request, _told(sample, stages))
         session = Session(host, request, self.memory, models())
         first = shown.result(key_of(self._processing, request, noise) if shown.key else None, session.heat_phrases())
-        self._expect_passes(1 if first is not None else 2)
+        self._expect(self._processing.n_iter - (first is not None))
         stages += [FIRST, FINDING, SECOND] if first is None else [SECOND]
         drawn = session.draw(first)
         self.places = drawn.places
         self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
         warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
-        return drawn.latents, [*warnings, *([REUSED] if first is not None else [])]
+        if first is not None:
+            self._processing.comment(f"OMG: {REUSED}")  # no warning: the picture is the same, and so is its infotext
+        return drawn.latents, warnings
 
     def preview(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
         """The first pass of one batch, and the concepts found in it. The job's first is kept to go on from.
@@ -124,7 +126,7 @@ class Job:
             shown.drop()
         host = self._host(request, _told(sample, [FIRST, FINDING]))
         session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
-        self._expect_passes(1)
+        self._expect(0)
         first, self.places = session.preview()
         if self.places is None:
             first.layout.store.clear()
@@ -197,12 +199,12 @@ class Job:
         """How many results were drawn before the batch at hand."""
         return int(self._processing.iteration * self._processing.batch_size)
 
-    def _expect_passes(self, passes: int) -> None:
-        """The progress bar counts twice the steps, as the web UI does for hires fix."""
+    def _expect(self, passes: int) -> None:
+        """The progress bar counts the steps of so many more passes, as the web UI does for hires fix."""
         p = self._processing
         if not self.is_counted:
             self.is_counted = True
-            shared.state.job_count += p.n_iter * (passes - 1)
+            shared.state.job_count += passes
         shared.total_tqdm.updateTotal(shared.state.job_count * p.steps)
 
 

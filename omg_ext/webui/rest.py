@@ -15,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from modules import devices
 from modules.call_queue import queue_lock
 from PIL import Image
+from pydantic import ValidationError
 
 from ..comprehension import DETECTORS, FirstPicture, get_detector
 from ..comprehension.masks import encode_mask
@@ -57,7 +58,7 @@ def detectors() -> list[dict[str, Any]]:
     for name, detector in DETECTORS.items():
         needs = [need for need in detector.needs(options, tools) if need.kind != "place"]  # a request's to give
         answer.append({
-            "name": name, "ready": all(need.is_there for need in needs), "needs_first_pass": detector.needs_attention,
+            "name": name, "ready": all(need.is_there for need in needs), "needs_first_pass": detector.goes_by_prompt,
             "needs": [{key: str(value) if key in ("path", "folder") and value else value
                        for key, value in asdict(need).items()} for need in needs]})
     return answer
@@ -112,27 +113,31 @@ def _asked(body: Any) -> dict[str, Any]:
 
 def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Sequence[Sequence[Finding]]:
     payload = body["txt2img"]
-    if not isinstance(payload, dict):
+    if not isinstance(payload, dict) or not isinstance(payload.get("alwayson_scripts", {}), dict):
         raise OMGError("txt2img", "expected the body of a txt2img call")
     awaited = Awaited(asked)
     scripts = {**payload.get("alwayson_scripts", {}), "OMG": {"args": [awaited]}}
-    model = host.body_field.type_
-    host.endpoint(model(**{**payload, "send_images": False, "save_images": False, "alwayson_scripts": scripts}))
+    try:
+        call = host.body_field.type_(**{**payload, "send_images": False, "save_images": False,
+                                        "alwayson_scripts": scripts})
+    except ValidationError as error:
+        raise OMGError("txt2img", f"the web UI does not take it: {error}") from None
+    host.endpoint(call)
     return awaited.findings
 
 
 def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Sequence[Sequence[Finding]]:
     request, picture = parse_request(asked), _picture(body["image"])
     detector, tools = get_detector(request.detector), models()
-    if detector.needs_attention:
+    if detector.goes_by_prompt:
         raise OMGError("detector", f"`{detector.name}` looks at how a picture is made; send `txt2img`, or name another "
                                    "detector")
     require(detector.name, detector.needs(request.detect, tools))
     size = picture.shape[0], picture.shape[1]
-    shown = FirstPicture("", lambda: picture, lambda phrase: None)
     with queue_lock, devices.without_autocast():
-        places = find_places(request, [None] * len(request.concepts), [shown], size, size, tools)  # nothing is blended
-    return places.findings
+        # on any grid: nothing is blended
+        return find_places(request, [None] * len(request.concepts), [FirstPicture.of(picture)], size, size,
+                           tools).findings
 
 
 def _picture(text: Any) -> npt.NDArray[np.uint8]:

@@ -88,7 +88,7 @@ def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found(models: Models, *phrases: str, **options: Any) -> list[list[Instance]]:
     with DETECTORS["grounding-dino+sam"].loaded(Detect(**options), models) as find:
-        return find(FirstPicture("", scene, lambda phrase: None), [Query(phrase) for phrase in phrases])
+        return find(FirstPicture.of(scene()), [Query(phrase) for phrase in phrases])
 
 
 def overlap(instance: Instance, name: str) -> float:

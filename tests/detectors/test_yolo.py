@@ -32,15 +32,10 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would b
     pytest.skip("ultralytics is not installed", allow_module_level=True)
 
 
-def has_clip() -> bool:
-    try:
-        import clip  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-needs_clip = pytest.mark.skipif(not has_clip(), reason="the package clip cannot be imported: it needs torchvision")
+@pytest.fixture(scope="module")
+def clip() -> None:
+    """The package, which needs torchvision; without it the test is skipped."""
+    pytest.importorskip("clip", exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +61,7 @@ def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(models: Models, *phrases: str, image: Any = None, **options: Any) -> list[list[Instance]]:
-    picture = FirstPicture("", scene if image is None else lambda: image, lambda phrase: None)
+    picture = FirstPicture.of(scene() if image is None else image)
     with DETECTORS["yolo"].loaded(Detect(**options), models) as find:
         return find(picture, [Query(phrase) for phrase in phrases])
 
@@ -139,7 +134,7 @@ class TestFinding:
             found(Models(folders=[folder]), "man", "castle")
 
 
-@needs_clip
+@pytest.mark.usefixtures("clip")
 class TestAnyPhrase:
     def test_yoloe_finds_masks(self, open_folder):
         things, = found(Models(folders=[open_folder]), "castle", threshold=0.0)

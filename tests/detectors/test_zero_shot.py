@@ -43,7 +43,7 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture() -> FirstPicture:
-    return FirstPicture("", scene, lambda phrase: None)
+    return FirstPicture.of(scene())
 
 
 def found(models: Models, *phrases: str, **options: Any) -> list[list[Instance]]:
@@ -142,7 +142,7 @@ class TestFinding:
         write_owl(tmp_path / "tiny-owlv2", "owlv2")
         image = scene().swapaxes(0, 1) if turned else scene()
         with DETECTORS["transformers"].loaded(Detect(model="tiny-owlv2"), Models(folders=[tmp_path, folder])) as find:
-            (man,), (dog,) = find(FirstPicture("", lambda: image, lambda phrase: None), [Query("man"), Query("dog")])
+            (man,), (dog,) = find(FirstPicture.of(image), [Query("man"), Query("dog")])
         for instance, name in ((man, "man"), (dog, "dog")):
             mask, true = instance.mask >= 0.5, place(name).T if turned else place(name)
             assert (mask & true).sum() / (mask | true).sum() > 0.8

@@ -72,6 +72,7 @@ def test_generate_goes_on_from_it_to_the_bit(webui: WebUI, payload: dict[str, An
     assert len(result.images) == len(wanted.images)
     for made, expected in zip(result.images, wanted.images, strict=True):
         np.testing.assert_array_equal(made, expected)
+    assert result.info["infotexts"] == wanted.info["infotexts"]
     # only the first pass of the first batch is left out
     passes = payload.get("n_iter", 1) * (2 if payload.get("enable_hr") else 1)
     assert both - calls == plain / passes

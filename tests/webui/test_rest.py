@@ -73,6 +73,8 @@ def test_batches(webui: WebUI) -> None:
     ({"phrases": ["man"], "picture": "x"}, "picture: unknown field"),
     ({"phrases": [""], "image": "x"}, r"concepts\[0\].phrase"), ({"phrases": [3], "image": "x"}, r"concepts\[0\]"),
     ({"phrases": ["man"], "txt2img": []}, "txt2img: expected"),
+    ({"phrases": ["man"], "txt2img": {"alwayson_scripts": 3}}, "txt2img: expected"),
+    ({"phrases": ["man"], "txt2img": {"steps": "many"}}, "txt2img: the web UI does not take it: .*steps"),
     ({"phrases": ["man"], "image": "nonsense"}, "no base64-encoded picture"),
     ({"phrases": ["man"], "image": "x", "detector": "magic"}, "no detector"),
     ({"phrases": ["man"], "image": "x", "detect": {"threshold": 2}}, "detect.threshold"),
@@ -83,9 +85,10 @@ def test_bad_bodies_are_refused_with_the_field(webui: WebUI, body: dict[str, Any
     assert caught.value.status == 422
 
 
-def test_a_detector_of_the_first_pass_needs_one(webui: WebUI) -> None:
+@pytest.mark.parametrize("detector", ["attention", "contrast"])
+def test_a_detector_that_goes_by_the_prompt_needs_a_first_pass(webui: WebUI, detector: str) -> None:
     with pytest.raises(ApiError, match="send `txt2img`"):
-        detect(webui, phrases=["man"], image=png(np.zeros((64, 64, 3), np.uint8)))
+        detect(webui, phrases=["man"], image=png(np.zeros((64, 64, 3), np.uint8)), detector=detector)
 
 
 def test_what_is_missing_is_said(webui: WebUI) -> None:

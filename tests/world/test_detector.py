@@ -85,7 +85,7 @@ def test_training_learns_and_its_file_is_a_detectors(samples, tmp_path, monkeypa
     save(net.eval(), tmp_path / "new-seg.pt")
     assert (tmp_path / "new-seg.pt").stat().st_size < LARGEST_FILE
     with DETECTORS["yolo"].loaded(Detect(threshold=0.0), Models(folders=[tmp_path])) as find:
-        found = find(FirstPicture("", lambda: render(0).image, lambda _: None), [Query(kind) for kind in KINDS])
+        found = find(FirstPicture.of(render(0).image), [Query(kind) for kind in KINDS])
     assert len(found) == len(KINDS)
 
 
@@ -110,7 +110,7 @@ class TestTrained:
         image, = ordinary(runner.studio, Shot(cast, SCENES[0], noise([0], 16))).pictures
         figures = runner.judges.figures(image[None])[0].figures
         with DETECTORS["yolo"].loaded(Detect(), models()) as find:
-            found = dict(zip(KINDS, find(FirstPicture("", lambda: image, lambda _: None),
+            found = dict(zip(KINDS, find(FirstPicture.of(image),
                                          [Query(kind) for kind in KINDS]), strict=True))
         assert {figure.kind for figure in figures} == set(cast.kinds)
         for figure in figures:
