@@ -51,6 +51,16 @@ def test_labels_stay_in_the_picture(x: float) -> None:
     assert sizes[0] >= 0.95 * sizes[1]
 
 
+def test_no_label_hides_another() -> None:
+    """Both are as large as each alone."""
+    places = [mask(0.45), mask(0.5), mask(0.55)]
+    together = overlay(GREY, [], places, ["man"] * 3)
+    for number, place in enumerate(places):
+        alone = overlay(GREY, [], [None] * number + [place], ["man"] * (number + 1))
+        widths = [(picture == COLOURS[number]).all(2).sum(1).max() for picture in (together, alone)]
+        assert widths[0] >= 0.9 * widths[1]
+
+
 def test_any_name_and_any_number_of_concepts() -> None:
     overlay(GREY, [], [mask(0.5)] * 20, ["猫 😀 ü"] * 20)
 

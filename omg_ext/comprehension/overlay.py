@@ -16,6 +16,7 @@ from .places import Finding
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 NOBODYS = (160, 160, 160)
 _STRENGTH = 0.4
+_Box = tuple[int, int, int, int]
 
 
 def overlay(picture: npt.NDArray[np.uint8], findings: Sequence[Finding], masks: Sequence[FloatArray | None],
@@ -41,8 +42,9 @@ def overlay(picture: npt.NDArray[np.uint8], findings: Sequence[Finding], masks: 
             labels.append((mask_, f"{number_}concept {index + 1}: {name}", COLOURS[index % len(COLOURS)]))
     for mask, _, colour in labels:
         shown = _tinted(shown, mask, colour)
+    taken: list[_Box] = []
     for mask, label, colour in labels:
-        _write(shown, mask, label, colour)
+        _write(shown, mask, label, colour, taken)
     return np.asarray(shown)
 
 
@@ -57,15 +59,23 @@ def _tinted(picture: Image.Image, mask: FloatArray, colour: tuple[int, int, int]
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def _write(picture: Image.Image, mask: FloatArray, label: str, colour: tuple[int, int, int]) -> None:
-    """The label in the middle of the mask, within the picture."""
+def _write(picture: Image.Image, mask: FloatArray, label: str, colour: tuple[int, int, int], taken: list[_Box]) -> None:
+    """The label in the middle of the mask, within the picture; if another is there already, below or above it."""
     solid = mask >= 0.5
     if not solid.any():
         return
     y, x = ndimage.center_of_mass(solid)
     tag = _tag(label, colour, max(1, picture.width // 400))
-    picture.paste(tag, (int(min(max(x - tag.width / 2, 0), max(picture.width - tag.width, 0))),
-                        int(min(max(y - tag.height / 2, 0), max(picture.height - tag.height, 0)))))
+    left, most = round(min(max(x - tag.width / 2, 0), max(picture.width - tag.width, 0))), picture.height - tag.height
+    tops = sorted(range(max(most, 0) + 1), key=lambda top: abs(top + tag.height / 2 - y))
+    boxes = [(left, top, left + tag.width, top + tag.height) for top in tops]
+    box = next((box for box in boxes if not any(_meet(box, other) for other in taken)), boxes[0])
+    taken.append(box)
+    picture.paste(tag, box[:2])
+
+
+def _meet(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _tag(label: str, colour: tuple[int, int, int], scale: int) -> Image.Image:

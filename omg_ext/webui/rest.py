@@ -121,7 +121,8 @@ def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Seque
         call = host.body_field.type_(**{**payload, "send_images": False, "save_images": False,
                                         "alwayson_scripts": scripts})
     except ValidationError as error:
-        raise OMGError("txt2img", f"the web UI does not take it: {error}") from None
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise OMGError("txt2img", f"the web UI does not take it: {wrong}") from None
     host.endpoint(call)
     return awaited.findings
 
