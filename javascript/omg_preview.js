@@ -260,18 +260,21 @@ function omgPick(kind, value) {
     gradioApp().getElementById("script_omg_pick").click();
 }
 
-// For the hidden button: new values of all concepts' "where", position and mask, and what to say.
-function omgPicked() {
+// For the hidden button: new values of all concepts' "where", position and mask, and what to say. It is given what stands
+// in "where" now: a box is for the shape in it, if that is what the concept has.
+function omgPicked(...choices) {
     const {target} = omgPreview;
     const {kind, value} = omgPreview.picked;
     const data = omgWho().dataset;
+    const outlines = kind == "box" && choices[target - 1] == data.outline;
     const numbers = kind == "mask" ? "" : value.map((part) => part.toFixed(3)).join(", ");
     const flat = kind == "box" && (numbers.split(", ")[0] == numbers.split(", ")[2]
         || numbers.split(", ")[1] == numbers.split(", ")[3]);
     const said = {
         point: `Concept ${target} is the thing at ${numbers}.`,
         corner: `One corner of concept ${target}'s box is at ${numbers}. Now click the opposite one.`,
-        box: flat ? "These two corners make no box. Click two others." : `Concept ${target} has the box ${numbers}.`,
+        box: flat ? "These two corners make no box. Click two others."
+            : `Concept ${target} has the ${outlines ? "shape inside the box" : "box"} ${numbers}.`,
         mask: value ? `Concept ${target} has the mask that you painted.`
             : `Concept ${target} has no mask: nothing is painted.`,
     }[kind];
@@ -279,7 +282,7 @@ function omgPicked() {
     const all = (chosen) => Array.from({length: Number(data.concepts)},
         (_, index) => sets && index == target - 1 ? chosen : omgUnchanged());
     return [
-        ...all(data[kind]),
+        ...all(outlines ? data.outline : data[kind]),
         ...all(kind == "mask" ? omgUnchanged() : numbers),
         ...all(kind == "mask" ? value : omgUnchanged()),
         `<p>${said}</p>`,

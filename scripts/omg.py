@@ -4,7 +4,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from omg_ext.webui import api, preview_page, process, prompts, rest, settings, ui, xyz
+from omg_ext.webui import api, detectors_page, preview_page, process, prompts, rest, settings, ui, xyz
 from omg_ext.webui.preview import Preview
 
 
@@ -39,6 +39,7 @@ class OMGScript(scripts.Script):
 
 
 settings.register()
+detectors_page.register()
 script_callbacks.on_before_ui(xyz.register, name="omg")
 script_callbacks.on_app_started(lambda _, app: api.read_bodies(app), name="omg")
 script_callbacks.on_app_started(lambda _, app: rest.register(app), name="omg-rest")

@@ -17,7 +17,7 @@ HOSTS = ("webui", "diffusers")
 HOST_MODULES = {"modules", "gradio", "fastapi", "launch", "networks", "network", "ldm", "sgm", "k_diffusion",
                 "diffusers", "transformers", "peft"}
 # detectors that run models of transformers, in either host
-DETECTORS = {"omg_ext.comprehension.grounding", "omg_ext.comprehension.zero_shot"}
+DETECTORS = {"omg_ext.comprehension.grounding", "omg_ext.comprehension.pretrained"}
 
 # tests of what lies in bench/, and they alone, may import it
 BENCH_TESTS = ("tests.world", "tests.bench")

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omg_ext.comprehension import DETECTORS, Instance, Models, Need, Query
+from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Need, Query, segmenters
 from omg_ext.comprehension.assign import assign, of_concepts, queries_of
 from omg_ext.comprehension.masks import encode_mask
 from omg_ext.comprehension.occlusion import disjoint
 from omg_ext.comprehension.places import find_places, given_masks
 from omg_ext.errors import OMGError
-from omg_ext.request import Concept, Mask, Request, Where
+from omg_ext.request import Concept, Detect, Mask, Request, Where
 from tests.test_comprehension import disc, first_pass, overlap
 
 
@@ -301,3 +301,117 @@ class TestFindPlaces:
         for mask, x in zip(masks, (0.75, 0.3), strict=True):
             assert mask is not None
             assert overlap(mask, disc(x, 0.5, 0.15, 512, 512)) > 0.85
+
+
+class TestOutlines:
+    """Shapes in boxes of the request, by a segmenter that finds what is white."""
+
+    @pytest.fixture(autouse=True)
+    def detector(self, monkeypatch):
+        scripted = Scripted()
+        monkeypatch.setitem(DETECTORS, "scripted", scripted)
+        return scripted
+
+    @pytest.fixture(autouse=True)
+    def loads(self, monkeypatch, tmp_path):
+        """The corners that it was asked for, for each picture; None where it was loaded."""
+        asked: list[list[list[float]] | None] = []
+        self.models = Models(folders=[tmp_path])
+
+        def load(path, device):
+            asked.append(None)
+
+            def segment(picture, corners):
+                asked.append(corners.tolist())
+                masks = np.zeros((len(corners), *picture.shape[:2]), np.float32)
+                for mask, (x0, y0, x1, y1) in zip(masks, corners.round().astype(int), strict=True):
+                    mask[y0:y1, x0:x1] = 0.9 * (picture[y0:y1, x0:x1, 0] > 127)
+                return masks
+
+            return segment
+
+        kind = segmenters.Kind(lambda: Need("package", "white", True), lambda models: [tmp_path / "white.pt"], load,
+                               "sam")
+        monkeypatch.setattr(segmenters, "KINDS", (kind,))
+        (tmp_path / "white.pt").write_bytes(b"")
+        return asked
+
+    @staticmethod
+    def picture(*discs: tuple[float, float, float]) -> FirstPicture:
+        """White discs on black, uint8 [48, 64, 3]."""
+        image = np.zeros((48, 64, 3), np.uint8)
+        for x, y, radius in discs:
+            image[disc(x, y, radius, 48, 64)] = 255
+        return FirstPicture("a prompt", lambda: image, lambda phrase: None)
+
+    def find(self, concepts, *pictures, mask=None, **fields):
+        request = Request(concepts=tuple(concepts), **{"detector": "scripted", "mask": mask or Mask(grow=0, feather=0),
+                                                       **fields})
+        given = given_masks(request, (48, 64), (6, 8), self.models)
+        return find_places(request, given, pictures, (48, 64), (6, 8), self.models)
+
+    def test_the_shape_in_the_box_of_every_picture(self, loads, detector):
+        pictures = [self.picture((0.25, 0.5, 0.1), (0.75, 0.5, 0.2)), self.picture((0.3, 0.5, 0.15))]
+        places = self.find([concept("", outline=(0, 0, 0.5, 1))], *pictures)
+        for (mask,), expected in zip(places.masks, [(0.25, 0.5, 0.1), (0.3, 0.5, 0.15)], strict=True):
+            assert mask is not None
+            np.testing.assert_array_equal(mask, disc(*expected, 48, 64))  # what the segmenter is nearly sure of, fully
+        assert loads == [None, [[0, 0, 32, 48]], [[0, 0, 32, 48]]]
+        assert (detector.asked, detector.loads, places.warnings) == ([], 0, [])
+        assert places.pictures == [[0, 1]]
+        assert places.weights.shape == (1, 2, 1, 6, 8)
+        assert not self.models._kept
+
+    def test_it_is_grown_and_feathered_as_others(self):
+        thing = self.picture((0.5, 0.5, 0.2))
+        plain, grown = (self.find([concept("", outline=(0, 0, 1, 1))], thing, mask=mask).masks[0][0]
+                        for mask in (Mask(grow=0, feather=0), Mask(grow=0.1, feather=0.02)))
+        assert plain is not None
+        assert grown is not None
+        assert (grown >= 0.5).sum() > 1.5 * (plain >= 0.5).sum()
+        assert len(np.unique(grown.round(2))) > 10
+
+    def test_several_at_once_and_beside_what_is_sought(self, loads):
+        thing = self.picture((0.25, 0.5, 0.1), (0.75, 0.5, 0.2))
+        places = self.find([concept("knight", outline=(0.5, 0, 1, 1)), concept(point=(0.5, 0.5)),
+                            concept("", outline=(0, 0, 0.5, 1))], thing)
+        assert loads == [None, [[32, 0, 64, 48], [0, 0, 32, 48]]]
+        assert [mask is None for mask in places.masks[0]] == [False, False, False]
+        found = [(finding.concept, finding.data()["phrases"]) for finding in places.findings[0]]
+        assert found == [(None, {"man": 0.5}), (2, {"": 1.0}), (1, {"man": 0.9}), (0, {"knight": 1.0}),
+                         (None, {"man": 0.7})]
+        assert [str(places.findings[0][number]) for number in (1, 3)] == [
+            "something at (0.25, 0.50), concepts[2]'s", "knight at (0.75, 0.50), concepts[0]'s"]
+
+    def test_an_empty_box_is_not_found(self):
+        concepts = [concept("", outline=(0, 0, 0.5, 1)), concept("", outline=(0.5, 0, 1, 1))]
+        pictures = [self.picture((0.75, 0.5, 0.1)), self.picture((0.25, 0.5, 0.1), (0.75, 0.5, 0.1))]
+        places = self.find(concepts, *pictures)
+        assert places.pictures == [[1], [0, 1]]
+        assert [[finding.concept for finding in of_picture] for of_picture in places.findings] == [[1], [0, 1]]
+        said, = places.warnings
+        assert said.startswith("concepts[0]: no shape was found in the box of where.outline in picture 1, so this")
+        with pytest.raises(OMGError, match=r"strict: concepts\[0\]: no shape was found"):
+            self.find(concepts, *pictures, strict=True)
+
+    def test_no_segmenter_is_said_before_anything_is_drawn(self, monkeypatch):
+        def never(path, device):
+            raise AssertionError
+
+        kind = segmenters.Kind(lambda: Need("package", "white>=1", False), lambda models: [], never, "sam")
+        monkeypatch.setattr(segmenters, "KINDS", (kind,))
+        with pytest.raises(OMGError) as caught:
+            self.find([concept(box=(0, 0, 1, 1)), concept("", outline=(0, 0, 1, 1))])
+        assert caught.value.field == "concepts[1].where.outline"
+        for part in ("needs the Python package white>=1; and the file sam-vit-base/model.safetensors (375 MB)",
+                     "Install packages"):
+            assert part in str(caught.value)
+
+    def test_a_segmenter_that_is_named_in_vain(self):
+        with pytest.raises(OMGError, match=r"detect\.segmenter: there is no model `red`.*white\.pt"):
+            self.find([concept("", outline=(0, 0, 1, 1))], detect=Detect(segmenter="red"))
+
+    def test_it_is_left_alone_where_no_concept_has_one(self, loads, monkeypatch):
+        monkeypatch.setattr(segmenters, "KINDS", ())
+        self.find([concept(), concept(box=(0, 0, 1, 1))], self.picture())
+        assert loads == []

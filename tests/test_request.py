@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_contract():
     parsed = parse_request(request())
     assert parsed == Request(concepts=(Concept(prompt=MAN["prompt"], phrase="man"),))
     assert (parsed.enabled, parsed.detector, parsed.blend_start, parsed.strict, parsed.show) == \
-        (True, "attention", 0.3, False, ())
+        (True, "contrast", 0.3, False, ())
     assert parsed.layout == Layout(cross=1.0, self_=0.4)
     only = parsed.concepts[0]
     assert (only.negative_prompt, only.where, only.strength, only.cfg_scale) == (None, None, 1.0, None)
@@ -62,6 +62,7 @@ def test_every_field_is_read():
             {"prompt": "b", "phrase": "man", "where": {"index": 1}},
             {"prompt": "c", "where": {"box": [0, 0.25, 1, 0.75]}},
             {"prompt": "d", "where": {"mask": "iVBOR"}},
+            {"prompt": "e", "where": {"outline": [0, 0.25, 1, 0.75]}},
         ],
         "enabled": False, "detector": "other", "blend_start": 1, "layout": {"cross": 0.5, "self": 0},
         "mask": {"grow": 0, "feather": 0.5}, "strict": True, "show": ["masks", "first_pass"],
@@ -73,6 +74,7 @@ def test_every_field_is_read():
             Concept(prompt="b", phrase="man", where=Where(index=1)),
             Concept(prompt="c", where=Where(box=(0.0, 0.25, 1.0, 0.75))),
             Concept(prompt="d", where=Where(mask="iVBOR")),
+            Concept(prompt="e", where=Where(outline=(0.0, 0.25, 1.0, 0.75))),
         ),
         enabled=False, detector="other", blend_start=1.0, layout=Layout(cross=0.5, self_=0.0),
         mask=Mask(grow=0.0, feather=0.5), strict=True, show=("masks", "first_pass"),
@@ -105,6 +107,8 @@ def test_a_request_built_in_python_may_have_lists_and_no_concepts():
     (Concept, {"prompt": "p"}, "phrase", "say what to look for"),
     (Where, {}, "where", "got none"), (Where, {"index": 0, "mask": "x"}, "where", "got index and mask"),
     (Where, {"box": (0.0, 1.0, 1.0, 0.0)}, "where", "the box is empty"),
+    (Where, {"outline": (0.5, 0.0, 0.5, 1.0)}, "where", "the box is empty"),
+    (Where, {"outline": (0.0, 0.0, 1.0, 1.0), "box": (0.0, 0.0, 1.0, 1.0)}, "where", "got box and outline"),
 ])
 def test_parts_built_in_python_keep_the_rules_over_several_fields(struct, fields, field, reason):
     with pytest.raises(OMGError) as caught:
@@ -123,9 +127,10 @@ def test_requests_are_frozen():
 
 @pytest.mark.parametrize(("fields", "kind", "needs_detection"), [
     ({"point": [0, 1]}, "point", True), ({"index": 0}, "index", True),
-    ({"box": [0, 0, 1, 1]}, "box", False), ({"mask": "x"}, "mask", False),
+    ({"box": [0, 0, 1, 1]}, "box", False), ({"mask": "x"}, "mask", False), ({"overlap": [0, 0, 1, 1]}, "overlap", True),
+    ({"outline": [0, 0, 1, 1]}, "outline", False),
 ])
-def test_a_concept_needs_detection_unless_its_mask_is_given(fields, kind, needs_detection):
+def test_a_concept_needs_detection_unless_it_has_a_place_of_its_own(fields, kind, needs_detection):
     only = parse_request(where(**fields)).concepts[0]
     assert only.where is not None
     assert only.where.kind == kind
@@ -160,7 +165,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
                               "or give where.box or where.mask"),
     "blank phrase": (concept(phrase="  "), "concepts[0].phrase", "say what to look for"),
     # where
-    "where: empty": (where(), "concepts[0].where", "give exactly one of point, index, overlap, box, mask, got none"),
+    "where: empty": (where(), "concepts[0].where",
+                     "give exactly one of point, index, overlap, box, outline, mask, got none"),
     "where: two": (where(point=[0, 0], box=[0, 0, 1, 1]), "concepts[0].where", "got point and box"),
     "where: short point": (where(point=[0.5]), "concepts[0].where.point",
                            "expected a list of length 2, got a list of 1"),
@@ -171,6 +177,9 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "where: negative": (where(box=[-0.1, 0, 1, 1]), "concepts[0].where.box[0]",
                         "expected a number of at least 0, got -0.1"),
     "where: empty box": (where(box=[0.5, 0, 0.5, 1]), "concepts[0].where", "the box is empty"),
+    "where: empty outline": (where(outline=[0.5, 0, 0.5, 1]), "concepts[0].where", "the box is empty"),
+    "where: outline outside": (where(outline=[0, 0, 1, 2]), "concepts[0].where.outline[3]", "at most 1, got 2"),
+    "where: short outline": (where(outline=[0, 0, 1]), "concepts[0].where.outline", "expected a list of length 4"),
     "where: turned box": (where(box=[0, 1, 1, 0]), "concepts[0].where", "with x0 < x1 and y0 < y1"),
     "where: pixels": (where(box=[0, 0, 512, 512]), "concepts[0].where.box[2]", "at most 1, got 512"),
     "where: negative index": (where(index=-1), "concepts[0].where.index",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import omg_ext.comprehension.assign
-from omg_ext.comprehension import AttentionDetector, Models
+from omg_ext.comprehension import ContrastDetector, Models
 from omg_ext.comprehension.masks import decode_mask
 from omg_ext.diffusers import OMGPipeline
 from omg_ext.errors import OMGError
@@ -183,7 +183,7 @@ def test_a_failed_search_leaves_the_first_picture(monkeypatch):
     def find(self: Any, picture: Any, phrases: Any) -> Any:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(AttentionDetector, "find", find)
+    monkeypatch.setattr(ContrastDetector, "find", find)
     result = generate(pipeline(), {"concepts": [{"phrase": "man", "prompt": "old man"}]})
     assert torch.equal(result.latents, result.first_pass_latents)
     said, = result.warnings

@@ -41,8 +41,8 @@ fractions = st.floats(0, 1)
 places = st.one_of(
     st.builds(lambda x, y: {"point": [x, y]}, fractions, fractions),
     st.builds(lambda index: {"index": index}, st.integers(0, 20)),
-    st.builds(lambda x, y: {"box": [x / 2, y / 2, 0.5 + x / 2, 0.5 + y / 2]}, fractions.filter(bool),
-              fractions.filter(bool)),
+    st.builds(lambda kind, x, y: {kind: [x / 2, y / 2, 0.5 + x / 2, 0.5 + y / 2]},
+              st.sampled_from(["overlap", "box", "outline"]), fractions.filter(bool), fractions.filter(bool)),
     st.just({"mask": HALF}),
 )
 concepts = st.fixed_dictionaries(
@@ -161,6 +161,7 @@ def test_an_empty_concept_is_named():
     ("index", "1", 0),
     ("index", " 3 ", 2),
     ("box", "0,0;0.5,1", [0, 0, 0.5, 1]),
+    ("outline", "0, 0, .5, 1", [0, 0, 0.5, 1]),
 ])
 def test_places_are_read(kind, text, value):
     args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where=place(kind), concept1_where_text=text)
@@ -170,13 +171,21 @@ def test_places_are_read(kind, text, value):
 @pytest.mark.parametrize(("kind", "text"), [
     ("point", "abc"), ("point", ""), ("point", "0.5"), ("point", "0.1, 0.2, 0.3"), ("point", "0,25, 0,5"),
     ("index", "0"), ("index", "-1"), ("index", "1.5"), ("index", "first"), ("index", ""),
-    ("box", "0, 0, 1"), ("box", "left"), ("mask", ""),
+    ("box", "0, 0, 1"), ("box", "left"), ("outline", "0, 0, 1"), ("outline", ""), ("mask", ""),
 ])
 def test_places_that_cannot_be_read_are_named(kind, text):
     args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where=place(kind), concept1_where_text=text)
     with pytest.raises(OMGError, match="Concept 1") as refused:
         request_from_args(args)
     assert refused.value.field == f"concepts[0].where.{kind}"
+
+
+def test_the_shape_in_a_box_needs_no_phrase_and_no_api_slot():
+    args = accordion(concept1_prompt="a", concept1_where="The shape inside a box", concept1_where_text="0, 0, 0.5, 1")
+    request_ = parse_request(wanted(args))
+    assert request_.concepts == (Concept(prompt="a", where=Where(outline=(0, 0, 0.5, 1))),)
+    back = dict(zip(arg_names(1), args_from_request(request_, 1), strict=True))
+    assert (back["api"], back["where"], back["where_text"]) == ("", "The shape inside a box", "0.0, 0.0, 0.5, 1.0")
 
 
 def test_an_unknown_place_is_refused():
@@ -240,7 +249,7 @@ def test_the_page_asks_for_a_preview_of_whatever_stands_there(values):
         assert plain is None or "preview" not in plain
 
 
-@pytest.mark.parametrize("kind", ["point", "box", "mask"])
+@pytest.mark.parametrize("kind", ["point", "box", "outline", "mask"])
 @pytest.mark.parametrize("values", [{"concept1_phrase": "man"}, {"concept1_prompt": "a"},
                                     {"concept1_phrase": "man", "detector": "painted"}], ids=str)
 def test_a_preview_needs_no_places_as_they_are_what_it_is_for(kind, values):

@@ -116,6 +116,13 @@ def test_a_prompt_that_does_not_name_it_stays(prompt: str) -> None:
     ("2girls, park", "girl", "1girl, park"),
     ("2girls, park", "1girl", "1girl, park"),
     ("a red dog and a blue dog", "dog", "a red dog"),
+    ("two men in the park", "men", "a man in the park"),
+    ("two men in the park", "(Man:1.2)", "a man in the park"),
+    ("two old men in the park", "old_man", "an old man in the park"),
+    ("two old men in the park", "old men", "an old man in the park"),
+    ("three horses and a man", "horses", "a horse and a man"),
+    ("two glasses on a table", "glasses", "a glass on a table"),
+    ("two knives", "knives", "a knife"),
 ])
 def test_one_of_several(prompt: str, phrase: str, left: str) -> None:
     assert single(prompt, phrase) == left

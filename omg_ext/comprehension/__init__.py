@@ -12,8 +12,8 @@ from .second_look import ContrastDetector
 from .yolo import YoloDetector
 from .zero_shot import ZeroShotDetector
 
-__all__ = ["DETECTORS", "AttentionDetector", "Detector", "Find", "FirstPicture", "Instance", "Models", "Need", "Query",
-           "get_detector"]
+__all__ = ["DETECTORS", "AttentionDetector", "ContrastDetector", "Detector", "Find", "FirstPicture", "Instance",
+           "Models", "Need", "Query", "get_detector"]
 
 DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (
     AttentionDetector(), ContrastDetector(), GroundingDetector(), PaintedDetector(), YoloDetector(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from msgspec import UNSET
@@ -100,14 +101,24 @@ def assign(concepts: Sequence[Concept], queries: Sequence[Query], found: Sequenc
             for number, (thing, instance) in enumerate(zip(things, shown, strict=True)) if instance is not None]
 
 
-def of_concepts(things: Sequence[Thing], count: int) -> list[Instance | None]:
+class Owned(Protocol):
+    """Something that may be a concept's."""
+
+    @property
+    def instance(self) -> Instance: ...
+
+    @property
+    def concept(self) -> int | None: ...
+
+
+def of_concepts(things: Sequence[Owned], count: int) -> list[Instance | None]:
     """What each of so many concepts was given."""
     owned = {thing.concept: thing.instance for thing in things}
     return [owned.get(concept) for concept in range(count)]
 
 
 def given_mask(where: Where | None, field: str, height: int, width: int) -> FloatArray | None:
-    """The mask that the request itself gives, float32 ``[height, width]``; None if it is to be detected.
+    """The mask that the request itself gives, float32 ``[height, width]``; None if it is to be found.
 
     Raises:
         OMGError: the mask cannot be read; the message names ``field``.

@@ -72,6 +72,11 @@ def box_shapes(picture: Picture, corners: FloatArray) -> FloatArray:
     return np.stack(masks) if masks else np.zeros((0, height, width), np.float32)
 
 
+def surest(scores: FloatArray, threshold: float) -> list[int]:
+    """The numbers of those that are sure enough, :data:`MOST` at most, the surest first."""
+    return [int(number) for number in np.argsort(-scores, kind="stable")[:MOST] if scores[number] >= threshold]
+
+
 def shapes(picture: Picture, found: Sequence[Boxes], segment: Segment) -> list[list[Instance]]:
     """Instances from boxes, of several phrases that do not disturb each other.
 

@@ -32,6 +32,11 @@ class Download:
     size: int = 0
     sha256: str | None = None
 
+    @property
+    def path(self) -> str:
+        """Where it goes, below the folder of OMG's models."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
 
 def _hub(repository: str, *files: str) -> tuple[Download, ...]:
     """Files of a model on the hub, which go into a folder of the model's name."""
@@ -50,6 +55,8 @@ CATALOG: dict[str, tuple[Download, ...]] = {
     "owlvit": _OWL,
     "sam": (replace(_SAM[0], size=375_000_000), *_SAM[1:]),
     "yoloe": (Download("yoloe-11s-seg.pt", f"{_ASSETS}/v8.3.0/yoloe-11s-seg.pt", _YOLOE),),
+    "mobile-sam": (Download("mobile_sam.pt", f"{_ASSETS}/v8.3.0/mobile_sam.pt",
+                            "https://docs.ultralytics.com/models/mobile-sam"),),
     "mobileclip": (Download("mobileclip_blt.ts", f"{_ASSETS}/v8.3.0/mobileclip_blt.ts", _YOLOE, size=572_000_000),),
     "mobileclip2": (Download("mobileclip2_b.ts", f"{_ASSETS}/v8.4.0/mobileclip2_b.ts", _YOLOE),),
     "clip": (Download(

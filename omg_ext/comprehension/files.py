@@ -91,9 +91,10 @@ def file_need(models: Models, path: Path | None, recommended: str) -> Need:
     """
     if path is not None:
         return Need("file", path.name, True, path, path.stat().st_size, folder=path.parent)
-    get = CATALOG[recommended][0]
-    name = f"{get.folder}/{get.name}" if get.folder else get.name
-    return Need("file", name, False, None, get.size, get.page, models.folders[0] if models.folders else None)
+    downloads = CATALOG[recommended]
+    get = downloads[0]
+    return Need("file", get.path, False, None, get.size, get.page, models.folders[0] if models.folders else None,
+                downloads)
 
 
 @contextmanager

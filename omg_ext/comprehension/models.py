@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from ..errors import OMGError
+from .catalog import Download
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Need:
         size: of the file in bytes, as far as it is known.
         page: where it comes from, for people.
         folder: where to put the file.
+        downloads: what to put there, as far as it is known: the file, and those that belong to it.
     """
 
     kind: Literal["package", "file", "place"]
@@ -37,16 +39,17 @@ class Need:
     size: int = 0
     page: str = ""
     folder: Path | None = None
+    downloads: tuple[Download, ...] = ()
 
     def __str__(self) -> str:
         """What is missing and how to get it, for a message."""
         if self.kind == "package":
-            return (f"the Python package {self.name} (pip install it, together with \"opencv-python<4.12\" and "
-                    "\"numpy<2\", into the environment that runs this)")
+            return f"the Python package {self.name}"
         if self.kind == "place":
             return self.name
         size = f" ({self.size / 1e6:.0f} MB)" if self.size else ""
-        return f"the file {self.name}{size}, from {self.page}, in {self.folder}"
+        others = ", ".join(download.name for download in self.downloads[1:])
+        return f"the file {self.name}{size}{f' with {others}' if others else ''}, from {self.page}, in {self.folder}"
 
 
 @dataclass
@@ -57,11 +60,13 @@ class Models:
         device: for their models.
         folders: where model files may lie, the first is OMG's own, into which new ones are put.
         is_keeping: whether models stay in memory after use.
+        remedy: where people get what is missing, for messages.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folders: Sequence[Path] = ()
     is_keeping: bool = False
+    remedy: str = "Install packages with pip into the environment that runs this, with opencv-python<4.12 and numpy<2"
     _kept: dict[Hashable, Any] = field(default_factory=dict)
 
     @contextmanager
@@ -88,12 +93,16 @@ class Models:
             torch.cuda.empty_cache()
 
 
-def require(detector: str, needs: Sequence[Need]) -> None:
+def require(detector: str, needs: Sequence[Need], remedy: str) -> None:
     """Refuse a detector that lacks something.
+
+    Args:
+        remedy: where to get it, see :class:`Models`.
 
     Raises:
         OMGError: naming all that is missing, and how to get it.
     """
-    missing = [str(need) for need in needs if not need.is_there]
+    missing = [need for need in needs if not need.is_there]
     if missing:
-        raise OMGError("detector", f"`{detector}` needs {'; and '.join(missing)}")
+        get = "" if all(need.kind == "place" for need in missing) else f". {remedy}"
+        raise OMGError("detector", f"`{detector}` needs {'; and '.join(map(str, missing))}{get}")

@@ -11,15 +11,15 @@ from .models import Models, Need, require
 
 
 class PaintedDetector:
-    """For requests in which every concept has a box or a mask; one without is refused before anything is drawn."""
+    """For requests in which every concept has a box, the shape in one, or a mask; one without is refused at once."""
 
     name = "painted"
     goes_by_prompt = needs_attention = False
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """A place for each concept. It is asked only where one lacks it."""
-        return (Need("place", "a box or a mask for every concept (where.box, where.mask): it finds nothing by itself",
-                     is_there=False),)
+        return (Need("place", "a box or a mask for every concept (where.box, where.outline, where.mask): it finds "
+                              "nothing by itself", is_there=False),)
 
     @contextmanager
     def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
@@ -28,5 +28,5 @@ class PaintedDetector:
         Raises:
             OMGError: always.
         """
-        require(self.name, self.needs(options, models))
+        require(self.name, self.needs(options, models), models.remedy)
         yield lambda picture, queries: [[] for _ in queries]

@@ -77,12 +77,12 @@ def find(phrase: str, words: Sequence[Word]) -> list[int]:
     same without the phrase's leading count or article; the same with up to :data:`MAX_WORDS_BETWEEN` other words
     between two of it, of the same thing and up to the next comma. A comma stops none of them if the phrase has one.
     """
-    items, wanted, uncounted = _items(words), _words(phrase), _uncounted(phrase)
+    items, wanted, bare = _items(words), _words(phrase), uncounted(phrase)
     if any(item.is_border for item in _items(_plain(phrase))):
         items = [item for item in items if not item.is_border]
     tries: tuple[tuple[Sequence[str], Callable[[str, str], bool], int], ...] = (
-        (wanted, str.__eq__, 0), (wanted, same_thing, 0), (uncounted, same_thing, 0),
-        (uncounted, same_thing, MAX_WORDS_BETWEEN))
+        (wanted, str.__eq__, 0), (wanted, same_thing, 0), (bare, same_thing, 0),
+        (bare, same_thing, MAX_WORDS_BETWEEN))
     for sought, match, between in tries:
         found = {position for item in _search(items, sought, match, between) for position in item.positions}
         if found:
@@ -92,13 +92,13 @@ def find(phrase: str, words: Sequence[Word]) -> list[int]:
 
 def alike(phrase: str, other: str) -> bool:
     """Whether two phrases name one kind of thing, so that a detector has to look for it only once."""
-    ours, theirs = _uncounted(phrase), _uncounted(other)
+    ours, theirs = uncounted(phrase), uncounted(other)
     return len(ours) == len(theirs) and all(map(same_thing, ours, theirs))
 
 
 def counted(phrase: str, prompt: str) -> int:
     """How many of a phrase a prompt asks for, at least 1: "two old men", "2girls", "a man and another man"."""
-    sought = _uncounted(phrase)
+    sought = uncounted(phrase)
     parts = [_items(_plain(part, _BORDERS[0])) for part in _AND.split(prompt)]  # parts of AND are one picture
     return max(1, *(sum(_number(items, places[-1] - 1) for places in _places(items, sought, same_thing, 0))
                     for items in parts))
@@ -108,7 +108,7 @@ def near(phrase: str, prompt: str) -> str | None:
     """The word of a prompt that is most like one of the phrase, for a message; None if none comes near."""
     words = [item.text for item in _items(_plain(prompt))
              if len(item.text) > 1 and item.text not in _COUNTS | _JOINERS]
-    sought = [word for word in reversed(_uncounted(phrase)) if len(word) > 1]  # what the thing is stands last
+    sought = [word for word in reversed(uncounted(phrase)) if len(word) > 1]  # what the thing is stands last
     for match in (same_thing, lambda ours, theirs: ours in theirs or theirs in ours):
         for ours in sought:
             for theirs in words:
@@ -171,7 +171,7 @@ def _words(phrase: str) -> list[str]:
     return [item.text for item in _items(_plain(phrase)) if not item.is_border]
 
 
-def _uncounted(phrase: str) -> list[str]:
+def uncounted(phrase: str) -> list[str]:
     """The phrase's words without counts and articles before them, but "2b" is a name."""
     words = _words(phrase)
     while len(words) > 1 and (words[0] in _COUNTS or (words[0].isdigit() and

@@ -16,7 +16,11 @@ from .assign import Thing, find_things, given_mask, of_concepts
 from .base import Detector, FirstPicture, Instance, Query
 from .masks import FloatArray, blend_weights, is_vanished, refine, resize, to_latent_grid
 from .models import Models, require
-from .phrases import find, near, words_in
+from .outlines import find_outlines, outlined, require_segmenter
+from .phrases import alike, find, near, words_in
+
+_UNSEEN = ("; the prompt names it, but the picture shows nothing of it: it was not drawn, or it stands behind the last "
+           "word that the text encoder takes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,7 @@ class Finding:
     def __str__(self) -> str:
         whose = "nobody's" if self.concept is None else f"concepts[{self.concept}]'s"
         x, y = self.instance.centre
-        return f"{' and '.join(self.scores)} at ({x:.2f}, {y:.2f}), {whose}"
+        return f"{' and '.join(filter(None, self.scores)) or 'something'} at ({x:.2f}, {y:.2f}), {whose}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +89,13 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
         models: of detectors.
 
     Raises:
-        OMGError: an unknown detector, or one that lacks something and is needed; a mask that cannot be read, or that
-            vanishes on the latent grid.
+        OMGError: an unknown detector, or one that lacks something and is needed, or there is no segmenter and one is
+            needed; a mask that cannot be read, or that vanishes on the latent grid.
     """
     detector = get_detector(request.detector)
     if any(concept.needs_detection for concept in request.concepts):
-        require(detector.name, detector.needs(request.detect, models))
+        require(detector.name, detector.needs(request.detect, models), models.remedy)
+    require_segmenter(request, models)
     masks = []
     for index, concept in enumerate(request.concepts):
         mask = given_mask(concept.where, f"concepts[{index}].where.mask", *size)
@@ -115,16 +120,26 @@ def find_places(request: Request, given: Sequence[FloatArray | None], pictures: 
         OMGError: a concept is not found and the request is strict, or a mask vanishes on the latent grid.
     """
     detector = get_detector(request.detector)
-    found = _find(request, detector, pictures, models)
+    findings = _findings(request, detector, pictures, models)
     masks = [[_refined(instance, request, size) if mask is None else mask
-              for mask, instance in zip(given, of_concepts(things, len(given)), strict=True)] for _, things in found]
-    findings = [[_finding(thing, queries) for thing in things] for queries, things in found]
+              for mask, instance in zip(given, of_concepts(of_picture, len(given)), strict=True)]
+             for of_picture in findings]
     warnings = [_not_found(index, concept, detector, pictures, findings, missing)
                 for index, concept in enumerate(request.concepts)
                 if (missing := [number for number, of_picture in enumerate(masks) if of_picture[index] is None])]
     if warnings and request.strict:
         raise OMGError("strict", "; ".join(warnings))
     return Places(latent_weights(request.concepts, masks, latent_size), masks, findings, warnings)
+
+
+def _findings(request: Request, detector: Detector, pictures: Sequence[FirstPicture],
+              models: Models) -> list[list[Finding]]:
+    """All that is found in each picture, by phrase and in boxes, from left to right."""
+    in_boxes = find_outlines(request, pictures, models)
+    return [sorted([*(_finding(thing, queries) for thing in things),
+                    *(Finding(shape, {request.concepts[index].phrase: shape.score}, index)
+                      for index, shape in shapes.items())], key=lambda finding: finding.instance.centre[0])
+            for (queries, things), shapes in zip(_find(request, detector, pictures, models), in_boxes, strict=True)]
 
 
 def _find(request: Request, detector: Detector, pictures: Sequence[FirstPicture],
@@ -162,6 +177,9 @@ def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatAr
 def _not_found(index: int, concept: Concept, detector: Detector, pictures: Sequence[FirstPicture],
                findings: Sequence[Sequence[Finding]], missing: Sequence[int]) -> str:
     where = "" if len(pictures) == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
+    if outlined([concept]):
+        return (f"concepts[{index}]: no shape was found in the box of where.outline{where}, so this concept is left "
+                "out; give a box that is nearer around the thing, or where.box or where.mask")
     picture = pictures[missing[0]]
     if detector.goes_by_prompt and not find(concept.phrase, words_in(picture.prompt)):
         hint = _unnamed(concept.phrase, picture.prompt)
@@ -169,8 +187,10 @@ def _not_found(index: int, concept: Concept, detector: Detector, pictures: Seque
         hint = ("; the prompt names it, but this picture did not read it there: it is for other steps, or behind the "
                 "last word that the text encoder takes")
     else:
-        seen = ", ".join(str(finding) for finding in findings[missing[0]])
-        hint = f"; what was found: {seen}" if seen else ""
+        there = findings[missing[0]]
+        is_seen = any(alike(concept.phrase, phrase) for finding in there for phrase in finding.scores)
+        hint = _UNSEEN if detector.goes_by_prompt and not is_seen else ""
+        hint += f"; what was found: {', '.join(map(str, there))}" if there else ""
     return f"concepts[{index}]: no {concept.phrase!r} was found{where}, so this concept is left out{hint}"
 
 

@@ -10,12 +10,21 @@ _ENDINGS = (
     ("geese", "goose"), ("feet", "foot"), ("teeth", "tooth"), ("oxen", "ox"), ("ves", "f"), ("ves", "fe"),
     ("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("oes", "o"), ("s", ""),
 )
+# what an ending is of more often than of what stands above
+_LIKELY = {"ses": "se", "ives": "ife"}
 _NO_PLURALS = ("ss", "us", "is")
 
 
 def same_thing(one: str, other: str) -> bool:
     """Whether two words in lower case are one, or singular and plural of one: ``man`` and ``men``."""
     return not forms(one).isdisjoint(forms(other))
+
+
+def singular(word: str) -> str:
+    """What a word in lower case is the plural of, as far as its ending tells; the word if it looks like none."""
+    endings = (*_LIKELY.items(), *_ENDINGS) if not word.endswith("sses") else _ENDINGS
+    found = (word.removesuffix(ending) + of_one for ending, of_one in endings if word.endswith(ending))
+    return word if word.endswith(_NO_PLURALS) else next(found, word)
 
 
 @cache

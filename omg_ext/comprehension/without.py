@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .phrases import MAX_WORDS_BETWEEN, Word, find
-from .plurals import same_thing
+from .phrases import MAX_WORDS_BETWEEN, Word, find, uncounted
+from .plurals import same_thing, singular
 
 # in front of a thing they say which or how many; what stands between them and the thing describes it
 _DETERMINERS = frozenset((
@@ -89,35 +89,29 @@ def without(prompt: str, phrase: str) -> str:
 def single(prompt: str, phrase: str) -> str:
     """The prompt with a phrase once where it asks for several: "two men" and "a man and another man" become "a man".
 
-    The phrase is taken for a singular. A prompt that names it once, or not at all, is given back as it is.
+    A prompt that names it once, or not at all, is given back as it is.
     """
     pieces, rest = _pieces(prompt)
     named = _named(pieces, phrase)
-    what = _thing(phrase)
+    *describing, kind = uncounted(phrase) or [""]
     # what a thing is stands last in its phrase
-    heads = [number for number in named if same_thing(pieces[number].word, what.rpartition(" ")[2].casefold())]
+    heads = [number for number in named if same_thing(pieces[number].word, kind)]
     if not heads:
         return prompt
     first, head = [number for number in named if number <= heads[0]], pieces[heads[0]]
     before = [piece for piece in _described(pieces, first[0]) if piece.word]
-    is_one = what.casefold().endswith(head.word) and all(
+    is_one = head.word == kind and all(
         piece.word in _SINGULAR for piece in before if _determines(piece.word))
     if is_one and len(heads) == 1:
         return prompt
     _drop(pieces, [number for number in named if number > heads[0]])
     if not is_one:
         start = next(iter(before), pieces[first[0]])
-        is_tag = start.word.isdigit()
+        is_tag, what = start.word.isdigit(), " ".join([*describing, singular(kind)])
         _drop(pieces, first)
         head.dropped, head.lead = False, start.lead
-        head.text = f"1{what}" if is_tag else f"{'an' if what[0] in 'aeiouAEIOU' else 'a'} {what}"
+        head.text = f"1{what}" if is_tag else f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
     return _cleaned(pieces, rest)
-
-
-def _thing(phrase: str) -> str:
-    """A phrase without what stands before it: "man" of "a man"."""
-    return re.sub(rf"^\s*(?:(?:{'|'.join(sorted(_DETERMINERS, key=len, reverse=True))})\s+|\d+\s*)+", "", phrase,
-                  flags=re.IGNORECASE).strip() or phrase
 
 
 def _named(pieces: Sequence[_Piece], phrase: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The YOLO models of the package ultralytics: from the files that users of ADetailer have to open vocabularies.
+"""The models of the package ultralytics that find: from the files that users of ADetailer have to open vocabularies.
 
 A ``.pt`` file is a pickle: loading it can run whatever its author put there. Take such files from sources you trust.
 """
@@ -17,6 +17,7 @@ import torch
 
 from ..errors import OMGError
 from ..request import Detect
+from . import sam3, segmenters
 from .base import Find, FirstPicture, Instance, Query
 from .boxes import SAME_BOX, Boxes, Picture, Segment, box_shapes, instances, shapes
 from .files import chosen, file_need, files, package, reading
@@ -32,40 +33,42 @@ THRESHOLD, WORLD_THRESHOLD = 0.25, 0.1
 _NAMED = 60
 # models of parts of figures, and others that are no detectors: taken only where the request names them
 _PARTS = ("face", "hand", "eye", "pose", "-cls", "-obb")
-# the ends of file names by which ultralytics itself knows these models
-_SEGMENTERS = ("sam_b.pt", "sam_l.pt", "mobile_sam.pt", *(f"sam{version}_{size}.pt" for version in ("2", "2.1")
-                                                         for size in "tsbl"))
 _BROKEN_HINT = ("get it again, choose another one, or update the package ultralytics if the file is newer than it; it "
                 "was not downloaded or repaired automatically")
 
 
 class YoloDetector:
-    """Instances from YOLO models, by what the chosen file is.
+    """Instances from models of ultralytics, by what the chosen file is.
 
+    - SAM 3: any phrase, masks. See :mod:`.sam3`.
     - YOLOE: any phrase, boxes and masks. Its text encoder is a file of its own.
     - YOLO-World: any phrase, boxes; its text encoder is CLIP.
     - any other: phrases whose thing is one of the model's classes; masks if it has them (``-seg``).
 
-    Boxes are turned into shapes by a SAM, MobileSAM or SAM 2 file, if there is one, else they are the masks.
+    Boxes are turned into shapes by a segmenter, if there is one, else they are the masks.
     """
 
     name = NAME
     goes_by_prompt = needs_attention = False
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
-        """The package, a model file, and for phrases of any kind a text encoder."""
+        """The package, a model file, and for phrases of any kind what reads them."""
         path = _chosen(options, models)
-        needs = [package("ultralytics>=8.3.75,<9", "ultralytics"), file_need(models, path, "yoloe")]
+        needs = [segmenters.ULTRALYTICS.needed(), file_need(models, path, "yoloe")]
         if options.segmenter:
-            needs.append(file_need(models, _segmenter(options, models), "segment-anything"))
-        return needs + _needs_of(path, models)
+            needs.extend(segmenters.needs(options, models))
+        return tuple(dict.fromkeys(needs + _needs_of(path, models)))
 
     @contextmanager
     def loaded(self, options: Detect, models: Models) -> Iterator[Find]:
         """The detector, see :class:`.base.Detector`."""
-        require(self.name, self.needs(options, models))
-        path, segmenter = _chosen(options, models), _segmenter(options, models)
+        require(self.name, self.needs(options, models), models.remedy)
+        path = _chosen(options, models)
         assert path is not None  # `require` has seen to it
+        if sam3.is_sam3(path):
+            with models.model((NAME, path, models.device), lambda: sam3.load(path, models.device)) as net:
+                yield sam3.finder(net, path, options.threshold, models.device)
+            return
         with ExitStack() as stack:
             net = stack.enter_context(models.model((NAME, path, models.device), lambda: _load(path, models.device)))
             text = None
@@ -75,9 +78,9 @@ class YoloDetector:
                 text = stack.enter_context(models.model((NAME, encoder, models.device),
                                                         lambda: _load_text(encoder, models.device)))
             segment: Segment = box_shapes
-            if segmenter is not None:
-                sam = stack.enter_context(models.model((NAME, segmenter, models.device), lambda: _load_sam(segmenter)))
-                segment = sam_shapes(sam, models.device)
+            segmenter = segmenters.find(options, models, segmenters.ULTRALYTICS)
+            if segmenter is not None and net.task == "detect":
+                segment = stack.enter_context(segmenter.loaded(models))
             yield _Finder(path, net, text, segment, options.threshold, models.device).find
 
 
@@ -183,19 +186,6 @@ def set_phrase(net: Any, phrase: str, text: Any, device: torch.device) -> None:
     net.predictor = None
 
 
-def sam_shapes(sam: Any, device: torch.device) -> Segment:
-    """A :data:`.boxes.Segment` from a SAM of ultralytics; a box in which it is sure of nothing gets no place."""
-    def segment(picture: Picture, corners: FloatArray) -> FloatArray:
-        result = sam.predict(np.ascontiguousarray(picture[:, :, ::-1]), bboxes=corners.tolist(), conf=0.0,
-                             device=device, verbose=False, save=False)[0]
-        masks = np.zeros((len(corners), *picture.shape[:2]), np.float32)
-        if result.masks is not None:
-            masks[_numpy(result.boxes.cls).astype(int)] = _numpy(result.masks.data)  # the class is the box's number
-        return masks
-
-    return segment
-
-
 def _boxes(result: Any) -> tuple[Boxes, FloatArray | None]:
     boxes = Boxes(_numpy(result.boxes.xyxy), _numpy(result.boxes.conf))
     return boxes, None if result.masks is None else _numpy(result.masks.data)
@@ -206,11 +196,19 @@ def _numpy(values: Any) -> FloatArray:
 
 
 def _chosen(options: Detect, models: Models) -> Path | None:
-    """The model's file: the named one, else the most capable one that has all it needs."""
+    """The model's file: the named one, else the most capable one that has all it needs.
+
+    Raises:
+        OMGError: the named one is missing, or the installed packages are too old for it.
+    """
     found = [path for path in files(models, {".pt"}) if not _is_other(path)]
     if options.model:
-        return chosen(found, options.model, "detect.model")
-    usual = [path for path in found if not any(part in path.name.lower() for part in _PARTS)]
+        path = chosen(found, options.model, "detect.model")
+        if path is not None and sam3.is_sam3(path):
+            sam3.refuse_unknown(path)
+        return path
+    usual = [path for path in found if not any(part in path.name.lower() for part in _PARTS)
+             and (not sam3.is_sam3(path) or sam3.is_known())]
     usual.sort(key=lambda path: (not all(need.is_there for need in _needs_of(path, models)), _rank(path)))
     return chosen(usual, "", "detect.model")
 
@@ -218,21 +216,24 @@ def _chosen(options: Detect, models: Models) -> Path | None:
 def _rank(path: Path) -> int:
     """The lower the more it can: any phrase with masks, any phrase, masks, boxes."""
     name = path.name.lower()
-    return 0 if "yoloe" in name and is_open(path) else 1 if is_open(path) else 2 if "seg" in name else 3
+    return 0 if sam3.is_sam3(path) or ("yoloe" in name and is_open(path)) else 1 if is_open(path) else \
+        2 if "seg" in name else 3
 
 
 def _is_other(path: Path) -> bool:
     """Whether a ``.pt`` file is known to be something else: a segmenter, a text encoder."""
-    name = path.name.lower()
-    return name.endswith(_SEGMENTERS) or name.startswith(("mobileclip", "vit-"))
+    return segmenters.is_segmenter(path) or path.name.lower().startswith(("mobileclip", "vit-"))
 
 
 def _needs_of(path: Path | None, models: Models) -> list[Need]:
     """What a model of that name takes beside itself."""
+    clip = package("clip-anytorch>=2.6,<3", "clip")
+    if path is not None and sam3.is_sam3(path):
+        return [clip, package("timm>=1,<2", "timm")]
     if path is not None and not is_open(path):
         return []
     file, recommended = _encoder_file(path, models)
-    return [package("clip-anytorch>=2.6,<3", "clip"), file_need(models, file, recommended)]
+    return [clip, file_need(models, file, recommended)]
 
 
 def _encoder_file(path: Path | None, models: Models) -> tuple[Path | None, str]:
@@ -241,11 +242,6 @@ def _encoder_file(path: Path | None, models: Models) -> tuple[Path | None, str]:
     kind = "clip" if "world" in name else "mobileclip2" if "yoloe-26" in name else "mobileclip"
     file_name = {"clip": "vit-b-32.pt", "mobileclip2": "mobileclip2_b.ts", "mobileclip": "mobileclip_blt.ts"}[kind]
     return next((file for file in files(models, {".pt", ".ts"}) if file.name.lower() == file_name), None), kind
-
-
-def _segmenter(options: Detect, models: Models) -> Path | None:
-    there = [path for path in files(models, {".pt"}) if path.name.lower().endswith(_SEGMENTERS)]
-    return chosen(there, options.segmenter, "detect.segmenter")
 
 
 def _load(path: Path, device: torch.device) -> Any:
@@ -267,13 +263,6 @@ def _load_text(path: Path, device: torch.device) -> Any:
         import clip
 
         return clip.load(str(path.resolve()), device=device)[0].eval().encode_text
-
-
-def _load_sam(path: Path) -> Any:
-    with without_habits(), reading(path, _BROKEN_HINT):
-        from ultralytics import SAM
-
-        return SAM(str(path.resolve()))
 
 
 def _unknown(path: Path, phrase: str, names: Sequence[str]) -> str:

@@ -20,11 +20,11 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SmallFraction = Annotated[float, Meta(ge=0.0, le=0.5)]
 Show = Literal["first_pass", "masks", "overlay"]
 
-WHERE_KINDS = ("point", "index", "overlap", "box", "mask")
+WHERE_KINDS = ("point", "index", "overlap", "box", "outline", "mask")
 
 
 class Where(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which instance of the phrase a concept takes. Exactly one field is set.
+    """Which instance of the phrase a concept takes, or a place of its own. Exactly one field is set.
 
     Coordinates are fractions of the picture's width and height, x before y, origin top left.
 
@@ -33,6 +33,8 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
         index: 0 for the leftmost instance, 1 for the next to its right, ...
         overlap: ``[x0, y0, x1, y1]``, a box that the instance overlaps more than others do.
         box: ``[x0, y0, x1, y1]``; the mask is this rectangle, nothing is detected.
+        outline: ``[x0, y0, x1, y1]``, a box; a segmenter finds the shape of the thing in it. Nothing is sought by
+            phrase.
         mask: a PNG, JPEG or WebP, base64-encoded (a ``data:`` prefix is fine); what is painted is the concept. Nothing
             is detected.
 
@@ -44,6 +46,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
     index: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     overlap: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
     box: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
+    outline: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
     mask: str | UnsetType = UNSET
 
     @property
@@ -53,7 +56,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def needs_detection(self) -> bool:
-        """False if the mask is given outright."""
+        """False if nothing is sought by phrase."""
         return self.kind in ("point", "index", "overlap")
 
     def __post_init__(self) -> None:
@@ -61,7 +64,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
         if len(given) != 1:
             raise OMGError("where",
                            f"give exactly one of {', '.join(WHERE_KINDS)}, got {' and '.join(given) or 'none'}")
-        for box in (self.overlap, self.box):
+        for box in (self.overlap, self.box, self.outline):
             if box is UNSET:
                 continue
             x0, y0, x1, y1 = box
@@ -75,7 +78,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         prompt: the concept's prompt p^i: trigger words and ``<lora:name:te:unet>`` tags.
         phrase: what to look for in the first-pass picture, the paper's class name ("man"). Not needed if ``where`` is a
-            mask or a box.
+            mask, a box or an outline.
         negative_prompt: None takes the global one.
         where: which instance; None takes the best match, each instance used once.
         strength: share of the concept's prediction inside its mask.
@@ -94,7 +97,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def needs_detection(self) -> bool:
-        """False if the mask is given outright."""
+        """False if nothing is sought by phrase."""
         return self.where is None or self.where.needs_detection
 
     def __post_init__(self) -> None:
@@ -159,7 +162,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 
     concepts: Annotated[tuple[Concept, ...], Meta(min_length=1)]
     enabled: bool = True
-    detector: str = "attention"
+    detector: str = "contrast"
     detect: Detect = field(default_factory=Detect)
     blend_start: Fraction = 0.3
     layout: Layout = field(default_factory=Layout)

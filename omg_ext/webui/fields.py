@@ -124,6 +124,8 @@ PLACES = (
           "0, 0, 0.5, 1", "four numbers", lambda text: _numbers(text, 4), _listed),
     Place("In a box", "box", "Left, top, right, bottom", "Parts of width and height.", "0, 0, 0.5, 1", "four numbers",
           lambda text: _numbers(text, 4), _listed),
+    Place("The shape inside a box", "outline", "Left, top, right, bottom", "A segmenter finds the shape in this box.",
+          "0, 0, 0.5, 1", "four numbers", lambda text: _numbers(text, 4), _listed),
     Place("Painted mask", "mask"),
 )
 

@@ -13,7 +13,7 @@ from . import settings
 # of other extensions, whose users have the files already; OMG's own comes first, and takes what is downloaded
 _FOLDERS = ("omg", "adetailer", "sam", "grounding-dino")
 
-_MODELS = Models()
+_MODELS = Models(remedy="Settings, page OMG, has a button that gets what is missing")
 
 
 def models() -> Models:

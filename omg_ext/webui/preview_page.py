@@ -23,7 +23,7 @@ ABOUT = """Draws the first picture alone and shows who is where in it. Generate 
 TOOLS = (("is the thing that is clicked", "point"), ("gets a box: click two corners, or drag", "box"),
          ("gets a mask: paint it", "mask"))
 PICTURE = """<div id="omg_who" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
-data-point="{point}" data-box="{box}" data-mask="{mask}" data-tool="point">
+data-point="{point}" data-box="{box}" data-outline="{outline}" data-mask="{mask}" data-tool="point">
 <canvas role="img" aria-label="The first picture: click or paint on it"></canvas>
 <div class="omg-brush">
 <label>Brush <input type="range" min="1" max="40" value="10"></label>
@@ -76,7 +76,7 @@ def build(elem_id: Callable[[str], str], groups: int, shown: int) -> PreviewPage
         target = gr.Radio(_choices(shown), value=1, label="On this picture", elem_id=elem_id("target"))
         tool = gr.Radio(list(TOOLS), value="point", show_label=False, label="What it does", elem_id=elem_id("tool"))
         gr.HTML(PICTURE.format(concepts=groups, yes=PREVIEW, no=NO_PREVIEW,
-                               **{kind: choice_of(kind) for kind in ("point", "box", "mask")}))
+                               **{kind: choice_of(kind) for kind in ("point", "box", "outline", "mask")}))
         picture, overlay = (gr.Image(type="pil", interactive=False, visible=False, label=name, elem_id=elem_id(name))
                             for name in ("picture", "overlay"))
         pick = gr.Button("pick", visible=False, elem_id=elem_id("pick"))
@@ -97,7 +97,7 @@ def connect(page: PreviewPage, count: Component, concepts: Sequence[dict[str, Co
     page.button.click(None, _js="omgFindConcepts", **quiet)
     count.change(_targets, [count, page.target], [page.target], **quiet)
     where, texts, masks = ([concept[name] for concept in concepts] for name in ("where", "where_text", "mask_picture"))
-    page.pick.click(None, None, [*where, *texts, *masks, page.note], _js="omgPicked", **quiet)
+    page.pick.click(None, where, [*where, *texts, *masks, page.note], _js="omgPicked", **quiet)
     for component in (page.tool, page.target, *masks):
         component.change(None, [page.tool, page.target, *masks], None, _js="omgTool", **quiet)
     for number, dropdown in enumerate(where, 1):

@@ -52,7 +52,8 @@ class Awaited(dict[str, Any]):
 
 def detectors() -> list[dict[str, Any]]:
     """Every detector, and what it needs: ``ready``, and for each need its ``kind``, ``name``, ``is_there``, and for a
-    file that is missing its ``size`` in bytes, the ``page`` it comes from and the ``folder`` it belongs in."""
+    file that is missing its ``size`` in bytes, the ``page`` it comes from, the ``folder`` it belongs in, and the
+    ``downloads`` that make it up."""
     options, tools = Detect(), models()
     answer = []
     for name, detector in DETECTORS.items():
@@ -133,7 +134,7 @@ def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Seque
     if detector.goes_by_prompt:
         raise OMGError("detector", f"`{detector.name}` looks at how a picture is made; send `txt2img`, or name another "
                                    "detector")
-    require(detector.name, detector.needs(request.detect, tools))
+    require(detector.name, detector.needs(request.detect, tools), tools.remedy)
     size = picture.shape[0], picture.shape[1]
     with queue_lock, devices.without_autocast():
         # on any grid: nothing is blended

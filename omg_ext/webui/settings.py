@@ -58,8 +58,7 @@ _OPTIONS = {
     "omg_keep_detectors": shared.OptionInfo(False, "Keep detectors' models in memory").info(
         "off: they are loaded for each picture, and their memory is free afterwards"),
     "omg_detect_on_cpu": shared.OptionInfo(False, "Run detectors on the CPU").info(
-        "slower, and takes no graphics memory. Some detectors' models (.pt files) are pickles, which can run code when "
-        "they are loaded: take them from sources you trust"),
+        "slower, and takes no graphics memory"),
     "omg_ui_concepts": shared.OptionInfo(
         6, "Concepts shown in the accordion", gr.Slider, {"minimum": 1, "maximum": 16, "step": 1}
     ).info("the API takes any number").needs_reload_ui(),

@@ -12,6 +12,7 @@ import torch
 from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query, grounding
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
+from tests.detectors.eyes import open_parts, open_sam
 from tests.models.tiny_detectors import (
     Eyes,
     place,
@@ -19,6 +20,7 @@ from tests.models.tiny_detectors import (
     small_dino,
     write_bert,
     write_dino,
+    write_sam,
     write_segment_anything,
 )
 
@@ -50,7 +52,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that see the scene: Grounding DINO its boxes, SAM the coloured pixels in a box."""
     from groundingdino.models.GroundingDINO.groundingdino import GroundingDINO
-    from segment_anything.modeling import Sam
 
     def dino(self: Any, samples: Any, captions: Any) -> Any:
         text, = captions
@@ -62,28 +63,8 @@ def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"pred_logits": logits,
                 "pred_boxes": (torch.stack([Eyes(samples[0]).box(name), torch.tensor([3.0, 3, 4, 4])]) / sizes)[None]}
 
-    seen: list[Eyes] = []
-
-    def encode(self: Any, pixels: Any) -> Any:
-        seen[:] = [Eyes(pixels[0])]
-        return torch.zeros(1, 256, 64, 64)
-
-    def prompt(self: Any, points: Any, boxes: Any, masks: Any) -> Any:
-        return boxes, None
-
-    def decode(self: Any, sparse_prompt_embeddings: Any, **_: Any) -> Any:
-        things = seen[0].sees("man") | seen[0].sees("dog")
-        masks = torch.full((len(sparse_prompt_embeddings), 1, 256, 256), -6.0)
-        for number, (x0, y0, x1, y1) in enumerate(sparse_prompt_embeddings.round().int().tolist()):
-            within = torch.zeros(1024, 1024)
-            within[y0:y1, x0:x1] = things[y0:y1, x0:x1].float()
-            masks[number] = 12 * torch.nn.functional.interpolate(within[None, None], (256, 256), mode="area")[0] - 6
-        return masks, torch.ones(len(masks), 1)
-
     monkeypatch.setattr(GroundingDINO, "forward", dino)
-    for part, function in (("ImageEncoderViT", encode), ("PromptEncoder", prompt), ("MaskDecoder", decode)):
-        monkeypatch.setattr(getattr(segment_anything.modeling, part), "forward", function)
-    assert Sam.mask_threshold == 0.0
+    open_parts(monkeypatch, segment_anything.modeling, ["ImageEncoderViT"])
 
 
 def found(models: Models, *phrases: str, **options: Any) -> list[list[Instance]]:
@@ -119,13 +100,18 @@ def test_the_picture_keeps_its_shape():
     assert grounding.prepared(scene()).shape == (1, 3, 96, 154)
 
 
-@pytest.mark.parametrize(("kind", "build"), [
-    ((768, 12, 12, [2, 5, 8, 11]), "vit_b"), ((1024, 24, 16, [5, 11, 17, 23]), "vit_l"),
-    ((1280, 32, 16, [7, 15, 23, 31]), "vit_h")])
-def test_the_kind_of_sam_is_read_from_its_weights(kind, build):
-    with torch.device("meta"):
-        weights = segment_anything.sam_model_registry[build]().state_dict()
-    assert tuple(grounding.encoder_shape(weights).values()) == kind
+@pytest.mark.usefixtures("eyes")
+def test_another_package_gives_the_shapes(folder, tmp_path, monkeypatch):
+    (tmp_path / "dino.pth").symlink_to(folder / "groundingdino_swint_tiny.pth")
+    (tmp_path / "bert").symlink_to(folder / "bert-tiny")
+    write_sam(tmp_path / "tiny-sam")
+    open_sam(monkeypatch, pytest.importorskip("transformers"))
+    models = Models(folders=[tmp_path])
+    assert [need.name for need in DETECTORS["grounding-dino+sam"].needs(Detect(model="dino"), models)][1:4:2] == \
+        ["transformers>=4.30,<6", "model.safetensors"]
+    men, dogs = found(models, "man", "dog", model="dino")
+    assert overlap(men[0], "man") > 0.85
+    assert overlap(dogs[0], "dog") > 0.85
 
 
 class TestFiles:

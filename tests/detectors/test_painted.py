@@ -18,6 +18,14 @@ def test_given_places_are_enough():
     assert mask is not None
 
 
+def test_the_shape_in_a_box_is_a_place_that_needs_a_segmenter(tmp_path):
+    outline = Concept(prompt="p", where=Where(outline=(0, 0, 0.5, 1)))
+    needed = r"concepts\[1\]\.where\.outline: `where\.outline` needs the file sam-vit-base/model\.safetensors .*Get it"
+    with pytest.raises(OMGError, match=needed):
+        given_masks(Request(concepts=(BOX, outline), detector="painted"), (64, 64), (8, 8),
+                    Models(folders=[tmp_path], remedy="Get it"))
+
+
 def test_a_concept_without_a_place_is_refused():
     request = Request(concepts=(BOX, Concept(prompt="p", phrase="dog")), detector="painted")
     with pytest.raises(OMGError, match=r"`painted` needs a box or a mask for every concept.*finds nothing by itself"):

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query
 from omg_ext.comprehension.quiet import without_habits
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
+from tests.detectors.eyes import open_yolo
 from tests.models.tiny_detectors import (
-    Eyes,
     place,
     scene,
     write_clip,
+    write_mobile_sam,
     write_text_encoder,
     write_yolo,
     write_yolo_world,
@@ -74,25 +74,7 @@ def overlap(instance: Instance, true: Any) -> float:
 @pytest.fixture
 def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that see the scene in what they get: boxes, and masks a quarter as wide."""
-    from ultralytics.nn.tasks import BaseModel
-
-    scores = {"man": 0.9, "dog": 0.6}
-
-    def predict(self: Any, pixels: Any, *_: Any, **__: Any) -> Any:
-        eyes, names = Eyes(pixels[0]), list(self.names.values())
-        out = torch.zeros(1, 4 + len(names) + 32, 3)
-        protos = torch.full((1, 32, pixels.shape[2] // 4, pixels.shape[3] // 4), -8.0)
-        for number, name in enumerate(names[:3]):
-            out[0, :4, number] = eyes.box(name)
-            out[0, 4 + number, number] = scores.get(name, 0.0)
-            out[0, 4 + len(names) + number, number] = 1
-            shown = torch.nn.functional.interpolate(eyes.sees(name)[None, None].float(), protos.shape[2:], mode="area")
-            protos[0, number] = 16 * shown - 8
-        if self.task == "detect":
-            return out[:, :4 + len(names)], []
-        return (out, protos), []
-
-    monkeypatch.setattr(BaseModel, "predict", predict)
+    open_yolo(monkeypatch)
 
 
 class TestFinding:
@@ -159,11 +141,7 @@ class TestAnyPhrase:
 
     def test_a_segmenter_turns_boxes_into_shapes(self, open_folder, tmp_path):
         with without_habits():
-            from ultralytics.models.sam.build import build_mobile_sam
-
-            sam = build_mobile_sam()
-            sam.mask_decoder.iou_prediction_head.layers[-1].bias.data.fill_(3.0)  # sure of all, as it is untrained
-            torch.save(sam.state_dict(), tmp_path / "mobile_sam.pt")
+            write_mobile_sam(tmp_path / "mobile_sam.pt")
         shapes, = found(Models(folders=[open_folder, tmp_path]), "castle", threshold=0.0, model="tiny-worldv2")
         boxes, = found(Models(folders=[open_folder]), "castle", threshold=0.0, model="tiny-worldv2")
         assert shapes
@@ -187,7 +165,7 @@ class TestFiles:
         (["yoloe-11s-seg.pt", "person_yolov8n-seg.pt"], "person_yolov8n-seg.pt"),
         (["yoloe-11s-seg.pt", "person_yolov8n-seg.pt", "mobileclip_blt.ts"], "yoloe-11s-seg.pt"),
         (["yoloe-26s-seg.pt", "yolov8x-worldv2.pt", "mobileclip_blt.ts", "ViT-B-32.pt"], "yolov8x-worldv2.pt"),
-        (["yolo11n.pt", "mobile_sam.pt", "sam_b.pt", "yolo11n-seg.pt"], "yolo11n-seg.pt"),
+        (["yolo11n.pt", "mobile_sam.pt", "sam_b.pt", "sam_vit_b_01ec64.pt", "yolo11n-seg.pt"], "yolo11n-seg.pt"),
         (["yoloe-11s-seg-pf.pt", "yolo11n.pt"], "yoloe-11s-seg-pf.pt")])
     def test_the_most_capable_that_has_all_it_needs_is_taken(self, tmp_path, monkeypatch, names, expected):
         monkeypatch.setattr("omg_ext.comprehension.files.importlib.util.find_spec", lambda name: True)

@@ -15,10 +15,20 @@ from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Que
 from omg_ext.comprehension.zero_shot import caption
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
-from tests.models.tiny_detectors import Eyes, place, scene, write_grounding_dino, write_owl, write_sam
+from tests.detectors.eyes import name_in, open_owl, open_sam
+from tests.models.tiny_detectors import (
+    Eyes,
+    place,
+    scene,
+    write_grounding_dino,
+    write_owl,
+    write_sam,
+    write_sam3,
+)
 
 transformers = pytest.importorskip("transformers")
 HAS_OWLV2 = hasattr(transformers, "Owlv2ForObjectDetection")
+HAS_SAM3 = hasattr(transformers, "Sam3Model")
 HAS_DINO = hasattr(transformers, "GroundingDinoForObjectDetection")
 
 
@@ -42,6 +52,15 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a SAM 3, and one for video, of which a part finds in pictures."""
+    folder = tmp_path_factory.mktemp("sam3")
+    write_sam3(folder / "tiny-sam3")
+    write_sam3(folder / "video" / "tiny-sam3-video", "sam3_video")
+    return folder
+
+
 def picture() -> FirstPicture:
     return FirstPicture.of(scene())
 
@@ -56,37 +75,9 @@ def overlap(instance: Instance, name: str) -> float:
     return float((mask & true).sum() / (mask | true).sum())
 
 
-def name_in(text: str) -> str:
-    return next((name for name in ("man", "dog") if name in text.rstrip(".").split()), "")
-
-
 @pytest.fixture
 def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that see the scene: OWL-ViT and Grounding DINO its boxes, SAM the coloured pixels in a box."""
-    def owl(self: Any, input_ids: Any, pixel_values: Any, attention_mask: Any) -> Any:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(self.name_or_path)
-        names = [name_in(text) for text in tokenizer.batch_decode(input_ids, skip_special_tokens=True)]
-        eyes, (height, width) = Eyes(pixel_values[0]), pixel_values.shape[2:]
-        # a place for each thing, then the same a little off and less sure, then one of nothing
-        seen = [eyes.box("man"), eyes.box("dog"), eyes.box("man") + 0.5, torch.tensor([3.0, 3, 4, 4])]
-        logits = torch.full((1, 4, len(names)), -8.0)
-        sure = {"man": [2.0, -8, 1, -4], "dog": [-8.0, 1, -8, -4]}
-        for query, name in enumerate(names):
-            logits[0, :, query] = torch.tensor(sure.get(name, [-8.0] * 4))
-        return SimpleNamespace(logits=logits, pred_boxes=torch.stack(seen)[None] / torch.tensor([width, height] * 2))
-
-    def sam(self: Any, pixel_values: Any, input_boxes: Any, multimask_output: bool) -> Any:
-        assert not multimask_output
-        eyes, low = Eyes(pixel_values[0]), self.config.vision_config.image_size // 4
-        masks = torch.full((1, input_boxes.shape[1], 1, low, low), -6.0)
-        seen = eyes.sees("man") | eyes.sees("dog")
-        for number, (x0, y0, x1, y1) in enumerate(input_boxes[0].round().int().tolist()):
-            within = torch.zeros_like(seen)
-            within[y0:y1, x0:x1] = seen[y0:y1, x0:x1]
-            small = torch.nn.functional.interpolate(within[None, None].float(), (low, low), mode="area")
-            masks[0, number] = 12 * small[0] - 6
-        return SimpleNamespace(pred_masks=masks)
-
     def dino(self: Any, input_ids: Any, pixel_values: Any, **_: Any) -> Any:
         tokenizer = transformers.BertTokenizer.from_pretrained(self.name_or_path)
         text = tokenizer.decode(input_ids[0], skip_special_tokens=True)
@@ -97,10 +88,8 @@ def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
         boxes = torch.stack([seen.box(name), torch.tensor([3.0, 3, 4, 4])]) / torch.tensor([width, height] * 2)
         return SimpleNamespace(logits=logits, pred_boxes=boxes[None])
 
-    monkeypatch.setattr(transformers.OwlViTForObjectDetection, "forward", owl)
-    monkeypatch.setattr(transformers.SamModel, "forward", sam)
-    if HAS_OWLV2:
-        monkeypatch.setattr(transformers.Owlv2ForObjectDetection, "forward", owl)
+    open_owl(monkeypatch, transformers)
+    open_sam(monkeypatch, transformers)
     if HAS_DINO:
         monkeypatch.setattr(transformers.GroundingDinoForObjectDetection, "forward", dino)
 
@@ -160,6 +149,66 @@ class TestFinding:
         assert dogs
 
 
+@pytest.mark.skipif(not HAS_SAM3, reason=f"transformers {transformers.__version__} has no SAM 3")
+class TestSam3:
+    """Shapes without a segmenter."""
+
+    @pytest.fixture
+    def sight(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A network that sees the scene: what is there of a phrase's thing, and where; twice, and a nothing."""
+        def look(self: Any, pixel_values: Any) -> Any:
+            return pixel_values
+
+        def tell(self: Any, vision_embeds: Any, input_ids: Any, attention_mask: Any) -> Any:
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(self.name_or_path)
+            assert attention_mask.sum() < attention_mask.numel()  # the rest of the text is empty
+            name, low = name_in(tokenizer.decode(input_ids[0], skip_special_tokens=True)), 28
+            seen = Eyes(vision_embeds[0]).sees(name)[None, None].float()
+            shape = 12 * torch.nn.functional.interpolate(seen, (low, low), mode="area")[0, 0] - 6
+            masks = torch.stack([torch.full((low, low), -6.0), shape, shape])
+            return SimpleNamespace(pred_logits=torch.tensor([[-3.0, 1.0, 2.0]]), pred_masks=masks[None],
+                                   presence_logits=torch.tensor([[3.0 if name == "man" else 0.0 if name else -9.0]]))
+
+        monkeypatch.setattr(transformers.Sam3Model, "get_vision_features", look)
+        monkeypatch.setattr(transformers.Sam3Model, "forward", tell)
+
+    @pytest.mark.parametrize("model", ["tiny-sam3", "tiny-sam3-video"])
+    def test_random_networks_run_from_file_to_mask(self, sam3, model):
+        """The larger one, of which a part is taken, has the same weights."""
+        models = Models(folders=[sam3])
+        assert [need.is_there for need in DETECTORS["transformers"].needs(Detect(model=model), models)] == [True, True]
+        men, dogs = found(models, "an old man", "dog", threshold=0.0, model=model)
+        assert men
+        assert dogs
+        assert {instance.mask.shape for instance in (*men, *dogs)} == {scene().shape[:2]}
+        assert men[0].score == found(models, "an old man", threshold=0.0, model="tiny-sam3")[0][0].score
+        assert men[0].score != dogs[0].score
+        assert dogs[0].score == found(models, "dog", threshold=0.0, model=model)[0][0].score
+
+    @pytest.mark.usefixtures("sight")
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_masks_lie_where_things_are(self, sam3, turned):
+        image = np.ascontiguousarray(scene().swapaxes(0, 1)) if turned else scene()
+        with DETECTORS["transformers"].loaded(Detect(), Models(folders=[sam3])) as find:
+            men, dogs, robots = find(FirstPicture.of(image), [Query("man"), Query("old dog"), Query("robot")])
+        assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
+        for instance, name in ((men[0], "man"), (dogs[0], "dog")):
+            mask, true = instance.mask >= 0.5, place(name).T if turned else place(name)
+            assert (mask & true).sum() / (mask | true).sum() > 0.8
+            assert ((instance.mask > 0.1) & (instance.mask < 0.9)).any()  # a soft edge
+
+    @pytest.mark.usefixtures("sight")
+    def test_threshold(self, sam3):
+        """A score is the thing's times that of the phrase's thing being there."""
+        men, dogs = found(Models(folders=[sam3]), "man", "dog")
+        assert men[0].score == pytest.approx(1 / (1 + np.exp(-2)) / (1 + np.exp(-3)), abs=1e-5)
+        assert dogs[0].score == pytest.approx(0.5 / (1 + np.exp(-2)), abs=1e-5)
+        assert [len(each) for each in found(Models(folders=[sam3]), "man", "dog", threshold=0.5)] == [1, 0]
+
+    def test_a_long_phrase_is_cut(self, sam3):
+        assert found(Models(folders=[sam3]), "man " * 100, threshold=0.0)[0]
+
+
 def test_caption():
     assert caption(" An Old Man. ") == "an old man."
 
@@ -186,16 +235,17 @@ class TestFiles:
         with pytest.raises(OMGError, match=r"owl cannot be used"):
             found(Models(folders=[tmp_path]), "man")
 
-    def test_a_model_that_this_transformers_does_not_know(self, folder, tmp_path):
+    @pytest.mark.parametrize(("kind", "is_here"), [("owlv2", HAS_OWLV2), ("sam3", HAS_SAM3), ("sam3_video", HAS_SAM3)])
+    def test_a_model_that_this_transformers_does_not_know(self, folder, tmp_path, kind, is_here):
         (tmp_path / "new").mkdir()
-        (tmp_path / "new" / "config.json").write_text('{"model_type": "owlv2"}')
+        (tmp_path / "new" / "config.json").write_text(f'{{"model_type": "{kind}"}}')
         (tmp_path / "new" / "model.safetensors").write_bytes(b"")
         models = Models(folders=[tmp_path, folder])
         needs = DETECTORS["transformers"].needs(Detect(), models)
         assert needs[1].path is not None
-        assert needs[1].path.parent.name == ("new" if HAS_OWLV2 else "tiny-owl")
-        if not HAS_OWLV2:
-            with pytest.raises(OMGError, match=r"does not know 'owlv2'"):
+        assert needs[1].path.parent.name == ("new" if is_here else "tiny-owl")
+        if not is_here:
+            with pytest.raises(OMGError, match=rf"does not know '{kind}'"):
                 DETECTORS["transformers"].needs(Detect(model="new"), models)
 
     def test_needs_import_nothing(self, folder):

@@ -6,6 +6,7 @@ in (:class:`Eyes`), at the lowest place, so that all that the packages do before
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from omg_ext.comprehension.quiet import changed
 
 # what stands in the scene: fractions x0, y0, x1, y1, and colours that stay far apart in any normalisation
 THINGS: Mapping[str, tuple[tuple[float, float, float, float], tuple[int, int, int]]] = {
@@ -122,6 +125,69 @@ def write_sam(folder: Path) -> Path:
     return folder
 
 
+def write_sam2(folder: Path, kind: str = "sam2") -> Path:
+    """A folder of SAM 2, or of ``sam2_video`` as the real ones are: 64 x 64 pixels; masks of 16 x 16."""
+    import transformers
+
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8, num_attention_heads=1, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[8, 4, 4, 2], global_attention_blocks=[3])
+    vision = {"backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 16,
+              "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+    parts: dict[str, Any] = {
+        "vision_config": transformers.Sam2VisionConfig(**vision),
+        "prompt_encoder_config": {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
+        "mask_decoder_config": {"hidden_size": 16, "mlp_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                "iou_head_hidden_dim": 16}}
+    torch.manual_seed(0)
+    if kind == "sam2":
+        transformers.Sam2Model(transformers.Sam2Config(**parts)).save_pretrained(folder)
+    else:
+        config = transformers.Sam2VideoConfig(
+            **parts, image_size=64, memory_attention_hidden_size=16, memory_attention_num_layers=1,
+            memory_attention_num_attention_heads=1, memory_attention_feed_forward_hidden_size=16,
+            memory_attention_rope_feat_sizes=[4, 4], memory_encoder_hidden_size=16, memory_encoder_output_channels=8,
+            memory_fuser_embed_dim=16, memory_fuser_intermediate_dim=16, mask_downsampler_embed_dim=16)
+        transformers.Sam2VideoModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_sam3(folder: Path, kind: str = "sam3") -> Path:
+    """A folder of SAM 3, or of ``sam3_video`` as the real one is: 56 x 56 pixels, patches of 14; masks of 16 x 16."""
+    import transformers
+
+    folder.mkdir(parents=True)
+    write_clip_tokens(folder)
+    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=32)
+    tokenizer.save_pretrained(folder)
+    head: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "num_layers": 1, "intermediate_size": 16}
+    vision = {
+        "backbone_config": {"model_type": "sam3_vit_model", "hidden_size": 16, "intermediate_size": 16,
+                            "image_size": 56, "num_hidden_layers": 2, "num_attention_heads": 2, "window_size": 2,
+                            "global_attn_indexes": [1], "pretrain_image_size": 28},
+        "fpn_hidden_size": 16, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+    config = transformers.Sam3Config(
+        vision_config=vision,
+        text_config={"model_type": "clip_text_model", "vocab_size": len(tokenizer), "hidden_size": 16,
+                     "intermediate_size": 16, "projection_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                     "max_position_embeddings": 32, "bos_token_id": tokenizer.bos_token_id,
+                     "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id},
+        geometry_encoder_config=head, detr_encoder_config=head, detr_decoder_config={**head, "num_queries": 10},
+        mask_decoder_config={"hidden_size": 16, "num_attention_heads": 2})
+    torch.manual_seed(0)
+    if kind == "sam3":
+        transformers.Sam3Model(config).save_pretrained(folder)
+    else:
+        # of the whole that finds and tracks, the part that finds
+        net = transformers.Sam3Model(config)
+        weights = {f"detector_model.{name}": value for name, value in net.state_dict().items()}
+        net.save_pretrained(folder, state_dict=weights)
+        described = {"model_type": kind, "detector_config": config.to_dict()}
+        (folder / "config.json").write_text(json.dumps(described))
+    return folder
+
+
 def write_grounding_dino(folder: Path) -> Path:
     """A folder of transformers' Grounding DINO, with a small Swin and a small BERT."""
     from transformers import (
@@ -214,6 +280,50 @@ def _save_open(saved: Any, net: Any, task: str, path: Path) -> Path:
     saved.model = net
     path.parent.mkdir(parents=True, exist_ok=True)
     saved.save(str(path))
+    return path
+
+
+SAM3_SIDE = 112
+"""Of the square that :func:`small_sam3` sees, in pixels."""
+
+
+def small_sam3() -> dict[str, Any]:
+    """Of the package's recipe of SAM 3 the parts that are smaller here, by their names in its module."""
+    build = importlib.import_module("ultralytics.models.sam.build_sam3")
+
+    def smaller(name: str, **sizes: Any) -> Any:
+        whole = getattr(build, name)
+        return lambda *args, **kwargs: whole(*args, **{**kwargs, **sizes})
+
+    return {
+        "ViT": smaller("ViT", img_size=SAM3_SIDE, pretrain_img_size=56, embed_dim=32, depth=2, num_heads=2,
+                       global_att_blocks=(1,), window_size=4),
+        "VETextEncoder": smaller("VETextEncoder", width=32, heads=2, layers=1),
+        **{name: smaller(name, num_layers=1) for name in ("TransformerEncoderFusion", "TransformerDecoder",
+                                                          "SequenceGeometryEncoder")}}
+
+
+def write_ultralytics_sam3(path: Path) -> Path:
+    """A ``sam3.pt`` as its authors save it, of the parts that find; to be called where :func:`small_sam3` is in."""
+    build = importlib.import_module("ultralytics.models.sam.build_sam3")
+    torch.manual_seed(0)
+    with changed(build, "_load_checkpoint", lambda net, *_, **__: net):
+        net = build.build_sam3_image_model("")
+    for name, parameter in net.named_parameters():
+        if name.endswith(("positional_embedding", "text_projection")):  # the package leaves them as memory was
+            torch.nn.init.normal_(parameter, std=0.02)
+    torch.save({f"detector.{name}": value for name, value in net.state_dict().items()}, path)
+    return path
+
+
+def write_mobile_sam(path: Path) -> Path:
+    """A MobileSAM of ultralytics, which is small as it is; sure of all that it finds, as it is untrained."""
+    from ultralytics.models.sam.build import build_mobile_sam
+
+    torch.manual_seed(0)
+    sam = build_mobile_sam()
+    sam.mask_decoder.iou_prediction_head.layers[-1].bias.data.fill_(3.0)
+    torch.save(sam.state_dict(), path)
     return path
 
 

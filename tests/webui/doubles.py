@@ -16,6 +16,8 @@
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
 * ``skip N`` presses Skip in that call;
+* ``downloads URL`` gives the detector ``transformers`` small files from there to download, and a stand-in for pip that
+  refuses;
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
   ``files read`` how many network files were read.
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +55,9 @@ def switch(names: list[str]) -> None:
     if "split" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2"))
         handles.append(layer.register_forward_pre_hook(one_row_first, with_kwargs=True))
+    for name in active:
+        if name.startswith("downloads "):
+            replace_downloads(name.removeprefix("downloads "))
     if active & {"counts", "once"}:
         last["stretched"] = False
         handles.append(unet.middle_block.register_forward_hook(stretch))
@@ -61,6 +67,29 @@ def stretch(block: Any, args: Any, output: Any) -> Any:
     """Act on all rows, in the steps in which it is asked for."""
     acts = ("counts" in active and steps < 4) or last["stretched"]
     return 1.5 * output if acts else output
+
+
+def replace_downloads(server: str) -> None:
+    """Small files, and a pip that does nothing, until the next switch."""
+    from omg_ext.comprehension.catalog import CATALOG, Download
+    from omg_ext.errors import OMGError
+    from omg_ext.webui import packages
+
+    def refuse(requirements: Sequence[str]) -> list[str]:
+        seen["installed"] = requirements
+        raise OMGError("packages", "a stand-in for pip does not <install>")
+
+    before, install = dict(CATALOG), packages.install
+    for name, kind in (("owlvit", "owlvit"), ("sam", "sam")):
+        CATALOG[name] = tuple(Download(file, f"{server}/{kind}/{file}", "the page", kind)
+                              for file in ("model.safetensors", "config.json"))
+    packages.install = refuse
+
+    def restore() -> None:
+        CATALOG.update(before)
+        packages.install = install
+
+    handles.append(SimpleNamespace(remove=restore))
 
 
 def fail(unet: Any, args: Any) -> None:
