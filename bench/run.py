@@ -14,6 +14,7 @@ from pathlib import Path
 import diffusers
 import torch
 
+from bench.detectors import detectors
 from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
@@ -68,6 +69,8 @@ def main() -> None:
         report(full_weights(subject))
         report(one_call(replace(subject, rank=32), repeats))
         report(whole_runs(subject, steps))
+    if not args.quick:
+        report(detectors(args.threads))
     if not args.quick:
         print(f"Written: {save(rows, {'model': about, 'diffusers': diffusers.__version__}, RESULTS)}")
 

@@ -12,6 +12,7 @@ from bench.scene import PROMPTS
 from bench.subject import BLEND_START, Subject
 from bench.table import Row
 from bench.timing import Runner, Turns, median_seconds, now
+from omg_ext.comprehension.contrast import PLAN
 from omg_ext.diffusers.loras import LoRA, load_lora, on_unet
 from omg_ext.unet.calls import Row as CallRow
 from omg_ext.unet.calls import UNetCall
@@ -52,6 +53,7 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
     """Rows evaluated and wall time of whole runs, K = 2."""
     before = steps_before(subject, steps)
     calls = call_rows(steps, before)
+    looks = len(PLAN.times) * PLAN.noises * (K + 1)
 
     def runner(work: Callable[[Subject], None], expected: int) -> Runner:
         twin = subject.twin()
@@ -63,18 +65,20 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
         "bare": runner(lambda twin: bare_calls(twin, calls), sum(calls)),
         "engine": runner(lambda twin: twin.omg(steps, tags=False), sum(calls)),
         "given": runner(lambda twin: twin.omg(steps), sum(calls)),
-        "found": runner(lambda twin: twin.omg(steps, given=False), sum(calls)),
+        "found": runner(lambda twin: twin.omg(steps, given=False, detector="attention"), sum(calls)),
+        "contrast": runner(lambda twin: twin.omg(steps, given=False, detector="contrast"), sum(calls) + looks),
     }
     Turns(runners).run()
     start = now()
     read_loras(subject)
     reading = now() - start
-    plain, bare, engine, given, found = (runners[name] for name in ("plain", "bare", "engine", "given", "found"))
+    plain, bare, engine, given, found, contrast = runners.values()
     about = (f"K = {K}, rank {subject.rank}, {steps} steps, {before} before the blend start, "
              f"{subject.size} x {subject.size}")
     return [
         Row("UNet rows of a whole run", given.rows, "rows", note=about, exactly=sum(calls)),
         Row("The same with the attention detector", found.rows, "rows", note=about, exactly=sum(calls)),
+        Row("The same with the contrast detector", contrast.rows, "rows", note=about, exactly=sum(calls) + looks),
         Row("Reading both LoRA files, once per pipeline and not part of the runs", reading, "s", note=about),
         Row("Plain txt2img", plain.seconds, "s", note=about),
         Row("Bare UNet calls of a whole run", bare.seconds, "s", note=about),
@@ -87,6 +91,7 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
         Row("Whole run, attention detector / bare UNet calls", found.seconds / bare.seconds, "times", most=1.05),
         Row("Whole run, given masks / plain txt2img", given.seconds / plain.seconds, "times", most=3.4),
         Row("Whole run, attention detector / plain txt2img", found.seconds / plain.seconds, "times", most=3.4),
+        Row("Whole run, contrast detector / plain txt2img", contrast.seconds / plain.seconds, "times", most=3.7),
     ]
 
 

@@ -72,6 +72,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)
+        # as a web UI has them: else torch's Linears copy some of their inputs on a CPU
+        self.pipe.unet.requires_grad_(False)
         files = self.folder / f"rank-{self.rank}"
         self.loras = {name: files / f"{name}.safetensors" for name in PROMPTS}
         # never written twice: a pipeline reads a file again that has changed, and that would be timed

@@ -20,9 +20,10 @@ def test_whole_runs_evaluate_the_rows_of_the_cost_model_and_read_each_lora_file_
 
     monkeypatch.setattr(loras, "load_lora", counted)
     subject = Subject(tiny_sdxl(), 64, tmp_path, 4)
-    exact = [row for row in whole_runs(subject, 6) if row.exactly is not None]
+    *exact, contrast = [row for row in whole_runs(subject, 6) if row.exactly is not None]
     # one of six steps comes before the blend start: its rows of the second pass are the first pass's
     assert [(row.value, row.met) for row in exact] == [(6 * 2 + 5 * (2 + 4), True)] * 2
-    # the five pipelines warm up first; a file that changed afterwards would be read again within a run's time
-    assert len(readings) == 5 * 2
+    assert contrast.value == 6 * 2 + 5 * (2 + 4) + 4 * 2 * 3  # times, noises, and prompts
+    # the six pipelines warm up first; a file that changed afterwards would be read again within a run's time
+    assert len(readings) == 6 * 2
     assert set(readings.values()) == {1}
