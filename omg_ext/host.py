@@ -221,6 +221,10 @@ class Host(Protocol):
         """What each (picture, part) of the global prompts says, stage after stage; positions in its conditioning."""
         ...
 
+    def wordings(self, prompt: str) -> Sequence[str]:
+        """How a global prompt reads in the course of sampling (prompt editing changes it), as it reads last first."""
+        ...
+
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         """Other global prompts, any number, encoded as the pictures' own are, as they read in the end."""
         ...

@@ -73,8 +73,8 @@ def test_two_of_one_kind_share_what_is_found() -> None:
 
 
 @pytest.mark.parametrize(("phrase", "prompt", "hint"), [
-    ("old man", "a man in the park", "of which 'man' comes near"),
-    ("girl", "a catgirl", "of which 'catgirl' comes near"),
+    ("old man", "a man in the park", "of which 'man' comes near: write that as the phrase"),
+    ("girl", "a catgirl", "of which 'catgirl' comes near: write that as the phrase"),
     ("giraffe", "a man", "goes by the prompt's words"),
     ("dog", "a man " * 40 + "and a dog", "behind the last word that the text encoder takes"),
 ])

@@ -281,9 +281,12 @@ def test_infotext_is_compact():
 
 @pytest.mark.parametrize("params", [{}, {KEY: "{}"}])
 def test_the_infotext_key_switches_the_accordion(params):
-    (api, key), (enabled, target) = paste_fields("api", "enabled")
-    assert (api, key, enabled) == ("api", KEY, "enabled")
+    (api, text), (enabled, target) = paste_fields("api", "enabled", lambda text, styles: f"{text} without {styles}")
+    assert (api, enabled) == ("api", "enabled")
+    assert text(params) == params.get(KEY)
     assert target(params) is bool(params)
+    if params:
+        assert text({**params, "Styles array": ["one"]}) == "{} without ['one']"
 
 
 def test_field_names_are_unique_and_every_field_is_explained():

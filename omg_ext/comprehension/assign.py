@@ -47,22 +47,26 @@ def find_things(concepts: Sequence[Concept], find: Find, picture: FirstPicture) 
     Returns:
         The queries, and what was found for them, from left to right, with disjoint masks.
     """
-    queries = queries_of(concepts, picture.prompt)
+    queries = queries_of(concepts, *(picture.wordings or [picture.prompt]))
     if not queries:
         return [], []
     return queries, assign(concepts, queries, find(picture, queries))
 
 
-def queries_of(concepts: Sequence[Concept], prompt: str = "") -> list[Query]:
+def queries_of(concepts: Sequence[Concept], *wordings: str) -> list[Query]:
     """What to look for, in the concepts' order: a phrase like an earlier one is the same query.
 
     A query asks for as many instances as concepts name it, as their indices need, or as the global prompt counts.
+
+    Args:
+        wordings: how the global prompt reads in the course of sampling.
     """
     phrases: list[str] = []
     for concept in concepts:
         if concept.needs_detection and not any(alike(concept.phrase, phrase) for phrase in phrases):
             phrases.append(concept.phrase)
-    return [Query(phrase, max(_wanted(concepts, phrase), counted(phrase, prompt))) for phrase in phrases]
+    return [Query(phrase, max(_wanted(concepts, phrase), *(counted(phrase, text) for text in wordings), 1))
+            for phrase in phrases]
 
 
 def _wanted(concepts: Sequence[Concept], phrase: str) -> int:

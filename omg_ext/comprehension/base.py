@@ -84,12 +84,14 @@ class FirstPicture:
         heat: a phrase's cross-attention heat map ``[h, w]``, the same size for every phrase, or None if the phrase is
             not in the prompt.
         contrasts: where the model's predictions for the picture differ between two prompts.
+        wordings: how the prompt reads in the course of sampling, as it reads last first; empty if it never changes.
     """
 
     prompt: str
     picture: Callable[[], npt.NDArray[np.uint8]]
     heat: Callable[[str], npt.NDArray[np.floating] | None]
     contrasts: Contrasts = no_contrasts
+    wordings: Sequence[str] = ()
 
     @classmethod
     def of(cls, picture: npt.NDArray[np.uint8]) -> FirstPicture:

@@ -198,7 +198,7 @@ def _unnamed(phrase: str, prompt: str) -> str:
     """What to say of a phrase that the prompt does not name."""
     word = near(phrase, prompt)
     return "; the prompt does not name it, and this detector goes by the prompt's words" + (
-        f", of which {word!r} comes near" if word else "")
+        f", of which {word!r} comes near: write that as the phrase" if word else "")
 
 
 def _weights(concepts: Sequence[Concept], masks: Sequence[FloatArray | None], latent_size: tuple[int, int]) -> Tensor:

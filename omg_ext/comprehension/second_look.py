@@ -8,6 +8,7 @@ import numpy as np
 
 from .base import AtHand, FirstPicture, Instance, Query
 from .contrast import PLAN, combined, comparisons, instances
+from .phrases import find, words_in
 
 
 class ContrastDetector(AtHand):
@@ -26,10 +27,15 @@ class ContrastDetector(AtHand):
 
     def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
         """Per query at most as many instances as it asks for; none if the prompt does not name it."""
-        compared = [comparisons(picture.prompt, query.phrase) for query in queries]
+        compared = [comparisons(_wording(picture, query.phrase), query.phrase) for query in queries]
         pairs = [pair for of_query in compared for pair in of_query]
         if not pairs:
             return [[] for _ in queries]
         seen = iter(picture.contrasts(pairs, PLAN.times, PLAN.noises))
         maps = [combined([next(seen).astype(np.float64) for _ in of_query]) for of_query in compared]
         return instances(maps, [query.count for query in queries], picture.picture())
+
+
+def _wording(picture: FirstPicture, phrase: str) -> str:
+    """The prompt as it reads last where it names a phrase: the model knows it in the picture all the same."""
+    return next((text for text in picture.wordings if find(phrase, words_in(text))), picture.prompt)

@@ -119,6 +119,9 @@ class DiffusersHost:
         stages = [Stage(math.inf, words(self.pipe, self.prompt))]
         return {(picture, 0): stages for picture in range(len(self.noise))}
 
+    def wordings(self, prompt: str) -> Sequence[str]:
+        return [prompt]
+
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         return self.loader.reworded(prompts)
 

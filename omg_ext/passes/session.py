@@ -154,7 +154,8 @@ class Session:
             RowNetworks(patches, [(every_row, host.style)])
             contrast = Contrast(host, Evaluator(patches, limit, first.layout.store.drop_device), first.latents)
             pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number),
-                                     partial(contrast, number)) for number, prompt in enumerate(host.prompts)]
+                                     partial(contrast, number), host.wordings(prompt))
+                        for number, prompt in enumerate(host.prompts)]
             places = find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
         noise.restore(host.generators)  # encoding a blank picture for an inpainting model draws random numbers
         return places

@@ -100,10 +100,14 @@ def _parse_tag(kind: str, text: str, field: str, of_host: Collection[str]) -> Ta
     te, unet, dyn = named.get("te", te), named.get("unet", unet), named.get("dyn", dyn)
     try:
         te_multiplier = 1.0 if te is None else _finite(te)
-        return Tag(name or "", te_multiplier, te_multiplier if unet is None else _finite(unet),
-                   None if dyn is None else int(dyn), tuple(items) if set(named) & set(of_host) else ())
+        rank = None if dyn is None else int(dyn)
+        tag = Tag(name or "", te_multiplier, te_multiplier if unet is None else _finite(unet), rank,
+                  tuple(items) if set(named) & set(of_host) else ())
     except ValueError:
         raise OMGError(field, f"<{kind}:{text}> has a weight that is not a number") from None
+    if rank is not None and rank < 1:
+        raise OMGError(field, f"<{kind}:{text}> cuts the LoRA to a rank of {rank}; give 1 or more, or leave it out")
+    return tag
 
 
 def _finite(text: str) -> float:

@@ -28,7 +28,10 @@ def read_bodies(app: Any) -> None:
 
 def _looking(look: Callable[[dict[str, Any]], None]) -> Callable[[Request], Any]:
     async def dependency(request: Request) -> None:
-        body = await request.json()  # read once: the route goes on with this very object
+        try:
+            body = await request.json()  # read once: the route goes on with this very object
+        except ValueError:
+            return  # what is no JSON is the host's to refuse
         scripts = body.get("alwayson_scripts") if isinstance(body, dict) else None
         if isinstance(scripts, dict):
             look(scripts)
@@ -55,6 +58,8 @@ def _args(given: Any) -> list[Any]:
     if isinstance(given, (dict, str)):
         return [given]
     if isinstance(given, list):
+        if len(given) > 1 and all(isinstance(each, dict) for each in given):
+            raise _wrong(f"{len(given)} requests would make one picture; put all concepts into one")
         return given
     raise _wrong("there is no request")
 

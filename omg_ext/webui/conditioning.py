@@ -98,6 +98,12 @@ def prompt_words(p: Any) -> dict[tuple[int, int], list[Stage]]:
             for part, (number, _) in enumerate(parts)}
 
 
+def wordings(prompt: str, steps: int) -> list[str]:
+    """How a prompt reads at its steps, without its edits, as it reads last first."""
+    schedule, = prompt_parser.get_learned_conditioning_prompt_schedules([prompt], steps)
+    return list(dict.fromkeys(text for _, text in reversed(schedule)))
+
+
 def _words(text: str) -> list[Word]:
     """The words of a prompt that is read through some steps."""
     conditioner = shared.sd_model.cond_stage_model

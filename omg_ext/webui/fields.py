@@ -186,7 +186,7 @@ CONCEPT_FIELDS = (
     Field("where", "dropdown", "Where", "Which one, if there are several; or a place of your own.", PLACES[0].choice,
           options={"choices": [place.choice for place in PLACES]}, row=1, saved=False),
     Field("where_text", "text", "Position", options={"visible": False, "max_lines": 1}, row=1, saved=False),
-    Field("mask_picture", "picture", "Mask: white is the concept", default=None, options={"visible": False},
+    Field("mask_picture", "picture", "Mask: what is painted is the concept", default=None, options={"visible": False},
           saved=False),
     Field("prompt", "prompt", "Prompt",
           "The whole scene once more, with this one's trigger word and LoRA, and no other's.", path=("prompt",),
@@ -244,13 +244,20 @@ def request_from_args(args: Sequence[Any]) -> dict[str, Any] | None:
     values = _named(GLOBAL_FIELDS, args) | _named(LATER_FIELDS, args[-len(LATER_FIELDS):])
     if not (values["enabled"] or preview):
         return None
-    shown = min(int(values["count"] or 0), groups)
+    shown = min(_count(values["count"]), groups)
     request = _gather((*GLOBAL_FIELDS, *LATER_FIELDS), values) | preview
     concepts = [_named(CONCEPT_FIELDS, args[_first_of(index):]) for index in range(shown)]
     if preview:
         concepts = [_without_empty_place(concept, values["detector"]) for concept in concepts]
     request["concepts"] = [_concept(index, concept) for index, concept in enumerate(concepts)]
     return request
+
+
+def _count(value: Any) -> int:
+    try:
+        return int(value or 0)
+    except (TypeError, ValueError):
+        raise OMGError("Number of concepts", f"expected a whole number, got {value!r}") from None
 
 
 def _without_empty_place(values: Values, detector: str) -> Values:

@@ -20,7 +20,7 @@ from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
 from .block_weights import ARGUMENTS
-from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words
+from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words, wordings
 from .denoiser import tapped
 from .neighbours import Counters, refuse, refuse_negative_weights
 from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
@@ -106,9 +106,11 @@ class WebUIHost:
 
     def load(self, concept: ConceptPrompt) -> WebUIConcept:
         refuse_negative_weights(self._p, [*concept.texts, *(concept.negatives or ())], concept.field)
-        refuse_unknown(concept.tags, concept.field)
+        # as of the main prompt, tags do nothing where they are switched off
+        tags = () if self._p.disable_extra_networks else concept.tags
+        refuse_unknown(tags, concept.field)
         in_main_prompt = active_files()
-        with self._kept.activated(self._p, concept.tags, concept.field) as nets:
+        with self._kept.activated(self._p, tags, concept.field) as nets:
             prompts = encode(self._p, concept.texts, concept.negatives)
         add_hashes(self._p, nets)
         warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
@@ -128,6 +130,9 @@ class WebUIHost:
 
     def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
         return prompt_words(self._p)
+
+    def wordings(self, prompt: str) -> Sequence[str]:
+        return wordings(prompt, self._p.firstpass_steps)
 
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         return encode(self._p, prompts, None).at(self._p.firstpass_steps, self._p.sampler.model_wrap_cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -43,11 +44,20 @@ def _shrunk(where: Where | None) -> Where | None:
     return Where(mask=shrink_mask_text(str(where.mask)))
 
 
-def paste_fields(api: Any, enabled: Any) -> list[tuple[Any, Any]]:
+def paste_fields(api: Any, enabled: Any, unstyled: Callable[[str, Sequence[str]], str]) -> list[tuple[Any, Any]]:
     """The ``infotext_fields`` of the script.
+
+    Args:
+        api, enabled: components.
+        unstyled: takes styles of these names out of a request's text.
 
     The value goes into the API slot whole, which serves the API's infotext replay: that casts values by the type of the
     component's, and could not fill more concepts than the accordion has. In the browser the slot's change event spreads
     it over the fields (:mod:`.ui`). An infotext without OMG switches the accordion off and leaves the fields alone.
     """
-    return [(api, KEY), (enabled, lambda params: KEY in params)]
+    def request(params: dict[str, Any]) -> str | None:
+        # the host takes the styles out of the main prompt, too, and applies them anew
+        text, styles = params.get(KEY), params.get("Styles array")
+        return unstyled(text, styles) if text and styles else text
+
+    return [(api, request), (enabled, lambda params: KEY in params)]

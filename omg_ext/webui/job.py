@@ -62,6 +62,7 @@ class Job:
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
         is_counted: whether the progress bar knows of the second passes.
+        has_drawn: whether any of its passes was asked for.
     """
 
     p: weakref.ref[Any]
@@ -72,6 +73,7 @@ class Job:
     places: Places | None = None
     pictures: list[Picture] = field(default_factory=list)
     is_counted: bool = False
+    has_drawn: bool = False
 
     @classmethod
     def of(cls, p: Any) -> Job:
@@ -152,8 +154,10 @@ class Job:
         session, noise = Session(host, request, self.memory, models()), Noise.of(host.generators)
         try:
             return session.second(session.load(), self.places)
-        except OMGError:
-            raise
+        except OMGError as error:
+            if request.strict or not self._has_hires_checkpoint:
+                raise
+            reason = str(error)  # both passes are paid for, and the hires checkpoint could not be looked at before
         except Exception as error:
             reason = session.reason(error)
         noise.restore(host.generators)
@@ -178,6 +182,7 @@ class Job:
             if any(findings) else []
 
     def _host(self, request: Request, sample: Sample) -> WebUIHost:
+        self.has_drawn = True
         return WebUIHost(self._processing, sample, self.kept, self._prompts(request))
 
     def _prompts(self, request: Request) -> list[Prompts]:
@@ -193,6 +198,10 @@ class Job:
     def _is_upscaled_later(self) -> bool:
         """The first pass of this job never ran: the picture comes from an earlier one."""
         return not self.is_counted
+
+    @property
+    def _has_hires_checkpoint(self) -> bool:
+        return getattr(self._processing, "hr_checkpoint_info", None) is not None
 
     @property
     def _before(self) -> int:

@@ -12,7 +12,7 @@ from types import CellType
 from typing import Any
 
 import torch
-from modules import extensions, processing, script_callbacks, script_loading, sd_samplers_cfg_denoiser
+from modules import extensions, processing, script_callbacks, script_loading, sd_samplers_cfg_denoiser, shared
 from torch import Tensor, nn
 
 from ..errors import OMGError
@@ -21,6 +21,7 @@ from .replacing import replaced
 SAMPLING = ("cfg_denoiser", "cfg_denoised", "cfg_after_cfg")
 NEGATIVE_WEIGHT = re.compile(r"\([^(:)]*:\s*-\d+(\.\d+)?\s*\)")
 PLAIN_UNITS = ("ControlNet", "ControlLoRA", "ControlNetUnion", "T2I_Adapter")
+ATTENTION = re.compile(r"\battn[12](\.\w+)?$")
 ROW_BOUND = ("reference", "colorfix", "inpaint_only")
 
 
@@ -36,6 +37,7 @@ def refuse(p: Any) -> None:
                                      "write them into the negative prompt instead, or turn NegPiP off")
         if script.title() == "ControlNet":
             _refuse_units(script)
+    _refuse_hooks()
 
 
 def refuse_negative_weights(p: Any, texts: Sequence[str], field: str) -> None:
@@ -69,6 +71,17 @@ def _refuse_units(script: Any) -> None:
     if aligned or not str(separate).startswith("All"):
         raise OMGError("ControlNet", "its batch options tell pictures apart by their number, and concepts shift it; "
                                      "choose all units for all images, without StyleAlign")
+
+
+def _refuse_hooks() -> None:
+    """Refuse extensions that rewrite what attention layers give: they go by the order of rows, or count the calls."""
+    for name, layer in shared.sd_model.model.diffusion_model.named_modules():
+        if ATTENTION.search(name):
+            for hook in layer._forward_hooks.values():
+                if is_of_extension(hook):
+                    raise OMGError("other extensions", (
+                        f"{maker_of(hook)} changes attention layers, which does not reach the concepts; turn it off "
+                        "for pictures with OMG"))
 
 
 def _scripts(p: Any) -> Sequence[Any]:
@@ -167,10 +180,21 @@ def maker_of(function: Any) -> str:
     return "another extension" if code is None else extension_name(code.co_filename)
 
 
-class Counters:
-    """Numbers in which other extensions count steps, calls or passes.
+def is_of_extension(function: Any) -> bool:
+    """Whether this is a function of an extension that the web UI does not bring."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and code.co_filename.startswith(_own_folders())
 
-    The second pass must look to them like the first, so the numbers are put back to where they stood before it. They
+
+def _own_folders() -> tuple[str, ...]:
+    return tuple(folder for extension in extensions.extensions if not extension.is_builtin
+                 for folder in _folders(extension))
+
+
+class Counters:
+    """Numbers in which other extensions count steps, calls or passes, and the UNet's blocks, which they may replace.
+
+    The second pass must look to them like the first, so all are put back to where they stood before it. Numbers
     are looked for in the extensions' modules and scripts, and in what their sampler callbacks hold.
 
     Args:
@@ -181,6 +205,9 @@ class Counters:
         holders = [vars(thing) for thing in (*_modules(), *_scripts(p), *_holders())]
         self._numbers = [(space, {name: value for name, value in space.items() if _is_number(value)})
                          for space in holders]
+        unet = shared.sd_model.model.diffusion_model
+        self._blocks = [(blocks, dict(blocks._modules))
+                        for blocks in (unet, unet.input_blocks, unet.middle_block, unet.output_blocks)]
         self._cells = [(cell, content) for cell in _cells() if _is_number(content := _content(cell))]
 
     def put_back(self) -> None:
@@ -188,6 +215,8 @@ class Counters:
             space.update({name: value for name, value in numbers.items() if _is_number(space.get(name))})
         for cell, value in self._cells:
             cell.cell_contents = value
+        for blocks, children in self._blocks:
+            blocks._modules.update(children)
 
 
 def _is_number(value: Any) -> bool:
@@ -195,8 +224,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _modules() -> list[Any]:
-    folders = tuple(folder for extension in extensions.extensions if not extension.is_builtin
-                    for folder in _folders(extension))
+    folders = _own_folders()
     loaded = {id(module): module for module in (*sys.modules.values(), *script_loading.loaded_scripts.values())}
     return [module for module in loaded.values() if str(getattr(module, "__file__", "")).startswith(folders)]
 

@@ -98,6 +98,8 @@ class Kept:
         Raises:
             OMGError: a file cannot be read, or block weights cannot be honoured.
         """
+        last = {tag.name: tag for tag in tags}
+        tags = [last[tag.name] for tag in tags]  # of a name that comes twice the Lora extension applies the last twice
         before = [Tag(net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in lora.loaded_networks]
         # one file in both prompts is one cached network with one multiplier, so its weights are added up
         wanted = {tag.name: tag for tag in before}
@@ -185,7 +187,7 @@ def on_unet(nets: Sequence[Any], field: str) -> Sources:
 
 def add_hashes(p: Any, nets: Sequence[Any]) -> None:
     """Into the infotext's "Lora hashes", by which model sites recognise what a picture was made with."""
-    if not shared.opts.lora_add_hashes_to_infotext:
+    if not nets or not shared.opts.lora_add_hashes_to_infotext:
         return
     for net in nets:
         if net.network_on_disk.shorthash and net.mentioned_name:

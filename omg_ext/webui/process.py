@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,6 +20,11 @@ from .preview import Preview
 from .replacing import replaced
 from .rest import Awaited
 from .ui import request_from_args
+
+# the infotext key of what the user should know
+WARNINGS = "OMG warnings"
+NOT_DRAWN = ("the concepts were not drawn, since another script or extension (such as DemoFusion) samples in a way of "
+             "its own; turn it off for pictures with OMG")
 
 
 class RefusedRequest(HTTPException):
@@ -88,12 +94,12 @@ def before_batch(p: Any, args: Sequence[Any]) -> None:
 
 def _tell(p: Any, warnings: Sequence[str]) -> None:
     """In the comments under the picture and in its infotext: those of this batch, whose hires pass may add some."""
-    before = p.extra_generation_params.pop("OMG warnings", None)
+    before = p.extra_generation_params.pop(WARNINGS, None)
     told = [before] if before and p.is_hr_pass else []
     for warning in warnings:
         p.comment(f"OMG: {warning}")
     if told or warnings:
-        p.extra_generation_params["OMG warnings"] = "; ".join([*told, *warnings])
+        p.extra_generation_params[WARNINGS] = "; ".join([*told, *warnings])
 
 
 def _request(args: Sequence[Any]) -> Request | None:
@@ -115,6 +121,10 @@ def postprocess(p: Any, processed: Any) -> None:
     Save, Zip and the buttons that reuse a seed read it.
     """
     job = getattr(p, "omg_job", None)
+    if job is not None and not job.has_drawn and not shared.state.interrupted and not shared.state.skipped:
+        # what the user reads is written by now
+        processed.comments += f"OMG: {NOT_DRAWN}\n"
+        processed.infotexts = [f"{text}, {WARNINGS}: {json.dumps(NOT_DRAWN)}" for text in processed.infotexts]
     extras = [] if job is None else job.pictures
     first, end = processed.index_of_first_image, len(processed.infotexts)
     texts = [picture_infotext(processed.infotexts[first + extra.number], extra.title) for extra in extras]

@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 from modules import shared
+from modules.styles import extract_style_text_from_prompt
 
 from ..errors import OMGError
 from ..host import Prompts
-from ..request import Concept, Request
+from ..request import Concept, Request, parse_request
+from .fields import request_text
 
 # by the beginnings of their titles: scripts that rewrite `p.all_prompts`, picture by picture with its seed, and do
 # nothing else that a copy of the processing object could not bear
@@ -38,7 +40,17 @@ def for_all_pictures(p: Any, concept: Concept) -> Prompts:
 def is_rewritten_by_others(p: Any) -> bool:
     """Whether the main prompts are others than known scripts make of what the user wrote."""
     written = getattr(p, "omg_written", None)
-    return written is not None and rewritten(p, *written) != (list(p.all_prompts), list(p.all_negative_prompts))
+    # the setting's network is put in front of the main prompt, and the concepts have it from there
+    own = shared.opts.data.get("sd_lora", "None") in ("None", "") and not _is_random(p)
+    return written is not None and own and rewritten(p, *written) != (list(p.all_prompts), list(p.all_negative_prompts))
+
+
+def _is_random(p: Any) -> bool:
+    """Whether Dynamic Prompts draws anew whenever it is asked, so that nothing can be compared."""
+    return any(value is True for script in p.scripts.alwayson_scripts if script.title().lower().startswith("dynamic")
+               for control, value in zip(script.controls or (), p.script_args[script.args_from:script.args_to],
+                                         strict=False)
+               if "unlink" in str(getattr(control, "label", "")).lower())
 
 
 def remember(p: Any) -> None:
@@ -54,6 +66,31 @@ def as_drawn(request: Request, prompts: Sequence[Prompts], picture: int) -> Requ
         negative_prompt=None if made.negatives is None else made.negatives[picture])
         for concept, made in zip(request.concepts, prompts, strict=True)]
     return msgspec.structs.replace(request, concepts=tuple(concepts))
+
+
+def unstyled(text: str, styles: Sequence[str]) -> str:
+    """A request's text without what styles have put into the concepts' prompts; as it is if it is no valid one."""
+    try:
+        request = parse_request(text)
+    except OMGError:
+        return text
+    applied = [shared.prompt_styles.styles[name] for name in reversed(styles) if name in shared.prompt_styles.styles]
+    return request_text(msgspec.structs.replace(request, concepts=tuple(
+        msgspec.structs.replace(
+            concept, prompt=_without_styles(concept.prompt, [style.prompt for style in applied]),
+            negative_prompt=None if concept.negative_prompt is None else _without_styles(
+                concept.negative_prompt, [style.negative_prompt for style in applied]))
+        for concept in request.concepts)))
+
+
+def _without_styles(prompt: str, texts: Sequence[str]) -> str:
+    for text in texts:
+        words = _TAG.sub("", text or "").strip()  # its tags were not the concept's
+        if words:
+            prompt = extract_style_text_from_prompt(words, prompt)[1]
+        elif text:
+            prompt = prompt.rstrip().removesuffix(",")
+    return prompt
 
 
 def rewritten(p: Any, prompt: str, negative: str) -> tuple[list[str], list[str]]:

@@ -81,7 +81,10 @@ def _detect_with(host: Any) -> Any:
         The answer: ``pictures``, for each a list of instances from left to right with ``phrases`` (and their scores),
         ``box`` and ``area`` in fractions of the picture, and ``mask``, a base64 PNG.
         """
-        body = await request.json()
+        try:
+            body = await request.json()
+        except ValueError as error:
+            raise HTTPException(422, f"OMG: request: this is not JSON: {error}") from None
         try:
             asked = _asked(body)
             found = await run_in_threadpool(_in_txt2img if "txt2img" in body else _in_picture, body, asked, host)
@@ -154,6 +157,6 @@ def _picture(text: Any) -> npt.NDArray[np.uint8]:
             if opened.width * opened.height > MOST_PIXELS:
                 raise OMGError("image", f"it has more than {MOST_PIXELS // 1_000_000} million pixels")
             return np.asarray(opened.convert("RGB"))
-    except (ValueError, OSError, Image.DecompressionBombError) as error:
-        raise OMGError("image", f"this is no base64-encoded picture: {error}") from None
+    except (ValueError, OSError, Image.DecompressionBombError):
+        raise OMGError("image", "this is no base64-encoded picture, or it is broken") from None
 

@@ -27,7 +27,7 @@ def memory() -> Memory:
     graphics = _free_graphics_memory()
     return Memory(min(_whole("omg_device_budget_mb") * MIB, graphics // 2),
                   min(_whole("omg_host_budget_mb") * MIB, psutil.virtual_memory().available // 2),
-                  min(_whole("omg_full_budget_mb") * MIB, graphics // 4), _whole("omg_rows_per_call"))
+                  min(_whole("omg_full_budget_mb") * MIB, graphics // 4), max(0, _whole("omg_rows_per_call")))
 
 
 def _free_graphics_memory() -> int:

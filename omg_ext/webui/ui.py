@@ -31,6 +31,7 @@ from .fields import (
     concept_fields,
     request_from_args,
 )
+from .prompts import unstyled
 
 __all__ = ["build", "request_from_args"]
 
@@ -45,13 +46,13 @@ HINT = """<ol>
 <i>man</i></li>
 <li><b>Its prompt</b> is the prompt at the top once more, with this character's trigger word and LoRA put in, and no
 other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man:1&gt;</u></i></li>
-</ol>"""
+</ol>
+<p><b>Find concepts</b>, below, draws the first picture and shows who is where, before anything more is drawn.</p>"""
 
-HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i>attention</i> needs nothing more and
-finds things roughly. <i>contrast</i> needs nothing more either: it looks at the finished picture a second time, which
-costs about as much as twelve steps for two concepts, and sees shapes. <i>painted</i> seeks nothing: every concept then
-needs a box or a mask. The others see things by their shapes; they need models, and a message says which are missing and
-where they come from.</p>"""}
+HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i>contrast</i> needs nothing more: it
+looks at the finished picture a second time, which costs as much as twelve steps for two concepts, and sees shapes.
+<i>attention</i> costs nothing and finds things roughly. <i>painted</i> seeks nothing: every concept then needs a box or
+a mask. The others need models and packages: <b>Settings &gt; OMG &gt; Detectors</b> says which, and gets them.</p>"""}
 """By panel: what the user reads above its fields."""
 
 WIDGETS: dict[str, Callable[..., Component]] = {
@@ -101,7 +102,7 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     preview_page.connect(page, made["count"], concepts)
     script.after_generation = preview_page.on_results(script.preview, page, made["preview"],
                                                       [concept["mask_picture"] for concept in concepts])
-    script.infotext_fields = infotext.paste_fields(made["api"], made["enabled"])
+    script.infotext_fields = infotext.paste_fields(made["api"], made["enabled"], unstyled)
     return components
 
 

@@ -8,6 +8,9 @@
   whether it was still there afterwards.
 * ``split`` lets a cross-attention see one row at a time, as NegPiP does.
 * ``counts`` counts its steps in a number, as FreeU does; ``once`` acts in a first pass alone, as Kohya Hires.fix does.
+* ``wraps`` puts a block of its own in the place of one of the UNet's in a late step, as Kohya Hires.fix does, and
+  leaves it there until the picture is done; ``hooks attention`` changes what attention layers give, as Smoothed Energy
+  Guidance does; ``samples itself`` replaces the sampling, as DemoFusion does.
 * ``own guidance`` evaluates the model once more in a ``cfg_denoised`` callback and adds the difference, as SAG does;
   ``noisy prompt`` changes the conditioning in a ``cfg_denoiser`` callback, as CADS does.
 * ``negpip`` is NegPiP as far as OMG looks at it; ``marks`` and ``marks PREPROCESSOR`` mark the rows of the conditioning
@@ -58,9 +61,27 @@ def switch(names: list[str]) -> None:
     for name in active:
         if name.startswith("downloads "):
             replace_downloads(name.removeprefix("downloads "))
+    if "hooks attention" in active:
+        layer = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_q"))
+        handles.append(layer.register_forward_hook(double_output))
     if active & {"counts", "once"}:
         last["stretched"] = False
         handles.append(unet.middle_block.register_forward_hook(stretch))
+
+
+def double_output(layer: Any, args: Any, output: Any) -> Any:
+    return 2 * output
+
+
+class Louder(torch.nn.Module):
+    """A block of the UNet, with more effect."""
+
+    def __init__(self, block: Any):
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: Any) -> Any:
+        return 3 * self.block(*args)
 
 
 def stretch(block: Any, args: Any, output: Any) -> Any:
@@ -133,7 +154,14 @@ class Doubles(scripts.Script):
             forward = denoiser.forward
             denoiser.forward = p.omg_test_forward = lambda *given, **named: 3 * torch.tanh(forward(*given, **named) / 3)
 
+    def process(self, p: Any, *args: Any) -> None:
+        if "samples itself" in active:
+            p.sample = lambda *given, **named: torch.zeros(p.batch_size, 4, p.height // 8, p.width // 8)
+
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        blocks = p.sd_model.model.diffusion_model.output_blocks
+        if isinstance(blocks[0], Louder):
+            blocks[0] = blocks[0].block
         mine = getattr(p, "omg_test_forward", None)
         if mine is not None:
             seen["forward stays"] = vars(p.sampler.model_wrap_cfg).get("forward") is mine
@@ -252,6 +280,9 @@ def before_denoising(params: Any) -> None:
     count = len(params.denoiser.sampler.sampler_extra_args["uncond"]) if "own guidance" in active else 0
     last.update(x=params.x[-count:], sigma=params.sigma[-count:], uncond=params.text_uncond,
                 concat=params.image_cond[-count:])
+    blocks = shared.sd_model.model.diffusion_model.output_blocks
+    if "wraps" in active and params.sampling_step >= 3 and not isinstance(blocks[0], Louder):
+        blocks[0] = Louder(blocks[0])
     if "noisy prompt" in active:
         text = params.text_cond
         changed = {**text, "crossattn": 0.5 * text["crossattn"]}

@@ -180,6 +180,22 @@ def mask(page: Page, number: int) -> np.ndarray | None:
     return decoded(str(shown.get_attribute("src"))) if shown.count() else None
 
 
+def test_a_box_whose_shape_is_wanted(concepts: Page) -> None:
+    """A drag fills the box of whichever kind the concept's place is."""
+    find_concepts(concepts)
+    take(concepts, "target", "Concept 2")
+    take(concepts, "tool", "gets a box: click two corners, or drag")
+    choose(part(concepts, "concept2_where"), "The shape inside a box")
+    drag(concepts, (0.5, 0.125), (0.9375, 0.875))
+    expect(place(concepts, 2)).to_have_value(re.compile(r"^0\.(49|50)\d, 0\.12\d, 0\.93\d, 0\.87\d$"))
+    expect(where(concepts, 2)).to_have_value("The shape inside a box")
+    expect(note(concepts)).to_contain_text("Concept 2 has the shape inside the box 0.")
+    take(concepts, "target", "Concept 1")
+    drag(concepts, (0.1, 0.125), (0.3, 0.875))
+    expect(where(concepts, 1)).to_have_value("In a box")
+    expect(where(concepts, 2)).to_have_value("The shape inside a box")
+
+
 def test_what_is_painted_is_the_mask(webui: WebUI, concepts: Page, tmp_path: Path) -> None:
     find_concepts(concepts)
     choose(part(concepts, "concept1_where"), "Painted mask")

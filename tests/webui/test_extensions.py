@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ PROMPT_SETTINGS = {f"dp_{name}": value for name, value in {
     "wildcard_manager_shuffle": False, "write_prompts_to_file": False, "write_raw_template": False}.items()}
 DYNAMIC = {"Dynamic Thresholding (CFG Scale Fix)": {"args": [
     True, 7.0, 100, "Constant", 0, "Constant", 0, 4.0, True, "MEAN", "AD", 1.0]}}
+# whose blocks are still in the UNet when a pass of few steps ends
+LATE_KOHYA = {"Kohya Hires.fix": {"args": [True, True, 3, 4, 0.6, 0.9, "bicubic", 0.5, 2.0, True, False]}}
 KOHYA = {"Kohya Hires.fix": {"args": [True, True, 3, 4, 0.15, 0.3, "bicubic", 0.5, 2.0, True, False]}}
 TILED = {"Tiled Diffusion": {"args": [True, "MultiDiffusion", False, True, 1024, 1024, 16, 16, 4, 2]}}
 SAG = {"Self Attention Guidance": {"args": [True, 0.75, 1.0]}}
@@ -75,7 +78,7 @@ def beside_omg(webui: WebUI, scripts: dict[str, Any], data: dict[str, Any], **pa
 
 @pytest.mark.parametrize(("scripts", "payload"), [
     (DYNAMIC, {"cfg_scale": 15}), (DYNAMIC, {"cfg_scale": 15, "sampler_name": "DPM++ 2M SDE"}),
-    (KOHYA, {}), (KOHYA, {"sampler_name": "Euler a", "steps": 12}),
+    (KOHYA, {}), (KOHYA, {"sampler_name": "Euler a", "steps": 12}), (LATE_KOHYA, {}),
     (TILED, {"width": 256, "height": 192}), (TILED, {"width": 256, "height": 192, "sampler_name": "DDIM"}),
 ], ids=str)
 def test_concept_everywhere_is_plain(beside: WebUI, scripts: dict[str, Any], payload: dict[str, Any]) -> None:
@@ -118,7 +121,18 @@ def test_perturbed_attention_guidance_is_refused(beside: WebUI) -> None:
     values = [value for _, value in args]
     values[scale - 1], values[scale] = True, 3.0
     message = refused(beside, {"Incantations": {"args": values}}, concept("a red car"))
-    assert "sd-webui-incantations evaluates the model" in message
+    assert re.search("sd-webui-incantations (evaluates the model|changes attention layers)", message)
+    beside.txt2img()
+
+
+@pytest.mark.parametrize("switch", [0, 21], ids=["Smoothed Energy Guidance", "Multi T2I-Zero"])
+def test_hooks_on_attention_are_refused(beside: WebUI, switch: int) -> None:
+    """They go by the order of rows in a call, or count calls."""
+    values = [value for _, value in need(beside, "Incantations")]
+    assert values[switch] is False
+    values[switch] = True
+    assert "sd-webui-incantations changes attention layers" in refused(
+        beside, {"Incantations": {"args": values}}, concept("a red car"))
     beside.txt2img()
 
 

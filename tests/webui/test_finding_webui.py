@@ -22,18 +22,20 @@ EMBEDDING = "two-vectors"
 LONG = "a portrait in shining armour, " * 12
 
 
-def place(webui: WebUI, phrase: str, prompt: str, **payload: Any) -> np.ndarray:
+def place(webui: WebUI, phrase: str, prompt: str, detector: str = "contrast", **payload: Any) -> np.ndarray:
     """Where a phrase is found, [H, W]; fails if it is not."""
-    result = omg(webui, request({"phrase": phrase, "prompt": "a red car"}, show=["masks"]), prompt=prompt, **payload)
+    data = request({"phrase": phrase, "prompt": "a red car"}, show=["masks"], detector=detector)
+    result = omg(webui, data, prompt=prompt, **payload)
     assert result.comments == []
     mask: np.ndarray = result.images[1][:, :, 0]
     assert 0 < mask.mean() < 255
     return mask
 
 
-def missed(webui: WebUI, phrase: str, prompt: str, **payload: Any) -> str:
+def missed(webui: WebUI, phrase: str, prompt: str, detector: str = "contrast", **payload: Any) -> str:
     """What is said of a phrase that is not found."""
-    result = omg(webui, request({"phrase": phrase, "prompt": "a red car"}), prompt=prompt, **payload)
+    data = request({"phrase": phrase, "prompt": "a red car"}, detector=detector)
+    result = omg(webui, data, prompt=prompt, **payload)
     np.testing.assert_array_equal(result.image, webui.txt2img(prompt=prompt, **payload).image)
     said, = result.comments
     assert f"no '{phrase}' was found" in said
@@ -73,22 +75,24 @@ def test_words_between(webui: WebUI) -> None:
     ("man", "a [man:dog:7] in a park", "a man in a park", 8),
 ])
 def test_edited_prompt_is_read_as_at_its_step(webui: WebUI, phrase: str, edited: str, plain: str, steps: int) -> None:
-    found = place(webui, phrase, edited, steps=steps)
-    np.testing.assert_array_equal(found, place(webui, phrase, plain, steps=steps))
+    for detector in ("attention", "contrast"):
+        found = place(webui, phrase, edited, detector, steps=steps)
+        np.testing.assert_array_equal(found, place(webui, phrase, plain, detector, steps=steps))
 
 
 @pytest.mark.parametrize("prompt", ["a [man:woman:0.5] in a park", "a [woman:man:0.5] in a park", "[man|woman], park",
                                     "in a park [a man:4]", "[in a very wide park: :3] a man", "a [dog:man:6]"])
 @pytest.mark.parametrize("sampler", ["Euler", "Heun"])
-def test_phrases_in_edits(webui: WebUI, prompt: str, sampler: str) -> None:
-    place(webui, "man", prompt, sampler_name=sampler)
+@pytest.mark.parametrize("detector", ["attention", "contrast"])
+def test_phrases_in_edits(webui: WebUI, prompt: str, sampler: str, detector: str) -> None:
+    place(webui, "man", prompt, detector, sampler_name=sampler)
 
 
 def test_a_phrase_of_an_edit_is_sought_at_its_steps_alone(webui: WebUI) -> None:
     """Behind the last step it is never read; the positions of other steps' words are none of its."""
-    assert "not read it there" in missed(webui, "dog", "a [man:dog:7] in a park")
-    moved = place(webui, "man", "[in a very wide park: :7] a man")
-    np.testing.assert_array_equal(moved, place(webui, "man", "in a very wide park a man"))
+    assert "not read it there" in missed(webui, "dog", "a [man:dog:7] in a park", "attention")
+    moved = place(webui, "man", "[in a very wide park: :7] a man", "attention")
+    np.testing.assert_array_equal(moved, place(webui, "man", "in a very wide park a man", "attention"))
 
 
 def test_what_comes_near_is_said(webui: WebUI) -> None:

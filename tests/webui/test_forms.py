@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,8 @@ def test_every_likely_form_is_read(webui: WebUI, wanted: np.ndarray, name: str, 
     ({}, "concepts"), ({"args": {}}, "concepts"), ({"args": [{}]}, "concepts"),
     ({"concept": REQUEST["concepts"]}, "did you mean `concepts`"), (REQUEST["concepts"][0], "unknown field"),
     ({"args": [REQUEST], "strict": True}, '`strict` beside `args`.*"args": '), ("yes", "not JSON"),
+    ({"args": [REQUEST, REQUEST]}, "2 requests would make one picture"),
+    ({"args": ["", True, "two"]}, "expected a whole number"),
     (None, '"args": '), (7, '"args": '), (True, '"args": '), ({"args": None}, '"args": '), ({"args": 7}, '"args": '),
 ], ids=str)
 def test_what_cannot_be_read_is_refused(webui: WebUI, given: Any, reason: str) -> None:
@@ -54,6 +58,15 @@ def test_calls_without_omg_are_left_alone(webui: WebUI) -> None:
     with pytest.raises(ApiError) as refused:
         webui.post("/sdapi/v1/txt2img", ["no object"])
     assert refused.value.status == 422
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/omg/v1/detect"])
+@pytest.mark.parametrize("body", [b"", b"hello", "{\"prompt\": \"caf\xe9\"}".encode("latin-1")])
+def test_a_body_that_is_no_json_is_refused(webui: WebUI, path: str, body: bytes) -> None:
+    call = urllib.request.Request(webui.url + path, body, {"Content-Type": "application/json"}, method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(call)
+    assert 400 <= refused.value.code < 500
 
 
 def test_img2img_says_that_it_is_not_there_yet(webui: WebUI) -> None:

@@ -45,3 +45,14 @@ def test_refiner_is_refused(webui: WebUI) -> None:
     with pytest.raises(ApiError, match="refiner") as caught:
         omg(webui, request(concept("a red car", LEFT)), refiner_checkpoint="tiny-sdxl-v", refiner_switch_at=0.5)
     assert caught.value.status == 422
+
+
+def test_hires_checkpoint_that_the_networks_do_not_fit(webui: WebUI) -> None:
+    """Both passes are paid for by then: the picture is upscaled without the concepts, and that is said."""
+    options = {**HIRES, "hr_upscaler": "Nearest", "hr_checkpoint_name": "tiny-sd15"}
+    result = omg(webui, request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT)), **options)
+    assert any("was upscaled without them" in comment for comment in result.comments)
+    assert result.image.shape == (192, 192, 3)
+    with pytest.raises(ApiError, match=r"was made for SDXL; the loaded model is SD 1\.x") as caught:
+        omg(webui, request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT), strict=True), **options)
+    assert caught.value.status == 422

@@ -56,6 +56,29 @@ def test_extension_that_changes_the_batch_is_refused(webui: WebUI) -> None:
     assert caught.value.status == 422
 
 
+def test_what_others_have_put_into_the_unet_is_out_again(webui: WebUI) -> None:
+    """*everywhere is plain*: the second pass begins with the blocks that the first began with."""
+    without = webui.txt2img(prompt=PROMPT).image
+    webui.doubles("wraps")
+    assert distance(webui.txt2img(prompt=PROMPT).image, without) > 1
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1>", n_iter=2)
+
+
+def test_hooks_of_others_on_attention_are_refused_by_name(webui: WebUI) -> None:
+    webui.doubles("hooks attention")
+    with pytest.raises(ApiError, match=r"omg-test-support changes attention layers.*turn it off") as caught:
+        omg(webui, request(concept("a red car")))
+    assert caught.value.status == 422
+
+
+def test_what_samples_in_a_way_of_its_own_is_told(webui: WebUI) -> None:
+    """The sampler that OMG waits for is never asked."""
+    webui.doubles("samples itself")
+    assert "the concepts were not drawn" in omg(webui, request(concept("a red car"))).info["infotexts"][0]
+    webui.doubles()
+    assert "not drawn" not in omg(webui, request(concept("a red car"))).info["infotexts"][0]
+
+
 @pytest.mark.parametrize("double", ["counts", "once"])
 @pytest.mark.parametrize("blend_start", [0, 0.3])
 def test_what_counts_steps_sees_the_first_pass_again(webui: WebUI, double: str, blend_start: float) -> None:

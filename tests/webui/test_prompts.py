@@ -75,3 +75,22 @@ def test_styles_change_pictures(webui: WebUI) -> None:
     plain = webui.txt2img(prompt=PROMPT).image
     for style in ("words", "around", "network"):
         assert distance(webui.txt2img(prompt=PROMPT, styles=[style]).image, plain) > 1
+
+
+@pytest.mark.parametrize("styles", [["words"], ["around"], ["network"], ["network", "words"]], ids=str)
+def test_a_pasted_picture_has_its_styles_once(webui: WebUI, styles: list[str]) -> None:
+    """The web UI takes styles out of a pasted main prompt and applies them anew; so are the concepts' prompts."""
+    made = omg(webui, request(concept(f"{PROMPT} <lora:sdxl-lora:1>", negative_prompt="dark")), styles=styles)
+    # the API reads the text's styles as no list; the page, as here, as one
+    again = webui.generate({"infotext": made.info["infotexts"][0], "styles": styles})
+    np.testing.assert_array_equal(again.image, made.image)
+
+
+def test_networks_that_are_switched_off_are_off_in_concepts(webui: WebUI) -> None:
+    """*everywhere is plain*"""
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1>", disable_extra_networks=True)
+
+
+def test_a_tag_that_comes_twice(webui: WebUI) -> None:
+    """*everywhere is plain*: the Lora extension applies the last one as often as the name comes."""
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1> <lora:sdxl-lora:0.3>")
