@@ -14,6 +14,8 @@ class OMGScript(scripts.Script):
     def __init__(self) -> None:
         super().__init__()
         self.preview = Preview()
+        # another checkpoint wants its memory
+        script_callbacks.on_model_loaded(lambda _: self.preview.drop(), name="omg-preview")
         preview_page.watch(self)
 
     def title(self) -> str:

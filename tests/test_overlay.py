@@ -78,3 +78,11 @@ def test_preview_on_a_pipeline() -> None:
     np.testing.assert_array_equal(result.masks[0][0], whole.masks[0][0])
     np.testing.assert_array_equal(np.asarray(result.overlay[0]), np.asarray(whole.overlay[0]))
     assert [each.concept for each in result.findings[0]].count(0) == 1
+
+
+def test_things_are_numbered_by_phrase() -> None:
+    """As ``where.index`` counts them: of two men and a woman she is the first."""
+    woman = finding(0.85, 0, "woman")
+    alone = overlay(GREY, [woman], [mask(0.85)], ["woman"])
+    beside = overlay(GREY, [finding(0.15, None), finding(0.4, None), woman], [mask(0.85)], ["woman"])
+    np.testing.assert_array_equal(beside[:, 280:], alone[:, 280:])

@@ -207,6 +207,7 @@ class Scripted:
     """A detector that finds the men of the scene and notes what it was asked."""
 
     name, goes_by_prompt, needs_attention = "scripted", False, False
+    reads = ()
 
     def __init__(self):
         self.asked: list[list[str]] = []
@@ -224,6 +225,14 @@ class Scripted:
     def find(self, first_pass, queries):
         self.asked.append([query.phrase for query in queries])
         return [best_first() if query.phrase == "man" else [] for query in queries]
+
+
+@pytest.mark.parametrize("detect", [{"threshold": 0.5}, {"model": "x"}, {"segmenter": "x"}], ids=str)
+def test_what_a_detector_does_not_go_by_is_refused(detect):
+    request = Request(concepts=(Concept(prompt="p", phrase="man"),), detector="contrast", detect=Detect(**detect))
+    with pytest.raises(OMGError, match="the detector `contrast` does not go by it") as caught:
+        given_masks(request, (64, 64), (8, 8), Models())
+    assert caught.value.field == f"detect.{next(iter(detect))}"
 
 
 class TestFindPlaces:

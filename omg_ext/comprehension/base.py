@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -85,6 +85,7 @@ class FirstPicture:
             not in the prompt.
         contrasts: where the model's predictions for the picture differ between two prompts.
         wordings: how the prompt reads in the course of sampling, as it reads last first; empty if it never changes.
+        hints: by phrase, what a detector has to say of one that it cannot find; for messages.
     """
 
     prompt: str
@@ -92,6 +93,7 @@ class FirstPicture:
     heat: Callable[[str], npt.NDArray[np.floating] | None]
     contrasts: Contrasts = no_contrasts
     wordings: Sequence[str] = ()
+    hints: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, picture: npt.NDArray[np.uint8]) -> FirstPicture:
@@ -109,6 +111,7 @@ class Detector(Protocol):
     Attributes:
         name: what the request's field ``detector`` calls it.
         goes_by_prompt: whether it finds only what the main prompt names, in a picture that the model has just drawn.
+        reads: which fields of ``detect`` it goes by.
         needs_attention: whether the first pass has to record cross-attention for ``FirstPicture.heat``.
     """
 
@@ -120,6 +123,9 @@ class Detector(Protocol):
 
     @property
     def needs_attention(self) -> bool: ...
+
+    @property
+    def reads(self) -> Collection[str]: ...
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """What it takes, packages and files, there or not. Nothing is imported, loaded or downloaded for the answer."""
@@ -136,6 +142,8 @@ class Detector(Protocol):
 
 class AtHand(ABC):
     """The part of a detector that needs nothing and is always loaded."""
+
+    reads = ()
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """Nothing."""

@@ -39,17 +39,20 @@ class Download:
 
 
 def _hub(repository: str, *files: str) -> tuple[Download, ...]:
-    """Files of a model on the hub, which go into a folder of the model's name."""
+    """Files of a model on the hub, which go into a folder of the model's name.
+
+    ``config.json`` is the last: with it the folder counts as there.
+    """
     page, folder = f"{_HUB}/{repository}", repository.rpartition("/")[2]
     return tuple(Download(name, f"{page}/resolve/main/{name}", page, folder) for name in files)
 
 
 _YOLOE = "https://docs.ultralytics.com/models/yoloe"
-_OWL = _hub("google/owlvit-base-patch32", "model.safetensors", "config.json", "preprocessor_config.json",
-            "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
-_SAM = _hub("facebook/sam-vit-base", "model.safetensors", "config.json", "preprocessor_config.json")
+_OWL = _hub("google/owlvit-base-patch32", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json",
+            "special_tokens_map.json", "vocab.json", "merges.txt", "config.json")
+_SAM = _hub("facebook/sam-vit-base", "model.safetensors", "preprocessor_config.json", "config.json")
 # without its weights, which Grounding DINO's file has too
-_BERT = _hub("google-bert/bert-base-uncased", "vocab.txt", "config.json", "tokenizer_config.json", "tokenizer.json")
+_BERT = _hub("google-bert/bert-base-uncased", "vocab.txt", "tokenizer_config.json", "tokenizer.json", "config.json")
 
 CATALOG: dict[str, tuple[Download, ...]] = {
     "owlvit": _OWL,

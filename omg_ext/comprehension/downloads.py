@@ -49,6 +49,8 @@ def download(file: Download, path: Path) -> Generator[tuple[int, int], None, Non
 
 
 def _keep(source: BinaryIO, size: int, file: Download, path: Path) -> Iterator[tuple[int, int]]:
+    if not size and not file.sha256:
+        raise ValueError("the server does not say how long it is, and no checksum of it is known")
     if size > shutil.disk_usage(path.parent).free:
         raise ValueError(f"it has {size / 1e6:.0f} MB, and there is not so much room in {path.parent}")
     checksum = hashlib.sha256()

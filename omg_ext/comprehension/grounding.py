@@ -37,6 +37,7 @@ class GroundingDetector:
 
     name = NAME
     goes_by_prompt = needs_attention = False
+    reads = ("threshold", "model", "segmenter")
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """Both packages, a file of each, and a folder of BERT, whose weights are in Grounding DINO's file."""

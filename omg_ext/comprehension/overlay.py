@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from .masks import FloatArray, resize
+from .phrases import alike
 from .places import Finding
 
 # told apart on any picture, and by most who see colours differently (Okabe and Ito)
@@ -25,27 +26,33 @@ def overlay(picture: npt.NDArray[np.uint8], findings: Sequence[Finding], masks: 
 
     Args:
         picture: the first pass's, uint8 [H, W, 3].
-        findings: what the detector saw in it, numbered from left to right.
+        findings: what the detector saw in it, from left to right; things of one phrase are numbered.
         masks: each concept's, float32 [H, W]; None where it was not found.
         names: the concepts'.
     """
     shown = Image.fromarray(picture)
-    numbers = {finding.concept: number for number, finding in enumerate(findings, 1) if finding.concept is not None}
+    owned = {finding.concept: finding for finding in findings if finding.concept is not None}
     labels: list[tuple[FloatArray, str, tuple[int, int, int]]] = []
-    for number, finding in enumerate(findings, 1):
+    for finding in findings:
         if finding.concept is None:
             mask = resize(finding.instance.mask, *picture.shape[:2])
-            labels.append((mask, f"{number} {' / '.join(finding.scores)}, not used", NOBODYS))
+            labels.append((mask, f"{_number(finding, findings)} {' / '.join(finding.scores)}, not used", NOBODYS))
     for index, (mask_, name) in enumerate(zip(masks, names, strict=True)):
         if mask_ is not None:
-            number_ = f"{numbers[index]} " if index in numbers else ""
-            labels.append((mask_, f"{number_}concept {index + 1}: {name}", COLOURS[index % len(COLOURS)]))
+            number = f"{_number(owned[index], findings, name)} " if index in owned else ""
+            labels.append((mask_, f"{number}concept {index + 1}: {name}", COLOURS[index % len(COLOURS)]))
     for mask, _, colour in labels:
         shown = _tinted(shown, mask, colour)
     taken: list[_Box] = []
     for mask, label, colour in labels:
         _write(shown, mask, label, colour, taken)
     return np.asarray(shown)
+
+
+def _number(finding: Finding, findings: Sequence[Finding], name: str = "") -> int:
+    """Which it is from the left of the things that fit a phrase, as ``where.index`` counts them."""
+    phrase = next((phrase for phrase in finding.scores if alike(phrase, name)), next(iter(finding.scores)))
+    return 1 + [each for each in findings if phrase in each.scores].index(finding)
 
 
 def _tinted(picture: Image.Image, mask: FloatArray, colour: tuple[int, int, int]) -> Image.Image:

@@ -15,6 +15,7 @@ class PaintedDetector:
 
     name = "painted"
     goes_by_prompt = needs_attention = False
+    reads = ()
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """A place for each concept. It is asked only where one lacks it."""

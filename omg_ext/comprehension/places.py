@@ -95,6 +95,7 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
     detector = get_detector(request.detector)
     if any(concept.needs_detection for concept in request.concepts):
         require(detector.name, detector.needs(request.detect, models), models.remedy)
+    _refuse_unread(request, detector)
     require_segmenter(request, models)
     masks = []
     for index, concept in enumerate(request.concepts):
@@ -104,6 +105,15 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
             _latent_mask(index, mask, latent_size)
         masks.append(mask)
     return masks
+
+
+def _refuse_unread(request: Request, detector: Detector) -> None:
+    """Refuse what is asked of a detector that does not go by it; shapes in boxes go by the segmenter, too."""
+    read = {*detector.reads, *(("segmenter",) if outlined(request.concepts) else ())}
+    for name in ("threshold", "model", "segmenter"):
+        if getattr(request.detect, name) not in (None, "") and name not in read:
+            raise OMGError(f"detect.{name}", f"the detector `{detector.name}` does not go by it; leave it out, or name "
+                                             "a detector that does")
 
 
 def find_places(request: Request, given: Sequence[FloatArray | None], pictures: Sequence[FirstPicture],
@@ -181,7 +191,9 @@ def _not_found(index: int, concept: Concept, detector: Detector, pictures: Seque
         return (f"concepts[{index}]: no shape was found in the box of where.outline{where}, so this concept is left "
                 "out; give a box that is nearer around the thing, or where.box or where.mask")
     picture = pictures[missing[0]]
-    if detector.goes_by_prompt and not find(concept.phrase, words_in(picture.prompt)):
+    if concept.phrase in picture.hints:
+        hint = f"; {picture.hints[concept.phrase]}"
+    elif detector.goes_by_prompt and not find(concept.phrase, words_in(picture.prompt)):
         hint = _unnamed(concept.phrase, picture.prompt)
     elif detector.needs_attention and picture.heat(concept.phrase) is None:
         hint = ("; the prompt names it, but this picture did not read it there: it is for other steps, or behind the "

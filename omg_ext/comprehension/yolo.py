@@ -32,7 +32,7 @@ THRESHOLD, WORLD_THRESHOLD = 0.25, 0.1
 # so many classes are named in a message
 _NAMED = 60
 # models of parts of figures, and others that are no detectors: taken only where the request names them
-_PARTS = ("face", "hand", "eye", "pose", "-cls", "-obb")
+_PARTS = ("face", "hand", "eye", "pose", "deepfashion", "-cls", "-obb")
 _BROKEN_HINT = ("get it again, choose another one, or update the package ultralytics if the file is newer than it; it "
                 "was not downloaded or repaired automatically")
 
@@ -50,6 +50,7 @@ class YoloDetector:
 
     name = NAME
     goes_by_prompt = needs_attention = False
+    reads = ("threshold", "model", "segmenter")
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """The package, a model file, and for phrases of any kind what reads them."""
@@ -103,30 +104,28 @@ class _Finder:
     device: torch.device
 
     def find(self, picture: FirstPicture, queries: Sequence[Query]) -> list[list[Instance]]:
-        """See :data:`.base.Find`.
-
-        Raises:
-            OMGError: the model has classes of its own, and none is a phrase's.
-        """
+        """See :data:`.base.Find`. Of a model with classes of its own a phrase that is none of them has a hint."""
         image, phrases = picture.picture(), [query.phrase for query in queries]
         with without_habits(), reading(self.path, _BROKEN_HINT):
-            results = self._by_text(image, phrases) if self.text is not None else self._by_class(image, phrases)
+            results = (self._by_class(image, phrases, picture.hints) if self.text is None
+                       else self._by_text(image, phrases))
             if all(masks is None for _, masks in results):
                 return shapes(image, [boxes.best(0, *image.shape[:2]) for boxes, _ in results], self.segment)
         return [instances(masks, boxes.scores) if masks is not None else [] for boxes, masks in results]
 
-    def _by_class(self, image: Picture, phrases: Sequence[str]) -> list[tuple[Boxes, FloatArray | None]]:
+    def _by_class(self, image: Picture, phrases: Sequence[str],
+                  hints: dict[str, str]) -> list[tuple[Boxes, FloatArray | None]]:
         """Boxes and masks of each phrase, from one look at the picture."""
         names: dict[int, str] = dict(self.net.names)
         numbers = [class_for(phrase, names) for phrase in phrases]
         for phrase, number in zip(phrases, numbers, strict=True):
             if number is None:
-                raise OMGError("detector", _unknown(self.path, phrase, list(names.values())))
+                hints[phrase] = _unknown(self.path, phrase, list(names.values()))
         least = THRESHOLD if self.threshold is None else self.threshold
         result = predict(self.net, image, least, self.device)
         boxes, masks = _boxes(result)
         classes = _numpy(result.boxes.cls).astype(int)
-        own = [classes == number for number in numbers]
+        own = [classes == (-1 if number is None else number) for number in numbers]
         return [(Boxes(boxes.corners[mine], boxes.scores[mine]), None if masks is None else masks[mine])
                 for mine in own]
 

@@ -45,6 +45,7 @@ class ZeroShotDetector:
 
     name = NAME
     goes_by_prompt = needs_attention = False
+    reads = ("threshold", "model", "segmenter")
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """The package, a folder of each model. Those that this transformers is too old for do not count."""

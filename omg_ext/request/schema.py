@@ -126,7 +126,7 @@ class Mask(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Detect(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the detector looks. Detectors that do not know a field leave it aside.
+    """How the detector looks. A field that the detector does not go by is refused.
 
     Attributes:
         threshold: the least confidence of what counts as found; None takes the detector's own.

@@ -115,25 +115,25 @@ class _Job:
 _jobs: list[_Job] = []
 
 
-def get(detector: str | None) -> Iterator[tuple[str, str]]:
+def get(detector: str | None) -> Iterator[tuple[Any, str]]:
     """Install and download what a detector lacks; if something is being got, say how far that is.
 
     Yields:
-        the table, and how far it is.
+        the table, as it is or at the end anew, and how far it is.
     """
     if not _jobs or _jobs[-1].is_over:
         if detector not in DETECTORS:
-            yield table(), "Choose a detector first."
+            yield gr.update(), "Choose a detector first."
             return
         _jobs[:] = [_Job(detector)]
     job = _jobs[-1]
     while not job.is_over:
-        yield table(), f"<p>{html.escape(job.said)}</p>"
+        yield gr.update(), f"<p>{html.escape(job.said)}</p>"
         time.sleep(_EVERY)
     yield table(), f"<p>{html.escape(job.said)}</p>"
 
 
-def _get_at_once(detector: str | None) -> tuple[str, str]:
+def _get_at_once(detector: str | None) -> tuple[Any, str]:
     return list(get(detector))[-1]
 
 
@@ -193,4 +193,5 @@ def _line(need: Need) -> str:
     size = f", {need.size / 1e6:.0f} MB" if need.size else ""
     page = html.escape(need.page, quote=True)
     folder = html.escape(str(need.folder))
-    return f'&#10007; {name}{size}, from <a href="{page}" target="_blank">{page}</a>, in {folder}'
+    others = "".join(f", {html.escape(download.name)}" for download in need.downloads[1:])
+    return f'&#10007; {name}{size}{others}, from <a href="{page}" target="_blank">{page}</a>, in {folder}'

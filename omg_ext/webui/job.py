@@ -115,16 +115,20 @@ class Job:
             self._processing.comment(f"OMG: {REUSED}")  # no warning: the picture is the same, and so is its infotext
         return drawn.latents, warnings
 
-    def preview(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
+    def preview(self, request: Request, sample: Sample, noise: Tensor,
+                shown: Preview | None) -> tuple[Tensor, Sequence[str]]:
         """The first pass of one batch, and the concepts found in it. The job's first is kept to go on from.
 
         A concept that is not found is told, even if the request is strict. Arguments, results and errors as
         :meth:`draw`.
+
+        Args:
+            shown: takes the place of the first pass that the user has seen; without, nothing is kept.
         """
         p = self._processing
         key = key_of(p, request, noise)
         p.enable_hr = False  # what would be upscaled is not there yet
-        if not self._before:
+        if shown is not None and not self._before:
             shown.drop()
         host = self._host(request, _told(sample, [FIRST, FINDING]))
         session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
@@ -135,7 +139,7 @@ class Job:
             return first.latents, []
         self.pictures += _shown(host, msgspec.structs.replace(request, show=("overlay",)), first.latents, self.places,
                                 self._before)
-        if self._before:
+        if shown is None or self._before:
             first.layout.store.clear()
         else:
             shown.keep(key, first, host.decode(first.latents, 0), self.pictures[0].image)

@@ -17,9 +17,11 @@ _MODELS = Models(remedy="Settings, page OMG, has a button that gets what is miss
 
 
 def models() -> Models:
-    """The models of this process, as the settings have them now."""
-    _MODELS.device = torch.device("cpu") if settings.is_detecting_on_cpu() else devices.device
-    _MODELS.is_keeping = settings.is_keeping_detectors()
+    """The models of this process, as the settings have them now. What these do not keep any more is freed."""
+    device = torch.device("cpu") if settings.is_detecting_on_cpu() else devices.device
+    if (device, settings.is_keeping_detectors()) != (_MODELS.device, _MODELS.is_keeping):
+        _MODELS.drop()
+    _MODELS.device, _MODELS.is_keeping = device, settings.is_keeping_detectors()
     _MODELS.folders = [*(Path(paths.models_path) / name for name in _FOLDERS),
                        Path(paths.extensions_dir) / "sd-webui-segment-anything" / "models"]
     return _MODELS

@@ -63,14 +63,16 @@ def planned(report: Any) -> list[str]:
     moved = [f"{name} {there[name]} by {version}" for name, version in new if there.get(name, version) != version]
     if moved:
         raise OMGError("packages", f"nothing was installed, since it would replace {', '.join(moved)}")
-    has_opencv = any(name.startswith(_OPENCV) for name in there)
-    return [f"{name}=={version}" for name, version in new if not (has_opencv and name.startswith(_OPENCV))]
+    opencvs = [name for name in (*there, *(name for name, _ in new)) if name.startswith(_OPENCV)]
+    return [f"{name}=={version}" for name, version in new if name not in opencvs[1:]]
 
 
 def _pip(*arguments: str) -> None:
     index = os.environ.get("INDEX_URL")  # as the web UI's own launcher takes it
-    done = subprocess.run([sys.executable, "-m", "pip", *arguments, "--prefer-binary", "--disable-pip-version-check",
-                           *(("--index-url", index) if index else ())], capture_output=True, text=True, check=False)
+    options = ["--prefer-binary", "--disable-pip-version-check", "--no-input",
+               *(("--index-url", index) if index else ())]
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments, *options], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
     if done.returncode:
         raise OMGError("packages", f"pip could not do it: {_reason(done.stdout, done.stderr)}")
 

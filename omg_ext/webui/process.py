@@ -62,10 +62,14 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
             if p.is_hr_pass:
                 latents, warnings = job.draw_hires(request, once)
             else:
-                draw = job.preview if request.preview else job.draw
-                latents, warnings = draw(request, once, _noise(*sample_args, **sample_kwargs), shown)
-            if isinstance(args[0], Awaited) and job.places is not None:
-                args[0].findings = [*args[0].findings, *job.places.findings]
+                noise = _noise(*sample_args, **sample_kwargs)
+                awaited = args[0] if isinstance(args[0], Awaited) else None
+                if request.preview:
+                    latents, warnings = job.preview(request, once, noise, shown if awaited is None else None)
+                else:
+                    latents, warnings = job.draw(request, once, noise, shown)
+                if awaited is not None and job.places is not None:
+                    awaited.add(job.places)
         except OMGError as error:
             raise RefusedRequest(error) from error
         finally:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ..comprehension import DETECTORS, FirstPicture, get_detector
 from ..comprehension.masks import encode_mask
 from ..comprehension.models import require
-from ..comprehension.places import Finding, find_places
+from ..comprehension.places import Finding, Places, find_places
 from ..errors import OMGError
 from ..request import Detect, parse_request
 from .models import models
@@ -45,9 +45,16 @@ class Awaited(dict[str, Any]):
 
     Attributes:
         findings: by picture, once the preview is drawn.
+        warnings: what the sender should know.
     """
 
     findings: Sequence[Sequence[Finding]] = ()
+    warnings: Sequence[str] = ()
+
+    def add(self, places: Places) -> None:
+        """What was found in one batch."""
+        self.findings = [*self.findings, *places.findings]
+        self.warnings = [*self.warnings, *places.warnings]
 
 
 def detectors() -> list[dict[str, Any]]:
@@ -79,7 +86,8 @@ def _detect_with(host: Any) -> Any:
         request. A phrase that stands several times in the list asks for as many instances.
 
         The answer: ``pictures``, for each a list of instances from left to right with ``phrases`` (and their scores),
-        ``box`` and ``area`` in fractions of the picture, and ``mask``, a base64 PNG.
+        ``box`` and ``area`` in fractions of the picture, and ``mask``, a base64 PNG; and ``warnings``, such as of a
+        phrase that was not found.
         """
         try:
             body = await request.json()
@@ -91,7 +99,7 @@ def _detect_with(host: Any) -> Any:
         except OMGError as error:
             raise HTTPException(422, str(error)) from error
         return {"pictures": [[{**finding.data(), "mask": encode_mask(finding.instance.mask)} for finding in of_picture]
-                             for of_picture in found]}
+                             for of_picture in found.findings], "warnings": list(found.warnings)}
 
     return detect
 
@@ -115,7 +123,7 @@ def _asked(body: Any) -> dict[str, Any]:
     return request
 
 
-def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Sequence[Sequence[Finding]]:
+def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Awaited:
     payload = body["txt2img"]
     if not isinstance(payload, dict) or not isinstance(payload.get("alwayson_scripts", {}), dict):
         raise OMGError("txt2img", "expected the body of a txt2img call")
@@ -128,10 +136,13 @@ def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Seque
         wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise OMGError("txt2img", f"the web UI does not take it: {wrong}") from None
     host.endpoint(call)
-    return awaited.findings
+    if not awaited.findings:
+        raise OMGError("txt2img", "no first pass was finished: it was broken off, or another script samples in its "
+                                  "own way")
+    return awaited
 
 
-def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Sequence[Sequence[Finding]]:
+def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Places:
     request, picture = parse_request(asked), _picture(body["image"])
     detector, tools = get_detector(request.detector), models()
     if detector.goes_by_prompt:
@@ -141,8 +152,7 @@ def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Seque
     size = picture.shape[0], picture.shape[1]
     with queue_lock, devices.without_autocast():
         # on any grid: nothing is blended
-        return find_places(request, [None] * len(request.concepts), [FirstPicture.of(picture)], size, size,
-                           tools).findings
+        return find_places(request, [None] * len(request.concepts), [FirstPicture.of(picture)], size, size, tools)
 
 
 def _picture(text: Any) -> npt.NDArray[np.uint8]:

@@ -111,9 +111,19 @@ class TestFinding:
         assert len(dogs) == 1
         assert overlap(dogs[0], place("dog")) > 0.9
 
-    def test_an_unknown_thing_is_an_error_that_lists_what_it_knows(self, folder):
-        with pytest.raises(OMGError, match=r"tiny-seg\.pt does not know 'castle'; it knows: man, dog\."):
-            found(Models(folders=[folder]), "man", "castle")
+    @pytest.mark.usefixtures("eyes")
+    def test_an_unknown_thing_is_not_found_and_the_others_are(self, folder):
+        picture = FirstPicture.of(scene())
+        with DETECTORS["yolo"].loaded(Detect(model="tiny-seg.pt"), Models(folders=[folder])) as find:
+            men, castles = find(picture, [Query("man"), Query("castle")])
+        assert (len(men), castles) == (1, [])
+        assert "tiny-seg.pt does not know 'castle'; it knows: man, dog." in picture.hints["castle"]
+
+    def test_people_before_clothes(self, tmp_path):
+        for name in ("deepfashion2_yolov8s-seg.pt", "face_yolov8n.pt", "person_yolov8n-seg.pt"):
+            (tmp_path / name).touch()
+        file = DETECTORS["yolo"].needs(Detect(), Models(folders=[tmp_path]))[1]
+        assert file.name == "person_yolov8n-seg.pt"
 
 
 @pytest.mark.usefixtures("clip")

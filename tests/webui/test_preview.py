@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import ApiError, Result, WebUI, distance
+from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance
 from tests.webui.test_api import concept, omg, request
 
 pytestmark = pytest.mark.webui
@@ -119,6 +119,14 @@ def test_another_picture_frees_it(webui: WebUI) -> None:
     assert webui.tensors()["bytes"] > before["bytes"]
     omg(webui, data(), seed=8)
     assert webui.tensors() == before
+
+
+def test_what_the_api_looks_at_is_no_preview(webui: WebUI) -> None:
+    """Neither does it take the place of one, nor is it kept."""
+    preview(webui)
+    body = {"phrases": ["dog"], "txt2img": {**DEFAULTS, "prompt": "a dog", "seed": 9}}
+    assert len(webui.post("/omg/v1/detect", body)["pictures"]) == 1
+    assert is_reused(omg(webui, data()))
 
 
 def test_needs_no_prompts_of_concepts(webui: WebUI) -> None:

@@ -85,6 +85,13 @@ def test_bad_bodies_are_refused_with_the_field(webui: WebUI, body: dict[str, Any
     assert caught.value.status == 422
 
 
+def test_what_is_not_found_is_said(webui: WebUI) -> None:
+    answer = detect(webui, phrases=["man", "giraffe"], txt2img=PAYLOAD)
+    said, = answer["warnings"]
+    assert "no 'giraffe' was found" in said
+    assert detect(webui, phrases=["man"], txt2img=PAYLOAD)["warnings"] == []
+
+
 @pytest.mark.parametrize("detector", ["attention", "contrast"])
 def test_a_detector_that_goes_by_the_prompt_needs_a_first_pass(webui: WebUI, detector: str) -> None:
     with pytest.raises(ApiError, match="send `txt2img`"):
