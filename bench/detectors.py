@@ -167,8 +167,9 @@ def measure(name: str, folder: Path, threads: int) -> Measured:
             load, start = now() - start, now()
             found = find(FirstPicture.of(picture), [Query(phrase) for phrase in PHRASES])
             look = now() - start
-            del find  # it holds the models
-    return Measured(load, look, max(seen) - before, _memory() - before, sum(map(len, found)))
+            count = sum(map(len, found))
+            del find, found  # they hold the models, and masks of the picture's size
+    return Measured(load, look, max(seen) - before, _memory() - before, count)
 
 
 def _memory() -> float:

@@ -77,10 +77,11 @@ class Models:
             key: tells this model, with its files and device, from others.
             load: loads it.
         """
-        if key not in self._kept:
-            self._kept[key] = load()
+        model = self._kept.get(key)
+        if model is None:
+            model = self._kept[key] = load()
         try:
-            yield self._kept[key]
+            yield model
         finally:
             if not self.is_keeping:
                 self.drop()

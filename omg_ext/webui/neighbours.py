@@ -176,14 +176,18 @@ def _folders(extension: Any) -> tuple[str, str]:
 
 def maker_of(function: Any) -> str:
     """Whose function this is."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return "another extension" if code is None else extension_name(code.co_filename)
+    return extension_name(_file_of(function)) if _file_of(function) else "another extension"
 
 
 def is_of_extension(function: Any) -> bool:
     """Whether this is a function of an extension that the web UI does not bring."""
+    return _file_of(function).startswith(_own_folders())
+
+
+def _file_of(function: Any) -> str:
+    """Where a function's code stands; empty if it has none."""
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return code is not None and code.co_filename.startswith(_own_folders())
+    return "" if code is None else str(code.co_filename)
 
 
 def _own_folders() -> tuple[str, ...]:

@@ -1,19 +1,43 @@
 """Detectors and segmenters that see the scene of :mod:`tests.models.tiny_detectors`: its boxes, the pixels in a box.
 
-Each function puts sight in at the lowest place of one package; all that the package does around the network is real.
+The ``open_`` functions put sight in at the lowest place of one package; all that it does around the network is real.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.models.tiny_detectors import Eyes
+from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query
+from omg_ext.request import Detect
+from tests.models.tiny_detectors import Eyes, scene
+
+
+def find_things(detector: str, models: Models, *phrases: str, image: Any = None,
+                **options: Any) -> list[list[Instance]]:
+    """What a detector finds of some phrases in the scene, or in another picture; options are those of ``detect``."""
+    with DETECTORS[detector].loaded(Detect(**options), models) as find:
+        return find(FirstPicture.of(scene() if image is None else image), [Query(phrase) for phrase in phrases])
+
+
+def overlap(mask: Any, true: Any) -> float:
+    """The intersection over the union of a mask ``[H, W]`` and where a thing is."""
+    solid = mask >= 0.5
+    return float((solid & true).sum() / (solid | true).sum())
+
+
+def assert_scores_of_sam3(found: Callable[..., list[list[Instance]]]) -> None:
+    """A score is the thing's times that of the phrase's thing being there; a network with sight is sure of the man."""
+    men, dogs = found("man", "dog")
+    assert men[0].score == pytest.approx(1 / (1 + np.exp(-2)) / (1 + np.exp(-3)), abs=1e-5)
+    assert dogs[0].score == pytest.approx(0.5 / (1 + np.exp(-2)), abs=1e-5)
+    assert [len(each) for each in found("man", "dog", threshold=0.5)] == [1, 0]
 
 
 def in_boxes(pixels: Tensor, boxes: Tensor, low: int) -> Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,13 +13,14 @@ from omg_ext.comprehension.catalog import CATALOG, Download
 from omg_ext.comprehension.downloads import download, wanted
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
+from tests.serving import Files, serving
 
 CONTENT = bytes(range(256)) * 10_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Files(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
+class Content(Files):
+    def answer(self) -> None:
         if self.path == "/moved.pt":
             self.send_response(302)
             self.send_header("Location", "/model.pt")
@@ -33,16 +32,11 @@ class Files(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(CONTENT[:1_000_000] if self.path == "/short.pt" else CONTENT)
 
-    def log_message(self, *args: object) -> None:
-        """No line on standard error."""
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Content) as address:
+        yield address
 
 
 def file(server: str, name: str = "model.pt", sha256: str | None = SHA256) -> Download:

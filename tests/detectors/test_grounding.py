@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query, grounding
+from omg_ext.comprehension import DETECTORS, Models, grounding
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
-from tests.detectors.eyes import open_parts, open_sam
+from tests.detectors.eyes import find_things, open_parts, open_sam, overlap
 from tests.models.tiny_detectors import (
     Eyes,
     place,
@@ -67,14 +68,7 @@ def eyes(monkeypatch: pytest.MonkeyPatch) -> None:
     open_parts(monkeypatch, segment_anything.modeling, ["ImageEncoderViT"])
 
 
-def found(models: Models, *phrases: str, **options: Any) -> list[list[Instance]]:
-    with DETECTORS["grounding-dino+sam"].loaded(Detect(**options), models) as find:
-        return find(FirstPicture.of(scene()), [Query(phrase) for phrase in phrases])
-
-
-def overlap(instance: Instance, name: str) -> float:
-    mask, true = instance.mask >= 0.5, place(name)
-    return float((mask & true).sum() / (mask | true).sum())
+found = partial(find_things, "grounding-dino+sam")
 
 
 def test_random_networks_run_from_file_to_mask(folder):
@@ -90,8 +84,8 @@ def test_random_networks_run_from_file_to_mask(folder):
 def test_masks_lie_where_things_are(folder):
     men, dogs, robots = found(Models(folders=[folder]), "Man", "an old dog", "robot")
     assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
-    assert overlap(men[0], "man") > 0.95
-    assert overlap(dogs[0], "dog") > 0.95
+    assert overlap(men[0].mask, place("man")) > 0.95
+    assert overlap(dogs[0].mask, place("dog")) > 0.95
     assert men[0].score == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-5)
     assert found(Models(folders=[folder]), "man", threshold=0.8) == [[]]
 
@@ -110,8 +104,8 @@ def test_another_package_gives_the_shapes(folder, tmp_path, monkeypatch):
     assert [need.name for need in DETECTORS["grounding-dino+sam"].needs(Detect(model="dino"), models)][1:4:2] == \
         ["transformers>=4.30,<6", "model.safetensors"]
     men, dogs = found(models, "man", "dog", model="dino")
-    assert overlap(men[0], "man") > 0.85
-    assert overlap(dogs[0], "dog") > 0.85
+    assert overlap(men[0].mask, place("man")) > 0.85
+    assert overlap(dogs[0].mask, place("dog")) > 0.85
 
 
 class TestFiles:

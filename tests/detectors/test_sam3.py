@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,10 +21,11 @@ import numpy as np
 import pytest
 import torch
 
-from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query, sam3
+from omg_ext.comprehension import DETECTORS, Models, sam3
 from omg_ext.comprehension.quiet import changed, without_habits
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
+from tests.detectors.eyes import assert_scores_of_sam3, find_things, overlap
 from tests.models.tiny_detectors import SAM3_SIDE, Eyes, place, scene, small_sam3, write_ultralytics_sam3
 
 if importlib.util.find_spec("ultralytics") is None:  # importing it here would be with its habits
@@ -97,10 +99,7 @@ def folder(packages: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(models: Models, *phrases: str, image: Any = None, **options: Any) -> list[list[Instance]]:
-    picture = FirstPicture.of(scene() if image is None else image)
-    with DETECTORS["yolo"].loaded(Detect(**options), models) as find:
-        return find(picture, [Query(phrase) for phrase in phrases])
+found = partial(find_things, "yolo")
 
 
 @needs_sam3
@@ -152,16 +151,11 @@ class TestFinding:
         men, dogs, robots = found(Models(folders=[folder]), "old man", "dog", "robot", image=image)
         assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
         for instance, name in ((men[0], "man"), (dogs[0], "dog")):
-            mask, true = instance.mask >= 0.5, place(name).T if turned else place(name)
-            assert (mask & true).sum() / (mask | true).sum() > 0.8
+            assert overlap(instance.mask, place(name).T if turned else place(name)) > 0.8
 
     @pytest.mark.usefixtures("eyes")
     def test_threshold(self, folder):
-        """A score is the thing's times that of the phrase's thing being there."""
-        men, dogs = found(Models(folders=[folder]), "man", "dog")
-        assert men[0].score == pytest.approx(1 / (1 + np.exp(-2)) / (1 + np.exp(-3)), abs=1e-5)
-        assert dogs[0].score == pytest.approx(0.5 / (1 + np.exp(-2)), abs=1e-5)
-        assert [len(each) for each in found(Models(folders=[folder]), "man", "dog", threshold=0.5)] == [1, 0]
+        assert_scores_of_sam3(partial(found, Models(folders=[folder])))
 
     def test_memory_is_free_afterwards(self, folder):
         models = Models(folders=[folder])

@@ -17,7 +17,7 @@ from omg_ext.comprehension.places import find_places, given_masks
 from omg_ext.comprehension.quiet import without_habits
 from omg_ext.errors import OMGError
 from omg_ext.request import Concept, Detect, Mask, Request, Where
-from tests.detectors.eyes import open_owl, open_parts, open_sam, open_yolo
+from tests.detectors.eyes import open_owl, open_parts, open_sam, open_yolo, overlap
 from tests.models.tiny_detectors import (
     HEIGHT,
     THINGS,
@@ -84,11 +84,6 @@ def corners(*names: str) -> np.ndarray:
     return (np.array(boxes) * [WIDTH, HEIGHT, WIDTH, HEIGHT] + [-3, -3, 3, 3]).astype(np.float32)
 
 
-def overlap(mask: np.ndarray, name: str, turned: bool = False) -> float:
-    solid, true = mask >= 0.5, place(name).T if turned else place(name)
-    return float((solid & true).sum() / (solid | true).sum())
-
-
 def segmented(models: Models, image: np.ndarray, boxes: np.ndarray, **options: Any) -> np.ndarray:
     found = segmenters.find(Detect(**options), models)
     assert found is not None
@@ -112,8 +107,8 @@ class TestShapes:
         if turned:
             image, boxes = np.ascontiguousarray(image.swapaxes(0, 1)), boxes[:, [1, 0, 3, 2]]
         dog, nothing, man = segmented(Models(folders=[all_of_them / f"only-{name}"]), image, boxes)
-        assert overlap(man, "man", turned) > 0.85
-        assert overlap(dog, "dog", turned) > 0.85
+        assert overlap(man, place("man").T if turned else place("man")) > 0.85
+        assert overlap(dog, place("dog").T if turned else place("dog")) > 0.85
         assert not (nothing >= 0.5).any()
 
     @pytest.mark.skipif(not HAS_SAM2, reason=f"transformers {transformers.__version__} has no SAM 2")
@@ -234,8 +229,8 @@ class TestWithAnyDetector:
         assert all(need.is_there for need in DETECTORS["transformers"].needs(Detect(), models))
         with DETECTORS["transformers"].loaded(Detect(), models) as find:
             (man,), (dog,) = find(FirstPicture.of(scene()), [Query("man"), Query("dog")])
-        assert overlap(man.mask, "man") > 0.9
-        assert overlap(dog.mask, "dog") > 0.9
+        assert overlap(man.mask, place("man")) > 0.9
+        assert overlap(dog.mask, place("dog")) > 0.9
 
     @pytest.mark.parametrize("name", HERE)
     def test_yolo_with_every_one(self, all_of_them, name):
@@ -244,8 +239,8 @@ class TestWithAnyDetector:
             assert len(models._kept) == 2
             (man,), (dog,) = find(FirstPicture.of(scene()), [Query("man"), Query("dog")])
         assert not models._kept
-        assert overlap(man.mask, "man") > 0.85
-        assert overlap(dog.mask, "dog") > 0.85
+        assert overlap(man.mask, place("man")) > 0.85
+        assert overlap(dog.mask, place("dog")) > 0.85
 
     def test_no_segmenter_is_loaded_for_a_model_with_masks(self, all_of_them):
         models = Models(folders=[all_of_them / "masks", all_of_them / "only-mobile_sam.pt"])
@@ -266,5 +261,5 @@ def test_the_shape_in_a_box_of_the_request(all_of_them, name):
     places = find_places(request, given, [FirstPicture.of(scene())], *sizes, models)
     mask = places.masks[0][0]
     assert mask is not None
-    assert overlap(mask, "man") > 0.85
+    assert overlap(mask, place("man")) > 0.85
     assert not models._kept

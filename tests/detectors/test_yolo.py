@@ -6,17 +6,17 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query
+from omg_ext.comprehension import DETECTORS, FirstPicture, Models, Query
 from omg_ext.comprehension.quiet import without_habits
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
-from tests.detectors.eyes import open_yolo
+from tests.detectors.eyes import find_things, open_yolo, overlap
 from tests.models.tiny_detectors import (
     place,
     scene,
@@ -60,15 +60,7 @@ def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(models: Models, *phrases: str, image: Any = None, **options: Any) -> list[list[Instance]]:
-    picture = FirstPicture.of(scene() if image is None else image)
-    with DETECTORS["yolo"].loaded(Detect(**options), models) as find:
-        return find(picture, [Query(phrase) for phrase in phrases])
-
-
-def overlap(instance: Instance, true: Any) -> float:
-    mask = instance.mask >= 0.5
-    return float((mask & true).sum() / (mask | true).sum())
+found = partial(find_things, "yolo")
 
 
 @pytest.fixture
@@ -92,14 +84,14 @@ class TestFinding:
         assert [round(instance.score, 2) for instance in (*men, *dogs)] == [0.9, 0.6]
         for (instance, *others), name in ((men, "man"), (dogs, "dog")):
             assert not others
-            assert overlap(instance, place(name).T if turned else place(name)) > 0.9
+            assert overlap(instance.mask, place(name).T if turned else place(name)) > 0.9
 
     @pytest.mark.usefixtures("eyes")
     def test_boxes_alone_are_masks(self, folder):
         men, dogs = found(Models(folders=[folder]), "man", "dog", model="tiny.pt")
         assert [len(each) for each in (men, dogs)] == [1, 1]
-        assert overlap(men[0], place("man")) > 0.95
-        assert overlap(dogs[0], place("dog")) > 0.95
+        assert overlap(men[0].mask, place("man")) > 0.95
+        assert overlap(dogs[0].mask, place("dog")) > 0.95
 
     @pytest.mark.usefixtures("eyes")
     def test_threshold(self, folder):
@@ -109,7 +101,7 @@ class TestFinding:
     def test_only_what_is_asked_for(self, folder):
         dogs, = found(Models(folders=[folder]), "dog")
         assert len(dogs) == 1
-        assert overlap(dogs[0], place("dog")) > 0.9
+        assert overlap(dogs[0].mask, place("dog")) > 0.9
 
     @pytest.mark.usefixtures("eyes")
     def test_an_unknown_thing_is_not_found_and_the_others_are(self, folder):

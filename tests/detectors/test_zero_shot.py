@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Query
+from omg_ext.comprehension import DETECTORS, FirstPicture, Models, Query
 from omg_ext.comprehension.zero_shot import caption
 from omg_ext.errors import OMGError
 from omg_ext.request import Detect
-from tests.detectors.eyes import name_in, open_owl, open_sam
+from tests.detectors.eyes import assert_scores_of_sam3, find_things, name_in, open_owl, open_sam, overlap
 from tests.models.tiny_detectors import (
     Eyes,
     place,
@@ -61,18 +62,7 @@ def sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def picture() -> FirstPicture:
-    return FirstPicture.of(scene())
-
-
-def found(models: Models, *phrases: str, **options: Any) -> list[list[Instance]]:
-    with DETECTORS["transformers"].loaded(Detect(**options), models) as find:
-        return find(picture(), [Query(phrase) for phrase in phrases])
-
-
-def overlap(instance: Instance, name: str) -> float:
-    mask, true = instance.mask >= 0.5, place(name)
-    return float((mask & true).sum() / (mask | true).sum())
+found = partial(find_things, "transformers")
 
 
 @pytest.fixture
@@ -107,8 +97,8 @@ class TestFinding:
     def test_masks_lie_where_things_are(self, folder):
         men, dogs, robots = found(Models(folders=[folder]), "man", "dog", "robot")
         assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
-        assert overlap(men[0], "man") > 0.85
-        assert overlap(dogs[0], "dog") > 0.85
+        assert overlap(men[0].mask, place("man")) > 0.85
+        assert overlap(dogs[0].mask, place("dog")) > 0.85
         assert men[0].score == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-5)
 
     @pytest.mark.usefixtures("eyes")
@@ -133,15 +123,14 @@ class TestFinding:
         with DETECTORS["transformers"].loaded(Detect(model="tiny-owlv2"), Models(folders=[tmp_path, folder])) as find:
             (man,), (dog,) = find(FirstPicture.of(image), [Query("man"), Query("dog")])
         for instance, name in ((man, "man"), (dog, "dog")):
-            mask, true = instance.mask >= 0.5, place(name).T if turned else place(name)
-            assert (mask & true).sum() / (mask | true).sum() > 0.8
+            assert overlap(instance.mask, place(name).T if turned else place(name)) > 0.8
 
     @pytest.mark.usefixtures("eyes")
     def test_grounding_dino(self, dino):
         men, dogs, robots = found(Models(folders=[dino]), "Man", "dog", "robot")
         assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
-        assert overlap(men[0], "man") > 0.85
-        assert overlap(dogs[0], "dog") > 0.85
+        assert overlap(men[0].mask, place("man")) > 0.85
+        assert overlap(dogs[0].mask, place("dog")) > 0.85
 
     def test_random_grounding_dino_runs(self, dino):
         men, dogs = found(Models(folders=[dino]), "man", "dog", threshold=0.0)
@@ -193,17 +182,12 @@ class TestSam3:
             men, dogs, robots = find(FirstPicture.of(image), [Query("man"), Query("old dog"), Query("robot")])
         assert [len(each) for each in (men, dogs, robots)] == [1, 1, 0]
         for instance, name in ((men[0], "man"), (dogs[0], "dog")):
-            mask, true = instance.mask >= 0.5, place(name).T if turned else place(name)
-            assert (mask & true).sum() / (mask | true).sum() > 0.8
+            assert overlap(instance.mask, place(name).T if turned else place(name)) > 0.8
             assert ((instance.mask > 0.1) & (instance.mask < 0.9)).any()  # a soft edge
 
     @pytest.mark.usefixtures("sight")
     def test_threshold(self, sam3):
-        """A score is the thing's times that of the phrase's thing being there."""
-        men, dogs = found(Models(folders=[sam3]), "man", "dog")
-        assert men[0].score == pytest.approx(1 / (1 + np.exp(-2)) / (1 + np.exp(-3)), abs=1e-5)
-        assert dogs[0].score == pytest.approx(0.5 / (1 + np.exp(-2)), abs=1e-5)
-        assert [len(each) for each in found(Models(folders=[sam3]), "man", "dog", threshold=0.5)] == [1, 0]
+        assert_scores_of_sam3(partial(found, Models(folders=[sam3])))
 
     def test_a_long_phrase_is_cut(self, sam3):
         assert found(Models(folders=[sam3]), "man " * 100, threshold=0.0)[0]

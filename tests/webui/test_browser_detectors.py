@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.serving import Files, serving
 from tests.webui.host import WebUI
 from tests.webui.test_browser import SECONDS, browser_page, choose, load
 
@@ -21,44 +21,36 @@ pytestmark = [pytest.mark.webui, pytest.mark.browser]
 SIZE = 30_000_000
 
 
-class Files(BaseHTTPRequestHandler):
+class Weights(Files):
     """Weights that arrive slowly until somebody says go, and configurations."""
 
     go = threading.Event()
 
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         _, kind, name = self.path.split("/")
         config = f'{{"model_type": "{kind}"}}'.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(config) if name == "config.json" else SIZE))
         self.end_headers()
-        try:
-            if name == "config.json":
-                self.wfile.write(config)
-                return
-            self.wfile.write(bytes(SIZE // 2))
-            self.go.wait(60)
-            self.wfile.write(bytes(SIZE - SIZE // 2))
-        except OSError:
-            pass  # nobody wants the rest
-
-    def log_message(self, *args: object) -> None:
-        """No line on standard error."""
+        if name == "config.json":
+            self.wfile.write(config)
+            return
+        self.wfile.write(bytes(SIZE // 2))
+        self.go.wait(60)
+        self.wfile.write(bytes(SIZE - SIZE // 2))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        Files.go.set()
-        server.shutdown()
+    with serving(Weights) as address:
+        yield address
+        Weights.go.set()
 
 
 @pytest.fixture
 def settings(webui: WebUI, browser_page: Page, server: str, tmp_path: Path) -> Iterator[Page]:
     webui.doubles(f"downloads {server}")
-    Files.go.clear()
+    Weights.go.clear()
     open_settings(webui, browser_page)
     yield browser_page
     browser_page.screenshot(path=tmp_path / "settings.png")
@@ -91,7 +83,7 @@ def test_files_are_downloaded_on_a_click(webui: WebUI, settings: Page) -> None:
     said = settings.locator("#setting_omg_detectors_said.prose")
     expect(said).to_contain_text("model.safetensors: 15 of 30 MB")
     assert [file.name for file in (folder / "owlvit").iterdir()] == ["model.safetensors.part"]
-    Files.go.set()
+    Weights.go.set()
     expect(said).to_have_text("transformers has all it needs now.", timeout=60 * SECONDS)
     assert row(settings, "transformers").count("✓") == 3
     assert (folder / "sam" / "model.safetensors").stat().st_size == SIZE
@@ -106,7 +98,7 @@ def test_stop(webui: WebUI, settings: Page) -> None:
     said = settings.locator("#setting_omg_detectors_said.prose")
     expect(said).to_contain_text("15 of 30 MB")
     settings.locator("#setting_omg_detectors_stop").click()
-    Files.go.set()
+    Weights.go.set()
     expect(said).to_contain_text("Stopped.")
     assert list((webui.data_dir / "models" / "omg" / "owlvit").iterdir()) == []
     get(settings, "transformers")
@@ -121,7 +113,7 @@ def test_goes_on_without_the_page(webui: WebUI, settings: Page) -> None:
     settings.locator("#setting_omg_detectors_get").click()
     said = settings.locator("#setting_omg_detectors_said.prose")
     expect(said).to_contain_text("15 of 30 MB")
-    Files.go.set()
+    Weights.go.set()
     expect(said).to_have_text("transformers has all it needs now.", timeout=60 * SECONDS)
 
 
