@@ -67,6 +67,10 @@ class Guidance(Protocol):
         """
         ...
 
+    def finished(self, prediction: Tensor) -> Tensor:
+        """The finished latents as a prediction for all pictures has them (x_0), [B, C, h, w]."""
+        ...
+
 
 class Tap(Protocol):
     """What a host's sampler calls while it samples.
@@ -121,6 +125,7 @@ class ConceptPrompt:
         tags: the networks.
         negatives: for each picture its negative prompt; None takes the picture's own.
         field: how messages name the prompt.
+        needs_bare: whether it is asked for :meth:`LoadedConcept.bare`.
     """
 
     index: int
@@ -128,6 +133,7 @@ class ConceptPrompt:
     tags: Sequence[Tag]
     negatives: Sequence[str] | None
     field: str
+    needs_bare: bool = False
 
 
 class LoadedConcept(Protocol):
@@ -148,6 +154,10 @@ class LoadedConcept(Protocol):
         """The conditioning at a step."""
         ...
 
+    def bare(self, step: int) -> ConceptConditioning:
+        """The same encoded without its networks."""
+        ...
+
 
 class Host(Protocol):
     """One batch of pictures on one model.
@@ -162,6 +172,8 @@ class Host(Protocol):
         device: what the sampler works on.
         stopped: whether the user broke off what was sampled last.
         tag_arguments: names of arguments in ``<lora:...>`` tags that this host understands besides the usual.
+        context_name, pooled_name: what its conditioning calls the tokens that cross-attention attends to, and the
+            pooled prompt (with or without the sizes behind it); the latter is None for models without.
     """
 
     @property
@@ -190,6 +202,12 @@ class Host(Protocol):
 
     @property
     def tag_arguments(self) -> Collection[str]: ...
+
+    @property
+    def context_name(self) -> str: ...
+
+    @property
+    def pooled_name(self) -> str | None: ...
 
     def prompts_of(self, index: int, concept: Concept) -> Prompts:
         """A concept's prompts after all that the host does to the main prompt: styles, wildcards, comments."""

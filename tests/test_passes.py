@@ -17,7 +17,7 @@ from omg_ext.host import ConceptConditioning, Guided
 from omg_ext.passes.first import FirstResult, FirstTap, LayoutCall, PrefixCall
 from omg_ext.passes.memory import Memory
 from omg_ext.passes.noise import Noise
-from omg_ext.passes.second import SecondTap, blend, too_late
+from omg_ext.passes.second import Blending, SecondTap, blend, too_late
 from omg_ext.passes.session import Session
 from omg_ext.request import Concept, Layout, Request
 from omg_ext.unet.calls import Row, is_global_cond
@@ -87,8 +87,8 @@ class Host:
         with self.patches:
             first = self.result()
         self.replay = LayoutReplay(self.patches, first.layout)
-        return SecondTap(Evaluator(self.patches, self.limit), self.blend_start, torch.ones(1, 1, 1, 1, 1),
-                         lambda point, guidance: Guided(point.x[None], point.x[None]), first)
+        blending = Blending(torch.ones(1, 1, 1, 1, 1), lambda point, plain, guidance: Guided(*(x[None] for x in plain)))
+        return SecondTap(Evaluator(self.patches, self.limit), self.blend_start, blending, first)
 
     def call(self, tap: FirstTap | SecondTap, progress: float, groups: Sequence[Sequence[Row]],
              latent: float = 1.0) -> list[Tensor]:
@@ -349,7 +349,8 @@ def test_schedule_that_ends_before_the_initiation_timestep_is_said(blend_start, 
         return cast(Tensor, tap.guided(Guided(x, x), guidance).prediction)
 
     text = {"text": torch.zeros(1, 1)}
-    concept = SimpleNamespace(networks={}, conditioning=lambda step: ConceptConditioning(text, [[(0, 1.0)]], text))
+    prompt = ConceptConditioning(text, [[(0, 1.0)]], text)
+    concept = SimpleNamespace(networks={}, conditioning=lambda step: prompt, bare=lambda step: prompt)
     host = SimpleNamespace(unet=UNet(), style={}, generators=[], latent_size=(1, 1), device="cpu", stopped=False,
                            sample=sample, unet_input=lambda cond, like, rows: cond)
     request = Request(concepts=(Concept(prompt="dog", phrase="dog"),), blend_start=blend_start)

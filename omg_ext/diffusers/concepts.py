@@ -21,10 +21,14 @@ class DiffusersConcept:
 
     networks: Sources
     encoded: ConceptConditioning
+    encoded_bare: ConceptConditioning
     warnings: Sequence[str] = ()
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return self.encoded
+
+    def bare(self, step: int) -> ConceptConditioning:
+        return self.encoded_bare
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +62,23 @@ class Loader:
             OMGError: a file is missing, broken or made for another model, or embeddings lack a part.
         """
         unet, text = networks(self.pipe, self.files, concept.tags, concept.field)
+        encoded = self._encoded(concept, text, batch, cfg_scale)
+        bare = self._encoded(concept, {}, batch, cfg_scale) if concept.needs_bare else encoded
+        own, everywhere = ({tag.name: None for tag in tags} for tags in (concept.tags, self.style_tags))
+        return DiffusersConcept(unet, encoded, bare, [also_in_main_prompt(concept.field, name) for name in own
+                                                      if name in everywhere])
+
+    def _encoded(self, concept: ConceptPrompt, networks: Sources, batch: int, cfg_scale: float) -> ConceptConditioning:
+        """Its prompts, with networks in the text encoders, for a batch of so many pictures."""
         embeds = self.embeds.get(concept.index)
         if embeds is None:
             negative = self.negative_prompt if concept.negatives is None else concept.negatives[0]
-            embeds = encode(self.pipe, concept.texts[0], negative, summed([self.style, text]))
-        own_scale = self.request.concepts[concept.index].cfg_scale
-        check_embeds(self.pipe, embeds, f"concept_embeds[{concept.index}]",
-                     (cfg_scale if own_scale is None else own_scale) > 1)
+            embeds = encode(self.pipe, concept.texts[0], negative, summed([self.style, networks]))
+        own = self.request.concepts[concept.index].cfg_scale
+        highest = cfg_scale if own is None else max(own) if isinstance(own, tuple) else own
+        check_embeds(self.pipe, embeds, f"concept_embeds[{concept.index}]", highest > 1)
         embeds = embeds.to(self.pipe._execution_device, self.pipe.unet.dtype)
-        own, everywhere = ({tag.name: None for tag in tags} for tags in (concept.tags, self.style_tags))
-        return DiffusersConcept(unet, embeds.conditioning(batch, time_ids(*self.size, embeds)),
-                       [also_in_main_prompt(concept.field, name) for name in own if name in everywhere])
-
+        return embeds.conditioning(batch, time_ids(*self.size, embeds))
 
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         """Global prompts with other words, one for each picture."""

@@ -54,6 +54,11 @@ class DiffusersHost:
     size: tuple[int, int]
     stopped = False
     tag_arguments = ()
+    context_name = "encoder_hidden_states"
+
+    @property
+    def pooled_name(self) -> str | None:
+        return "text_embeds" if "text_embeds" in self.encoded.cond else None
 
     @property
     def unet(self) -> nn.Module:
@@ -99,8 +104,9 @@ class DiffusersHost:
                 x = x if scale is None else torch.cat([x, x])
                 output = tap.unet(self._evaluate, x, t.expand(len(x)), cond, rows)
                 uncond = output[-batch:]
-                prediction = output if scale is None else self.guide(output[:batch], parts, uncond, scale)
-                prediction = tap.guided(Guided(prediction, uncond), self).prediction
+                prediction = output if scale is None else classifier_free_guidance(output[:batch], parts, uncond, scale)
+                guidance = _Guidance(self, scheduler, x[:batch], number)
+                prediction = tap.guided(Guided(prediction, uncond), guidance).prediction
                 latents = scheduler.step(prediction, t, latents, **options).prev_sample
                 bar.update()
         return latents
@@ -108,9 +114,6 @@ class DiffusersHost:
     def scale(self, own: float | None) -> float | None:
         scale = self.cfg_scale if own is None else own
         return scale if scale > 1 else None
-
-    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
-        return classifier_free_guidance(cond, parts, uncond, scale)
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> Mapping[str, Tensor]:
         return cond
@@ -150,6 +153,39 @@ class DiffusersHost:
         output: Tensor = self.pipe.unet(x, t, encoder_hidden_states=cond["encoder_hidden_states"],
                                         added_cond_kwargs=added or None, return_dict=False)[0]
         return output
+
+
+@dataclass(frozen=True, eq=False)
+class _Guidance:
+    """See :class:`omg_ext.host.Guidance`.
+
+    Attributes:
+        scheduler: of the sampling.
+        x: the UNet's input for each picture, which is that of a variance-preserving model whatever the scheduler.
+        t: the timestep.
+    """
+
+    host: DiffusersHost
+    scheduler: Any
+    x: Tensor
+    t: float
+
+    def scale(self, own: float | None) -> float | None:
+        return self.host.scale(own)
+
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+        return classifier_free_guidance(cond, parts, uncond, scale)
+
+    def finished(self, prediction: Tensor) -> Tensor:
+        # schedulers with sigmas have timesteps between the model's
+        kept = np.interp(self.t, np.arange(len(self.scheduler.alphas_cumprod)), self.scheduler.alphas_cumprod.cpu())
+        signal, noise = math.sqrt(kept), math.sqrt(1 - kept)
+        kind = self.scheduler.config.prediction_type
+        if kind == "sample":
+            return prediction
+        if kind == "v_prediction":
+            return signal * self.x - noise * prediction
+        return (self.x - noise * prediction) / signal
 
 
 def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:

@@ -174,6 +174,7 @@ def _drawn(session: Session, request: Request) -> Drawn:
     """Both passes, or the first alone if the request is a preview."""
     if not request.preview:
         return session.draw()
-    first, places = session.preview()
-    first.layout.store.clear()
-    return Drawn(first.latents, first.latents, places, [] if places is None else places.warnings)
+    drawn, first = session.preview()
+    if first is not None:
+        first.layout.store.clear()
+    return drawn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,6 +18,18 @@ FEW_STEPS = 4
 """So many, or a third of all, the concepts should have to themselves."""
 
 
+class Blending(NamedTuple):
+    """What is blended in.
+
+    Attributes:
+        weights: of the concepts, [K, B, 1, h, w] (see :func:`omg_ext.comprehension.masks.blend_weights`).
+        predict: the way to predict them.
+    """
+
+    weights: Tensor
+    predict: Predict
+
+
 class SecondTap:
     """From the initiation timestep on the concepts' predictions are blended in, and the layout is kept.
 
@@ -26,8 +38,7 @@ class SecondTap:
     Args:
         evaluator: for the global rows.
         blend_start: the initiation timestep as a fraction of the trajectory; 1 is never.
-        weights: blend weights of the concepts, [K, B, 1, h, w] (see :func:`omg_ext.comprehension.masks.blend_weights`).
-        predict: the way to predict the concepts.
+        blending: what is blended in; None is nothing.
         first: what the pass repeats; None for a pass that repeats none (Hires. fix).
 
     Attributes:
@@ -37,12 +48,11 @@ class SecondTap:
 
     title = "second pass"
 
-    def __init__(self, evaluator: Evaluator, blend_start: float, weights: Tensor, predict: Predict,
+    def __init__(self, evaluator: Evaluator, blend_start: float, blending: Blending | None,
                  first: FirstResult | None = None):
         self.points: set[float] = set()
         self.blended: set[float] = set()
-        self._evaluator, self._blend_start, self._predict, self._first = evaluator, blend_start, predict, first
-        self._weights = weights
+        self._evaluator, self._blend_start, self._blending, self._first = evaluator, blend_start, blending, first
         self._progress, self._step, self._index = 0.0, 0, 0
         self._seen: list[GlobalCall] = []
 
@@ -81,11 +91,13 @@ class SecondTap:
             return plain
         if not self._seen:
             raise _guided_by_others()
+        point, self._seen = Point(self._seen, self._step, self._progress), []
+        if self._blending is None:
+            return plain
         self.blended.add(self._progress)
-        point = Point.of(self._seen, len(plain.prediction), self._step, self._progress)
-        self._seen = []
-        concepts = self._predict(point, guidance)
-        return Guided(*(blend(self._weights, ours, theirs) for ours, theirs in zip(plain, concepts, strict=True)))
+        weights, predict = self._blending
+        concepts = predict(point, plain, guidance)
+        return Guided(*(blend(weights, ours, theirs) for ours, theirs in zip(plain, concepts, strict=True)))
 
     def _with_layout(self, evaluate: Evaluate, call: UNetCall, x: Tensor, t: Tensor, cond: Any, index: int) -> Tensor:
         """Eq. 7. Queries that were not kept are computed again: the first pass's rows ride along in the same call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,27 +13,28 @@ import torch
 from torch import Tensor
 
 from ..comprehension import FirstPicture, Models, get_detector
-from ..comprehension.heat import StagePositions
+from ..comprehension.heat import HeatMaps, StagePositions
 from ..comprehension.masks import FloatArray
 from ..comprehension.phrases import find
-from ..comprehension.places import Places, find_places, given_masks, latent_weights
+from ..comprehension.places import Places, find_places, given_masks
 from ..errors import OMGError
 from ..host import ConceptPrompt, Host, LoadedConcept
-from ..predict.separate import Separate
-from ..request import Request
+from ..request import Concept, Request
 from ..request.tags import parse_tags, refuse_tags
 from ..unet.calls import every_row
 from ..unet.class_tokens import ClassTokenAttention
 from ..unet.evaluator import Evaluator
 from ..unet.layout import LayoutRecorder, LayoutReplay
-from ..unet.networks import RowNetworks, of_concept
+from ..unet.networks import RowNetworks
 from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
 from .contrast import Contrast
 from .first import FirstResult, FirstTap
 from .memory import Memory
 from .noise import Noise
-from .second import SecondTap, too_late
+from .one_pass import OnePassTap
+from .second import Blending, SecondTap, too_late
+from .stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ class Session:
         """
         given, concepts = self.given(), self.load()
         warnings = [warning for concept in concepts for warning in concept.warnings]
+        if self._request.first_pass == "prefix":
+            return self._draw_at_once(concepts, given, warnings)
         if first is not None:
             first.noise_after.restore(self._host.generators)
             return self._second_or_first(concepts, first, given, warnings)
@@ -89,18 +93,25 @@ class Session:
         finally:
             first.layout.store.clear()
 
-    def preview(self) -> tuple[FirstResult, Places | None]:
-        """The first pass alone, and where the concepts are in it; None if the user broke it off.
+    def preview(self) -> tuple[Drawn, FirstResult | None]:
+        """The ordinary picture, and where the concepts are in it; no places if the user broke it off.
+
+        Returns:
+            The first pass too if it is one that :meth:`draw` can go on from; what it keeps is the caller's.
 
         Raises:
             OMGError: as :meth:`draw`; nothing is kept.
         """
-        given, first = self.given(), self.first()
+        given = self.given()
+        if self._request.first_pass == "prefix":
+            return self._draw_at_once([], given, []), None
+        first = self.first()
         try:
-            return first, None if self._host.stopped else self.find(first, given)
+            places = None if self._host.stopped else self.find(first, given)
         except BaseException:
             first.layout.store.clear()
             raise
+        return Drawn(first.latents, first.latents, places, [] if places is None else places.warnings), first
 
     def given(self) -> list[FloatArray | None]:
         """The masks that need no search; all about finding concepts that can be wrong is said here.
@@ -122,9 +133,15 @@ class Session:
             parsed = [parse_tags(prompt, name, self._host.tag_arguments) for prompt in made.prompts]
             tags = parsed[0][1]  # where they differ from picture to picture the first decides, as in the web UI
             loaded.append(self._host.load(ConceptPrompt(index, [text for text, _ in parsed], tags, made.negatives,
-                                                        name)))
+                                                        name, self._needs_bare(concept))))
         noise.restore(self._host.generators)  # modules that are made to hold a LoRA draw random numbers
         return loaded
+
+    def _needs_bare(self, concept: Concept) -> bool:
+        """Whether a way of prediction asks for prompts without networks: of the negative prompt that it has for itself,
+        or to guide by the networks."""
+        has_own_negative = concept.negative_prompt is not None or concept.cfg_scale is not None
+        return bool(concept.lora_guidance) or (self._request.predict != "separate" and has_own_negative)
 
     def first(self) -> FirstResult:
         """The ordinary picture, and all that the other stages need of it."""
@@ -143,17 +160,29 @@ class Session:
         return FirstResult(latents, tuple(tap.calls), recorder.record(), heat, noise, after)
 
     def find(self, first: FirstResult, given: list[FloatArray | None]) -> Places:
-        """Visual comprehension: each concept's mask in each picture.
+        """Visual comprehension in a finished first pass.
 
         Args:
             given: the masks that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
+        """
+        return self._find(first.latents, first.heat, given, first.layout.store.drop_device)
+
+    def _find(self, seen: Tensor, heat: HeatMaps | None, given: list[FloatArray | None],
+             relieve: Callable[[], bool] = lambda: False) -> Places:
+        """Visual comprehension: each concept's mask in each picture.
+
+        Args:
+            seen: the pictures' finished latents, or what they are going to be, [B, C, h, w].
+            heat: what was attended to while they were drawn.
+            given: see :meth:`find`.
+            relieve: gives memory back, see :class:`omg_ext.unet.evaluator.Evaluator`.
         """
         host = self._host
         limit, noise = self._memory.limit(False, host.latent_size), Noise.of(host.generators)
         with Patches(host.unet) as patches:
             RowNetworks(patches, [(every_row, host.style)])
-            contrast = Contrast(host, Evaluator(patches, limit, first.layout.store.drop_device), first.latents)
-            pictures = [FirstPicture(prompt, partial(host.decode, first.latents, number), partial(_heat, first, number),
+            contrast = Contrast(host, Evaluator(patches, limit, relieve), seen)
+            pictures = [FirstPicture(prompt, partial(host.decode, seen, number), partial(_heat, heat, number),
                                      partial(contrast, number), host.wordings(prompt))
                         for number, prompt in enumerate(host.prompts)]
             places = find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
@@ -170,26 +199,16 @@ class Session:
         Returns:
             The latents, and what the user should know.
         """
-        host, request, memory = self._host, self._request, self._memory
-        weights = places.weights
-        if tuple(weights.shape[-2:]) != tuple(host.latent_size):
-            weights = latent_weights(request.concepts, places.masks, host.latent_size)
-        weights = weights.to(host.device)
+        host, request = self._host, self._request
         before = Noise.of(host.generators)
         if first is not None:
             first.noise.restore(host.generators)
         try:
             with Patches(host.unet) as patches:
-                own = [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)]
-                RowNetworks(patches, [(every_row, host.style), *own], memory.full_budget)
+                stage = Stage(host, request, self._memory, patches, concepts,
+                              first.layout.store.drop_device if first is not None else lambda: False)
                 replay = LayoutReplay(patches, first.layout) if first is not None else None
-                relieve = first.layout.store.drop_device if first is not None else lambda: False
-                evaluators = {of_concepts: Evaluator(patches, memory.limit(of_concepts, host.latent_size), relieve)
-                              for of_concepts in (True, False)}
-                predict = Separate(host, evaluators[True], concepts, places.pictures,
-                                   [concept.cfg_scale for concept in request.concepts])
-                tap = SecondTap(evaluators[False], request.blend_start, weights, predict,
-                                first)
+                tap = SecondTap(stage.evaluator, request.blend_start, stage.blending(places), first)
                 latents = host.sample(tap)
                 if not host.stopped:
                     tap.finish()
@@ -232,6 +251,47 @@ class Session:
         found = [] if places is None else places.warnings
         return Drawn(latents, first.latents, places, [*warnings, *found, *more])
 
+    def _draw_at_once(self, concepts: list[LoadedConcept], given: list[FloatArray | None],
+                      warnings: list[str]) -> Drawn:
+        """Both passes in one; the ordinary picture, with the reason, if that fails and the request is not strict."""
+        host, noise = self._host, Noise.of(self._host.generators)
+        places: Places | None = None
+        seen: Tensor | None = None
+        more: list[str] = []
+
+        def comprehend(estimate: Tensor) -> Blending | None:
+            nonlocal places, seen
+            seen = estimate
+            heat = attention.maps(host.latent_size) if attention is not None else None
+            places = self._find(estimate, heat, given)
+            return stage.blending(places) if places and concepts else None
+
+        try:
+            with Patches(host.unet) as patches:
+                stage = Stage(host, self._request, self._memory, patches, concepts)
+                attention = self._class_token_attention(patches)
+                tap = OnePassTap(stage.evaluator, self._request.blend_start, comprehend)
+                latents = host.sample(tap)
+                if not host.stopped:
+                    tap.finish()
+            if places and concepts and not host.stopped:
+                more = too_late(self._request.blend_start, len(tap.points), len(tap.blended))
+        except OMGError:
+            raise
+        except Exception as error:
+            failed = "finding the concepts" if places is None else "drawing the concepts"
+            more = [f"{failed} failed, so this is the ordinary picture: {self.reason(error)}"]
+            noise.restore(host.generators)
+            latents = self._plain()
+        found = [] if places is None else places.warnings
+        return Drawn(latents, latents if seen is None else seen, places, [*warnings, *found, *more])
+
+    def _plain(self) -> Tensor:
+        """The ordinary picture, of which nothing is kept."""
+        with Patches(self._host.unet) as patches:
+            stage = Stage(self._host, self._request, self._memory, patches, [])
+            return self._host.sample(SecondTap(stage.evaluator, 1.0, None))
+
     def heat_phrases(self) -> list[str]:
         """The phrases whose cross-attention the detector asks for."""
         if not get_detector(self._request.detector).needs_attention:
@@ -247,5 +307,5 @@ class Session:
         return ClassTokenAttention(patches, phrases, positions)
 
 
-def _heat(first: FirstResult, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:
-    return first.heat.of(picture, phrase) if first.heat is not None else None
+def _heat(heat: HeatMaps | None, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:
+    return heat.of(picture, phrase) if heat is not None else None

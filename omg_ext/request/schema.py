@@ -18,7 +18,12 @@ from .values import in_words
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SmallFraction = Annotated[float, Meta(ge=0.0, le=0.5)]
+Scale = Annotated[float, Meta(ge=0.0, le=100.0)]
 Show = Literal["first_pass", "masks", "overlay"]
+Predict = Literal["separate", "shared", "joint"]
+FirstPass = Literal["whole", "prefix"]
+EARLIEST = 0.1
+"""Of ``blend_start`` where the concepts are to be found by then: before, there is nothing to be seen."""
 
 WHERE_KINDS = ("point", "index", "overlap", "box", "outline", "mask")
 
@@ -82,7 +87,9 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         negative_prompt: None takes the global one.
         where: which instance; None takes the best match, each instance used once.
         strength: share of the concept's prediction inside its mask.
-        cfg_scale: classifier-free guidance scale of this concept; None takes the global one.
+        cfg_scale: classifier-free guidance scale of this concept; ``[from, to]`` changes evenly from the initiation
+            timestep to the end; None takes the global one.
+        lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks.
 
     Raises:
         OMGError: naming ``phrase`` if it is blank and needed.
@@ -93,7 +100,8 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     negative_prompt: str | None = None
     where: Where | None = None
     strength: Fraction = 1.0
-    cfg_scale: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    cfg_scale: Scale | Annotated[tuple[Scale, ...], Meta(min_length=2, max_length=2)] | None = None
+    lora_guidance: Annotated[float, Meta(ge=0.0, le=20.0)] = 0.0
 
     @property
     def needs_detection(self) -> bool:
@@ -155,9 +163,13 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
         show: extra pictures to return: the first pass's, each concept's mask, the first pass's with all that was found
             in it coloured and named.
         preview: only the first picture is drawn, and the concepts are found in it.
+        predict: how the concepts' noise is predicted: by ``separate`` rows (the paper's), rows that are ``shared`` with
+            the picture where they can, or one ``joint`` row; see :mod:`omg_ext.predict`.
+        first_pass: ``whole``, or only the ``prefix`` up to the initiation timestep: the concepts are found in what the
+            picture is going to be, and the same sampling goes on with them.
 
     Raises:
-        OMGError: naming a concept's ``prompt`` if it is blank and this is no preview.
+        OMGError: naming a concept's ``prompt`` if it is blank and this is no preview, or what ``first_pass`` rules out.
     """
 
     concepts: Annotated[tuple[Concept, ...], Meta(min_length=1)]
@@ -170,12 +182,25 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool = False
     show: tuple[Show, ...] = ()
     preview: bool = False
+    predict: Predict = "separate"
+    first_pass: FirstPass = "whole"
 
     def __post_init__(self) -> None:
         for index, concept in enumerate(self.concepts):
             if not (self.preview or concept.prompt.strip()):
                 raise OMGError(f"concepts[{index}].prompt",
                                "it is empty; write the concept's trigger words and its <lora:...> tag")
+        if self.first_pass == "prefix":
+            self._check_prefix()
+
+    def _check_prefix(self) -> None:
+        if self.layout not in (Layout(), Layout(cross=0.0, self_=0.0)):
+            raise OMGError("layout", "with first_pass prefix there is no first picture whose layout could be kept; "
+                                     "leave layout out, or take first_pass whole")
+        if self.blend_start < EARLIEST and any(concept.needs_detection for concept in self.concepts):
+            raise OMGError("blend_start", f"with first_pass prefix the concepts are found at blend_start, and before "
+                                          f"{EARLIEST} there is nothing to be seen; raise it, take first_pass whole, "
+                                          "or give where.box or where.mask")
 
 
 def parse_request(data: Any) -> Request:

@@ -12,21 +12,26 @@ from torch import Tensor
 
 from ..errors import OMGError
 
+JOINT = -1
+"""In place of a concept's number: all concepts, each in its place"""
+
 
 class Row(NamedTuple):
     """One latent with one conditioning.
 
     Attributes:
         picture: which one of the batch.
-        concept: whose prompt conditions it; None is the global prompt.
+        concept: whose prompt conditions it; None is the global prompt, :data:`JOINT` those of all concepts.
         part: which part of that prompt (several with ``AND``); None is the negative prompt (unconditional).
         repeats_first: the row evaluates the first pass's latent once more, for its attention queries alone.
+        is_bare: the concepts' networks do not act on it.
     """
 
     picture: int
     concept: int | None = None
     part: int | None = 0
     repeats_first: bool = False
+    is_bare: bool = False
 
 
 Which = Callable[[Row], bool]
@@ -90,9 +95,13 @@ class UNetCall:
         """The call with these queries for its global conditional rows."""
         return ReplayingCall(self.rows, self.progress, self.grid, self.step, queries=queries)
 
+    def of_rows(self, rows: Sequence[Row]) -> UNetCall:
+        """A call of other rows at the same point of the trajectory."""
+        return UNetCall(tuple(rows), self.progress, self.grid, self.step)
+
     def select(self, indices: Sequence[int]) -> UNetCall:
         """The call with some of its rows."""
-        return UNetCall(tuple(self.rows[index] for index in indices), self.progress, self.grid, self.step)
+        return self.of_rows([self.rows[index] for index in indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +135,32 @@ class ReplayingCall(UNetCall):
         # a layer may have seen every row in tiles, see runs()
         return part.replaying({name: select(tensor.unflatten(0, (len(numbers), -1)), kept).flatten(0, 1)
                                for name, tensor in self.queries.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class RegionalCall(UNetCall):
+    """A call whose rows attend to a prompt of their own in each concept's place.
+
+    Attributes:
+        contexts: by row and concept what cross-attention attends to there, [tokens, width]. The rows of one call have
+            equally many tokens of one concept.
+        pooled: by row and concept the pooled prompt, [width]; none in models without.
+    """
+
+    contexts: Mapping[tuple[Row, int], Tensor] = field(kw_only=True)
+    pooled: Mapping[tuple[Row, int], Tensor] = field(kw_only=True)
+    _joined: dict[tuple[int, tuple[int, int]], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def context(self, concept: int, run: slice) -> Tensor:
+        """Of some consecutive rows, [rows, tokens, width]; made once for all layers."""
+        key = (concept, (run.start, run.stop))
+        if key not in self._joined:
+            self._joined[key] = torch.stack([self.contexts[row, concept] for row in self.rows[run]])
+        return self._joined[key]
+
+    def select(self, indices: Sequence[int]) -> UNetCall:
+        return RegionalCall(tuple(self.rows[index] for index in indices), self.progress, self.grid, self.step,
+                            contexts=self.contexts, pooled=self.pooled)
 
 
 def _runs_of(rows: Sequence[Row], which: Which) -> list[slice]:

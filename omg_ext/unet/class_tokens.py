@@ -38,6 +38,7 @@ class ClassTokenAttention:
         starts = accumulate((len(stages) for stages in positions.values()), initial=0)
         self._starts = dict(zip(positions, starts, strict=False))  # of each part among all stages
         self._query: Tensor | None = None
+        self._is_done = False
         self._columns: dict[tuple[Any, ...], Tensor] = {}
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, npt.NDArray[np.int64]] = {}
@@ -47,16 +48,17 @@ class ClassTokenAttention:
                 patches.on_output(module.to_k, partial(self._add_map, module.heads))
 
     def maps(self, grid: tuple[int, int]) -> HeatMaps:
-        """What was summed up.
+        """What was summed up. Nothing is added from now on.
 
         Args:
             grid: height and width of the latent.
         """
+        self._is_done = True
         return HeatMaps(self._phrases, self._positions, self._sums, self._counts, grid)
 
     def _keep_query(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
         # a layer that sees other rows than the call, in tiles, shows no map of the picture
-        self._query = query if len(query) == len(call.rows) else None
+        self._query = query if len(query) == len(call.rows) and not self._is_done else None
 
     @torch.no_grad()
     def _add_map(self, heads: int, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], key: Tensor) -> None:

@@ -10,19 +10,28 @@ from torch import Tensor, nn
 from .calls import Row, UNetCall, Which
 from .deltas import Delta, Source, Sources
 from .patches import Patches
+from .regions import Regions
 
 
 def of_concept(concept: int) -> Which:
-    """Picks a concept's rows."""
+    """Picks a concept's rows on which its networks act."""
     def is_mine(row: Row) -> bool:
-        return row.concept == concept
+        return row.concept == concept and not row.is_bare
 
     return is_mine
+
+
+class Within(NamedTuple):
+    """Where in a picture networks act: one concept's place."""
+
+    regions: Regions
+    concept: int
 
 
 class _Acting(NamedTuple):
     which: Which
     source: Source
+    within: Within | None
 
 
 class RowNetworks:
@@ -39,16 +48,30 @@ class RowNetworks:
         self._left = full_budget
         self._by_layer: dict[nn.Module, list[_Acting]] = {}
         self._resolved: dict[tuple[nn.Module, Source], tuple[Delta, Tensor]] = {}
-        for which, deltas in networks:
-            for layer, source in deltas.items():
-                self._by_layer.setdefault(layer, []).append(_Acting(which, source))
-        for layer in self._by_layer:
-            patches.on_output(layer, self._add)
+        self._patches = patches
+        for which, sources in networks:
+            self.add(which, sources)
 
-    def _add(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        for which, source in self._by_layer[layer]:
+    def add(self, which: Which, sources: Sources, within: Within | None = None) -> None:
+        """Let more networks act.
+
+        Args:
+            within: a layer ``W`` then gives ``W x + M delta(x)``, M the concept's weights on the layer's own grid.
+        """
+        for layer, source in sources.items():
+            if layer not in self._by_layer:
+                self._by_layer[layer] = []
+                self._patches.on_output(layer, self._act)
+            self._by_layer[layer].append(_Acting(which, source, within))
+
+    def _act(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        for which, source, within in self._by_layer[layer]:
             for rows in call.runs(which, output.shape[0]):
-                self._delta(source, layer, output).add_to(layer, args[0][rows], output[rows])
+                delta = self._delta(source, layer, output)
+                if within is None:
+                    delta.add_to(layer, args[0][rows], output[rows])
+                else:
+                    within.regions.add(within.concept, call, rows, delta, layer, args[0], output)
 
     def _delta(self, source: Source, layer: nn.Module, output: Tensor) -> Delta:
         kept = self._resolved.get((layer, source))

@@ -14,6 +14,10 @@ from .calls import UNetCall
 
 OutputHook = Callable[[UNetCall, nn.Module, tuple[Any, ...], Tensor], None]
 """``(running call, layer, its inputs, its output)``; changes the output in place"""
+InputHook = Callable[[UNetCall, nn.Module, tuple[Any, ...]], None]
+"""``(running call, layer, its inputs)``; changes the inputs in place"""
+CallHook = Callable[[UNetCall, nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]
+"""The same with the inputs that have a name behind the others"""
 
 
 class Patches:
@@ -54,6 +58,24 @@ class Patches:
 
         self._handles.append(layer.register_forward_hook(act))
 
+    def on_input(self, layer: nn.Module, hook: InputHook) -> None:
+        """Call ``hook`` before each forward call of ``layer`` within a running call."""
+        def act(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            call = self.call
+            if call is not None:
+                hook(call, layer, args)
+
+        self._handles.append(layer.register_forward_pre_hook(act))
+
+    def on_call(self, layer: nn.Module, hook: CallHook) -> None:
+        """As :meth:`on_output`, for a hook that also wants the named inputs."""
+        def act(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            call = self.call
+            if call is not None:
+                hook(call, layer, args, kwargs, output)
+
+        self._handles.append(layer.register_forward_hook(act, with_kwargs=True))
+
     def __enter__(self) -> Patches:
         return self
 
@@ -66,3 +88,9 @@ def modules_named(unet: nn.Module, last: str, child: str) -> dict[str, nn.Module
     """The submodules ``child`` of every module whose name ends in ``last``, e.g. the ``to_q`` of every ``attn2``."""
     return {name: getattr(module, child) for name, module in unet.named_modules()
             if name.rpartition(".")[2] == last and hasattr(module, child)}
+
+
+def cross_attentions(unet: nn.Module) -> list[nn.Module]:
+    """The cross-attention modules, whole."""
+    return [module for name, module in unet.named_modules()
+            if name.rpartition(".")[2] == "attn2" and hasattr(module, "to_q")]

@@ -33,8 +33,10 @@ def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
     forward, evaluate, combine = denoiser.forward, model.forward, denoiser.combine_denoised
     left: list[Row] = []  # the rows of the running denoiser call that the UNet has not been asked for yet
     watch, combined = Watch(), [0]
+    noised: list[Tensor] = []  # what the running denoiser call was given, and its sigma
 
     def denoise(x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Tensor:
+        noised[:] = x, sigma
         tap.begin(progress_of(denoiser, sigma), denoiser.step)
         left[:], combined[:] = global_rows(cond), [0]
         denoised: Tensor = forward(x, sigma, uncond, cond, *args, **kwargs)
@@ -61,7 +63,8 @@ def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
         combined[0] += 1
         plain = Guided(combine(x_out, conds_list, uncond, cond_scale), x_out[-uncond.shape[0]:])
         # rows that nobody asked for are unconditional ones, which the web UI skips at some steps (NGMS)
-        guided = tap.guided(plain, WebUIGuidance(denoiser, combine, uncond, None if left else cond_scale))
+        guidance = WebUIGuidance(denoiser, combine, uncond, None if left else cond_scale, noised[0], noised[1])
+        guided = tap.guided(plain, guidance)
         if denoiser.need_last_noise_uncond and guided is not plain:
             denoiser.last_noise_uncond = guided.uncond  # DDIM CFG++ steps along the unconditional noise
         return guided.prediction
@@ -83,12 +86,15 @@ class WebUIGuidance:
         combine: its ``combine_denoised``.
         uncond: the picture's unconditional conditioning.
         cond_scale: the picture's guidance scale; None in a step without unconditional rows.
+        x, sigma: the noised latents and how far they are (a timestep, for the timestep samplers).
     """
 
     denoiser: Any
     combine: Any
     uncond: Any
     cond_scale: float | None
+    x: Tensor
+    sigma: Tensor
 
     def scale(self, own: float | None) -> float | None:
         if self.cond_scale is None:
@@ -99,6 +105,10 @@ class WebUIGuidance:
         guided: Tensor = self.combine(torch.cat([cond, uncond]), [list(rows) for rows in parts],
                                       _first_rows(self.uncond, len(uncond)), scale)
         return guided
+
+    def finished(self, prediction: Tensor) -> Tensor:
+        finished: Tensor = self.denoiser.get_pred_x0(self.x, prediction, self.sigma)
+        return finished
 
 
 def global_rows(cond: Any) -> list[Row]:

@@ -33,16 +33,21 @@ class WebUIConcept:
     """See :class:`omg_ext.host.LoadedConcept`.
 
     Attributes:
+        prompts, bare_prompts: encoded with its networks and without.
         denoiser: the web UI's, which knows how prompts are padded.
     """
 
     networks: Sources
     prompts: EncodedPrompts
+    bare_prompts: EncodedPrompts
     denoiser: Any
     warnings: Sequence[str] = ()
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return self.prompts.at(step, self.denoiser)
+
+    def bare(self, step: int) -> ConceptConditioning:
+        return self.bare_prompts.at(step, self.denoiser)
 
 
 class WebUIHost:
@@ -66,6 +71,8 @@ class WebUIHost:
         self._counters = Counters(p)
         self.style: Sources = {}
         self.tag_arguments: Collection[str] = ARGUMENTS
+        self.context_name = "crossattn"
+        self.pooled_name = "vector" if shared.sd_model.is_sdxl else None
 
     @property
     def unet(self) -> nn.Module:
@@ -112,10 +119,11 @@ class WebUIHost:
         in_main_prompt = active_files()
         with self._kept.activated(self._p, tags, concept.field) as nets:
             prompts = encode(self._p, concept.texts, concept.negatives)
+        bare = encode(self._p, concept.texts, concept.negatives) if concept.needs_bare and nets else prompts
         add_hashes(self._p, nets)
         warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
                     if file_of(net) in in_main_prompt]
-        return WebUIConcept(on_unet(nets, concept.field), prompts, self._p.sampler.model_wrap_cfg, warnings)
+        return WebUIConcept(on_unet(nets, concept.field), prompts, bare, self._p.sampler.model_wrap_cfg, warnings)
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1

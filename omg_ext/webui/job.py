@@ -104,9 +104,11 @@ class Job:
         stages: list[str] = []
         host = self._host(request, _told(sample, stages))
         session = Session(host, request, self.memory, models())
-        first = shown.result(key_of(self._processing, request, noise) if shown.key else None, session.heat_phrases())
-        self._expect(self._processing.n_iter - (first is not None))
-        stages += [FIRST, FINDING, SECOND] if first is None else [SECOND]
+        at_once = request.first_pass == "prefix"
+        key = key_of(self._processing, request, noise) if shown.key and not at_once else None
+        first = shown.result(key, session.heat_phrases())
+        self._expect(0 if at_once else self._processing.n_iter - (first is not None))
+        stages += [SECOND] if at_once or first is not None else [FIRST, FINDING, SECOND]
         drawn = session.draw(first)
         self.places = drawn.places
         self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
@@ -133,17 +135,16 @@ class Job:
         host = self._host(request, _told(sample, [FIRST, FINDING]))
         session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
         self._expect(0)
-        first, self.places = session.preview()
-        if self.places is None:
+        drawn, first = session.preview()
+        self.places = drawn.places
+        if self.places is not None:
+            self.pictures += _shown(host, msgspec.structs.replace(request, show=("overlay",)), drawn.latents,
+                                    self.places, self._before)
+        if shown is not None and not self._before and self.places is not None:
+            shown.keep(key, first, host.decode(drawn.latents, 0), self.pictures[0].image)
+        elif first is not None:
             first.layout.store.clear()
-            return first.latents, []
-        self.pictures += _shown(host, msgspec.structs.replace(request, show=("overlay",)), first.latents, self.places,
-                                self._before)
-        if shown is None or self._before:
-            first.layout.store.clear()
-        else:
-            shown.keep(key, first, host.decode(first.latents, 0), self.pictures[0].image)
-        return first.latents, self.places.warnings
+        return drawn.latents, drawn.warnings
 
     def draw_hires(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
         """The hires pass of one batch: one pass, with the concepts where the first pass had them.

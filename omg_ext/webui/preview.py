@@ -45,8 +45,9 @@ class Preview:
     picture: npt.NDArray[np.uint8] | None = None
     overlay: Image.Image | None = None
 
-    def keep(self, key: bytes | None, first: FirstResult, picture: npt.NDArray[np.uint8], overlay: Image.Image) -> None:
-        """Keep a first pass, and its pictures, in place of the one before."""
+    def keep(self, key: bytes | None, first: FirstResult | None, picture: npt.NDArray[np.uint8],
+             overlay: Image.Image) -> None:
+        """Keep a first pass, if there is one to go on from, and its pictures, in place of the one before."""
         self.drop()
         self.key, self.first, self.picture, self.overlay = key, first, picture, overlay
 

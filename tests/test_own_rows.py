@@ -1,4 +1,4 @@
-"""The paper's way to predict the concepts, the batching of their rows, and what happens where rows do not fit."""
+"""Predicting concepts by rows of their own, the batching of their rows, and what happens where rows do not fit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from omg_ext.host import ConceptConditioning, Guided
-from omg_ext.predict.base import GlobalCall, Point
+from omg_ext.predict.base import Cast, GlobalCall, Point, scale_at
 from omg_ext.predict.guidance import classifier_free_guidance
-from omg_ext.predict.separate import Separate
+from omg_ext.predict.own_rows import OwnRows
 from omg_ext.unet.calls import ReplayingCall, Row, UNetCall, join, select
 from omg_ext.unet.deltas import FullWeight
 from omg_ext.unet.evaluator import Evaluator, RowLimit, repeated
@@ -67,32 +67,53 @@ CONDITIONINGS = [
 ]
 MARKS = (10.0, 20.0, 30.0)
 SCALES = (5.0, 2.0, 7.5)
+# of the second concept, which has a negative prompt of its own, without its networks
+BARE = [conditioning(seed, (len(each.cond["text"][0]), len(each.uncond["text"][0])), each.parts)
+        for seed, each in enumerate(CONDITIONINGS, 10)]
+NEGATIVES = (None, "ugly", None)
+Numbers = Sequence[float | None]
 
 
-def expected_prediction(x: Tensor, pictures: Sequence[Sequence[int]], scales: Sequence[float | None]) -> Tensor:
-    """Concept by concept, row by row."""
+def expected_prediction(x: Tensor, pictures: Sequence[Sequence[int]], scales: Numbers, uncond: Tensor | None = None,
+                        lora_guidance: float = 0.0) -> Tensor:
+    """Concept by concept, row by row.
+
+    Args:
+        uncond: the picture's unconditional prediction, if the concepts without a negative prompt share it.
+    """
     guided = torch.zeros(3, *x.shape)
-    for concept, (cond, parts, uncond) in enumerate(CONDITIONINGS):
+    for concept, (conditioning, bare) in enumerate(zip(CONDITIONINGS, BARE, strict=True)):
         for picture in pictures[concept]:
-            def row(text: Tensor, picture: int = picture, concept: int = concept) -> Tensor:
-                return row_output(x[picture:picture + 1], text.sum()[None], torch.tensor([MARKS[concept]]))[0]
+            def row(text: Tensor, mark: float, picture: int = picture) -> Tensor:
+                return row_output(x[picture:picture + 1], text.sum()[None], torch.tensor([mark]))[0]
 
-            scale = scales[concept]
-            first = row(cond["text"][parts[picture][0][0]])
-            base = first if scale is None else row(uncond["text"][picture])
-            guided[concept, picture] = base + (scale or 1) * sum(
-                weight * (row(cond["text"][part]) - base) for part, weight in parts[picture])
+            scale, parts = scales[concept], conditioning.parts[picture]
+            base = row(conditioning.cond["text"][parts[0][0]], MARKS[concept])
+            if scale is not None and uncond is None:
+                base = row(conditioning.uncond["text"][picture], MARKS[concept])
+            elif scale is not None and NEGATIVES[concept] is not None:
+                base = row(bare.uncond["text"][picture], 0.0)
+            elif scale is not None and uncond is not None:
+                base = uncond[picture]
+            guided[concept, picture] = base
+            for part, weight in parts:
+                cond = row(conditioning.cond["text"][part], MARKS[concept])
+                guided[concept, picture] += weight * (scale or 1) * (cond - base)
+                guided[concept, picture] += weight * lora_guidance * (cond - row(bare.cond["text"][part], 0.0))
     return guided
 
 
 class Host:
     """Its conditioning has a part that no prompt decides: the picture's time."""
 
+    def __init__(self, is_guided: bool = True):
+        self.is_guided = is_guided
+
     def unet_input(self, cond: dict[str, Tensor], like: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
         return {**cond, "time": like["time"]}
 
     def scale(self, own: float | None) -> float | None:
-        return own
+        return own if own is not None or not self.is_guided else 1.0
 
     def guide(self, cond: Tensor, parts: Any, uncond: Tensor, scale: float) -> Tensor:
         return classifier_free_guidance(cond, parts, uncond, scale)
@@ -103,38 +124,71 @@ class Predicted(NamedTuple):
     model: Model
     x: Tensor
     limit: RowLimit
+    uncond: Tensor
 
 
-def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 3,
-            scales: Sequence[float | None] = SCALES, room: int = 100) -> Predicted:
+def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 3, scales: Numbers = SCALES,
+            room: int = 100, is_shared: bool = False, lora_guidance: float = 0.0, is_guided: bool = True) -> Predicted:
     x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(9))
     layer = nn.Linear(1, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    host, model, limit, times = Host(), Model(layer, room), RowLimit(rows_per_call), torch.tensor(TIMES)
-    concepts = [SimpleNamespace(networks={layer: FullWeight(torch.full((1, 1), mark))},
-                                conditioning=lambda step, each=each: each)
-                for mark, each in zip(MARKS, CONDITIONINGS, strict=True)]
+    model, limit, times = Model(layer, room), RowLimit(rows_per_call), torch.tensor(TIMES)
+    host: Any = Host(is_guided)
+    concepts: Any = [SimpleNamespace(networks={layer: FullWeight(torch.full((1, 1), mark))},
+                                     conditioning=lambda step, each=each: each, bare=lambda step, other=other: other)
+                     for mark, each, other in zip(MARKS, CONDITIONINGS, BARE, strict=True)]
+    wishes: Any = [SimpleNamespace(cfg_scale=scale, negative_prompt=negative, lora_guidance=lora_guidance)
+                   for scale, negative in zip(scales, NEGATIVES, strict=True)]
     with torch.no_grad(), Patches(layer) as patches:
         RowNetworks(patches, [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)])
-        separate = Separate(cast(Any, host), Evaluator(patches, limit), cast(Any, concepts), pictures, scales)
-        point = Point(0, 0.5, model, x, times, {"text": torch.zeros(2, 1, 3), "time": times})
-        prediction = separate(point, host)
-    return Predicted(prediction, model, x, limit)
+        own_rows = OwnRows(Cast(host, Evaluator(patches, limit), wishes, concepts, pictures, 0.3), is_shared)
+        rows = (Row(0), Row(1), Row(0, part=None), Row(1, part=None))
+        call = GlobalCall(model, torch.cat([x, x]), torch.cat([times, times]),
+                          {"text": torch.zeros(4, 1, 3), "time": torch.cat([times, times])}, rows)
+        plain = Guided(x * 2, x * 3)
+        prediction = own_rows(Point([call], 0, 0.5), plain, host)
+    return Predicted(prediction, model, x, limit, plain.uncond)
 
 
 @pytest.mark.parametrize("rows_per_call", [0, 1, 2, 3, 100])
 @pytest.mark.parametrize("pictures", [[[0, 1], [0, 1], [0, 1]], [[0], [1], [0, 1]], [[], [0], [1]]])
-def test_prediction_is_that_of_single_rows(rows_per_call, pictures):
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("lora_guidance", [0.0, 2.0])
+def test_prediction_is_that_of_single_rows(rows_per_call, pictures, is_shared, lora_guidance):
     """*rows do not matter*"""
-    prediction, model, x, _ = predict(rows_per_call, pictures, SCALES)
-    torch.testing.assert_close(prediction.prediction, expected_prediction(x, pictures, SCALES))
+    prediction, model, x, _, uncond = predict(rows_per_call, pictures, SCALES, is_shared=is_shared,
+                                              lora_guidance=lora_guidance)
+    torch.testing.assert_close(prediction.prediction, expected_prediction(
+        x, pictures, SCALES, uncond if is_shared else None, lora_guidance))
     assert all(len(call) <= (rows_per_call or 100) and len(set(call)) == 1 for call in model.calls)
-    rows = sum(len(CONDITIONINGS[concept].parts[picture]) + 1 for concept in range(3) for picture in pictures[concept])
+    rows = 0
+    for concept, own in enumerate(pictures):
+        parts = sum(len(CONDITIONINGS[concept].parts[picture]) for picture in own)
+        has_uncond = not is_shared or NEGATIVES[concept] is not None
+        rows += parts * (2 if lora_guidance else 1) + has_uncond * len(own)
     assert sum(map(len, model.calls)) == rows
     for concept in range(3):  # where a concept is not, its weight is 0, and so is its prediction
         absent = [picture for picture in (0, 1) if picture not in pictures[concept]]
         assert not prediction.prediction[concept, absent].any()
+
+
+def test_a_concept_that_alone_is_guided_has_a_row_for_it():
+    """The picture's scale is 1, so that there is no unconditional prediction to share."""
+    predicted = predict(0, [[0, 1], [], []], (5.0, None, None), is_shared=True, is_guided=False)
+    x, (cond, parts, _) = predicted.x, CONDITIONINGS[0]
+    for picture in (0, 1):
+        base = row_output(x[picture:picture + 1], BARE[0].uncond["text"][picture].sum()[None], torch.zeros(1))[0]
+        own = row_output(x[picture:picture + 1], cond["text"][parts[picture][0][0]].sum()[None],
+                         torch.tensor([MARKS[0]]))[0]
+        torch.testing.assert_close(predicted.prediction.prediction[0, picture], base + 5 * (own - base))
+
+
+@pytest.mark.parametrize(("cfg_scale", "progress", "expected"), [
+    (None, 0.5, None), (6.0, 0.5, 6.0), ((12.0, 4.0), 0.2, 12.0), ((12.0, 4.0), 0.6, 8.0), ((12.0, 4.0), 1.0, 4.0),
+    ((12.0, 4.0), 0.1, 12.0), ((4.0, 12.0), 0.4, 6.0)])
+def test_a_pair_of_scales_changes_evenly(cfg_scale, progress, expected):
+    assert scale_at(cfg_scale, progress, 0.2) == pytest.approx(expected)
 
 
 def test_one_call_per_prompt_length():
@@ -144,21 +198,21 @@ def test_one_call_per_prompt_length():
 
 def test_without_guidance_no_unconditional_rows():
     pictures = [[0, 1]] * 3
-    prediction, model, x, _ = predict(0, pictures, (None, 2.0, None))
+    prediction, model, x, _, _ = predict(0, pictures, (None, 2.0, None), is_guided=False)
     torch.testing.assert_close(prediction.prediction, expected_prediction(x, pictures, (None, 2.0, None)))
     assert sum(map(len, model.calls)) == 2 + 4 + 3
 
 
 def test_unconditional_predictions_are_given_too():
     pictures = [[0, 1]] * 3
-    prediction, _, x, _ = predict(0, pictures, SCALES)
+    prediction, _, x, _, _ = predict(0, pictures, SCALES)
     for concept, (_, _, uncond) in enumerate(CONDITIONINGS):
         expected = row_output(x, uncond["text"].sum((1, 2)), torch.tensor([MARKS[concept]] * 2))
         torch.testing.assert_close(prediction.uncond[concept], expected)
 
 
 def test_rows_that_do_not_fit_go_in_smaller_calls():
-    prediction, model, x, limit = predict(0, room=3)
+    prediction, model, x, limit, _ = predict(0, room=3)
     torch.testing.assert_close(prediction.prediction, expected_prediction(x, [[0, 1]] * 3, SCALES))
     assert max(map(len, model.calls)) <= 3
     assert sum(map(len, model.calls)) == 13
@@ -181,8 +235,12 @@ def test_points():
     x = torch.arange(5.0)[:, None, None, None]
     calls = [GlobalCall(cast(Any, None), x[part], x[part, 0, 0, 0], {"text": x[part]}, tuple(rows[part]))
              for part in (slice(0, 1), slice(1, 3), slice(3, 5))]
-    point = Point.of(calls, 3, 4, 0.5)
-    assert point.x.flatten().tolist() == point.t.tolist() == point.cond["text"].flatten().tolist() == [0, 1, 4]
+    point = Point(calls, 4, 0.5)
+    for wanted, expected in (([Row(0), Row(1), Row(2)], [0, 3, 4]), ([Row(1, part=None), Row(0, part=None)], [1, 2]),
+                             ([Row(0, part=1), Row(2, part=None)], [0, 4])):
+        taken, t, cond = point.inputs(wanted)
+        assert taken.flatten().tolist() == t.tolist() == cond["text"].flatten().tolist() == expected
+    assert [point.source(row) for row in rows] == [0, 1, 1, 2, 2]
     assert (point.step, point.progress, point.grid) == (4, 0.5, (1, 1))
 
 

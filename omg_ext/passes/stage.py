@@ -1,0 +1,57 @@
+"""The UNet as the concepts are drawn: what acts on it, and what is blended in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from torch import Tensor
+
+from ..comprehension.places import Places, latent_weights
+from ..host import Host, LoadedConcept
+from ..predict.base import Cast
+from ..predict.joint import Joint
+from ..predict.own_rows import OwnRows
+from ..request import Request
+from ..unet.calls import every_row
+from ..unet.evaluator import Evaluator
+from ..unet.networks import RowNetworks, of_concept
+from ..unet.patches import Patches
+from .memory import Memory
+from .second import Blending
+
+
+class Stage:
+    """Networks on the rows of those that they belong to; they act while ``patches`` live.
+
+    Args:
+        relieve: see :class:`omg_ext.unet.evaluator.Evaluator`.
+
+    Attributes:
+        evaluator: for the global rows.
+    """
+
+    def __init__(self, host: Host, request: Request, memory: Memory, patches: Patches,
+                 concepts: Sequence[LoadedConcept], relieve: Callable[[], bool] = lambda: False):
+        self._host, self._request, self._patches, self._concepts = host, request, patches, concepts
+        own = [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)]
+        self._networks = RowNetworks(patches, [(every_row, host.style), *own], memory.full_budget)
+        self.evaluator, self._of_concepts = (Evaluator(patches, memory.limit(of_concepts, host.latent_size), relieve)
+                                             for of_concepts in (False, True))
+
+    def blending(self, places: Places) -> Blending:
+        """What is blended in, with the concepts in these places."""
+        request, host = self._request, self._host
+        weights = places.weights
+        if tuple(weights.shape[-2:]) != tuple(host.latent_size):
+            weights = self._weights(places)
+        cast = Cast(host, self._of_concepts, request.concepts, self._concepts, places.pictures, request.blend_start)
+        if request.predict == "joint":
+            # a concept is itself in its place, however much of that is blended in
+            whole = self._weights(places, strength=1.0)
+            return Blending(weights.to(host.device), Joint.of(cast, self._patches, self._networks, whole))
+        return Blending(weights.to(host.device), OwnRows(cast, request.predict == "shared"))
+
+    def _weights(self, places: Places, **changes: float) -> Tensor:
+        concepts = [msgspec.structs.replace(concept, **changes) for concept in self._request.concepts]
+        return latent_weights(concepts, places.masks, self._host.latent_size).to(self._host.device)

@@ -1,0 +1,118 @@
+"""One row for all concepts: every network and every prompt acts in its concept's place, within each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..host import Guidance, Guided
+from ..unet.calls import JOINT, RegionalCall, Row
+from ..unet.embeddings import EmbeddingLayers, RegionalEmbeddings
+from ..unet.networks import RowNetworks, Within
+from ..unet.patches import Patches, cross_attentions
+from ..unet.regional import RegionalAttention, joint_with
+from ..unet.regions import Regions
+from .base import Cast, Part, Point, gathered, of_equal_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """One row r for all K concepts, ``C_i = u + s_i (r - u)``, blended in concept i's place as any C_i (Eq. 6).
+
+    It starts from the global prompt's conditional row. In it a layer with networks gives ``W x + sum_i M_i delta_i(x)``
+    (:mod:`omg_ext.unet.regions`), and cross-attention attends to concept i's prompt in its place
+    (:mod:`omg_ext.unet.regional`); the residual blocks add the embedding of its pooled prompt there
+    (:mod:`omg_ext.unet.embeddings`). So the concepts see each other as they will be, and a further concept costs no
+    further row; one that is everywhere has what its own row would have.
+
+    LoRA guidance adds ``w (r - b)``, and negative prompts of concepts' own a ``u``: rows of the same kind in which no
+    concept's networks act. With ``AND`` there are as many rows r as the longest of the prompts has parts.
+
+    Attributes:
+        cast: the concepts.
+    """
+
+    cast: Cast
+
+    @classmethod
+    def of(cls, cast: Cast, patches: Patches, networks: RowNetworks, weights: Tensor) -> Joint:
+        """
+        Args:
+            patches: the UNet's.
+            networks: on concepts' rows of their own, as which cross-attention is evaluated.
+            weights: the concepts' places, [K, B, 1, h, w].
+        """
+        regions = Regions(weights)
+        inner = {layer for module in cross_attentions(patches.network) for layer in module.modules()}
+        for index, concept in enumerate(cast.concepts):
+            with_place = {layer: source for layer, source in concept.networks.items() if layer not in inner}
+            networks.add(joint_with(cast.pictures[index], is_bare=False), with_place, Within(regions, index))
+        RegionalAttention(patches, regions, cast.pictures)
+        layers = EmbeddingLayers.of(patches.network)
+        embedding = layers.modules()
+        is_own = [layers.pooled is not None or any(layer in embedding for layer in concept.networks)
+                  for concept in cast.concepts]
+        if any(is_own):
+            RegionalEmbeddings(patches, layers, regions,
+                               [own if needed else [] for own, needed in zip(cast.pictures, is_own, strict=True)])
+        return cls(cast)
+
+    def __call__(self, point: Point, plain: Guided, guidance: Guidance) -> Guided:
+        parts = self.cast.at(point, guidance)
+        is_guided = guidance.scale(None) is not None
+        outputs: dict[Row, Tensor] = {}
+        rows = list(dict.fromkeys(row for part in parts for row in self._rows(part, is_guided)))
+        places = [(row, part) for row in rows for part in parts if row.picture in part.pictures]
+        host = self.cast.host
+        contexts = {(row, part.index): _prompt(host.context_name, row, part) for row, part in places}
+        pooled = {} if host.pooled_name is None else {
+            (row, part.index): _prompt(host.pooled_name, row, part) for row, part in places}
+
+        def shape(row: Row) -> tuple[int, ...]:
+            lengths = [len(contexts[row, part.index]) if (row, part.index) in contexts else 0 for part in parts]
+            return (point.source(_global(row)), *lengths)
+
+        for alike in of_equal_shape(rows, shape):
+            call = RegionalCall(tuple(alike), point.progress, point.grid, point.step, contexts=contexts, pooled=pooled)
+            inputs = point.inputs([_global(row) for row in alike])
+            outputs |= zip(alike, self.cast.evaluator(point.evaluate, call, *inputs), strict=True)
+        return gathered(parts, [self._guided(part, outputs, plain, is_guided, guidance) if part.pictures else None
+                                for part in parts], plain.prediction)
+
+    def _rows(self, part: Part, is_guided: bool) -> list[Row]:
+        cond = [row for picture in part.pictures for row in _cond_rows(part, picture)]
+        bare = [row._replace(is_bare=True) for row in cond] if part.lora_guidance else []
+        return [*cond, *self._uncond_rows(part, is_guided), *bare]
+
+    def _uncond_rows(self, part: Part, is_guided: bool) -> list[Row]:
+        if self.cast.shares_uncond(part, is_guided):
+            return []
+        return [Row(picture, JOINT, None, is_bare=True) for picture in part.pictures]
+
+    def _guided(self, part: Part, outputs: Mapping[Row, Tensor], plain: Guided, is_guided: bool,
+                guidance: Guidance) -> Guided:
+        cond = [_cond_rows(part, picture) for picture in part.pictures]
+        bare = [[outputs[row._replace(is_bare=True)] for row in rows] for rows in cond] if part.lora_guidance else []
+        uncond = self._uncond_rows(part, is_guided)
+        return part.guided([[outputs[row] for row in rows] for rows in cond], bare, [outputs[row] for row in uncond],
+                           plain.uncond, guidance)
+
+
+def _prompt(name: str, row: Row, part: Part) -> Tensor:
+    """What a row has of a concept's conditioning by the host's name."""
+    cond, numbers, uncond = part.bare if row.is_bare else part.conditioning
+    if row.part is None:
+        return uncond[name][row.picture]
+    of_picture = numbers[row.picture]
+    return cond[name][of_picture[min(row.part, len(of_picture) - 1)][0]]
+
+
+def _cond_rows(part: Part, picture: int) -> list[Row]:
+    return [Row(picture, JOINT, number) for number in range(len(part.parts(picture)))]
+
+
+def _global(row: Row) -> Row:
+    """The global row that a joint one starts from."""
+    return Row(row.picture, None, row.part)
