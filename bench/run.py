@@ -19,6 +19,7 @@ from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
 from bench.table import Row, formatted, hardware, save
+from bench.ways import ways
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,6 +70,7 @@ def main() -> None:
         report(full_weights(subject))
         report(one_call(replace(subject, rank=32), repeats))
         report(whole_runs(subject, steps))
+        report(ways(subject, steps if args.gpu or args.quick else 20))
     if not args.quick:
         report(detectors(args.threads))
     if not args.quick:

@@ -105,7 +105,8 @@ class Subject:
             options: of the pipeline.
             fields: of the request.
         """
-        wanted = request(self.size if given else 0, tags, **{"blend_start": BLEND_START, "strict": True, **fields})
+        wanted = request(self.size if given else 0, tags, **{
+            "blend_start": BLEND_START, "strict": True, "predict": "separate", **fields})
         pipeline = OMGPipeline(self.pipe, self.loras, **options) if options else self.pipeline
         pipeline(
             wanted, PROMPT, steps=steps, cfg_scale=7.5, height=self.size, width=self.size)

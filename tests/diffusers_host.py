@@ -66,9 +66,15 @@ def with_scheduler(pipe: Any, scheduler: Any, **options: Any) -> Any:
 
 def generate(pipe: Any, request: dict[str, Any], prompt: str | None = PROMPT, *, loras: Any = None,
              budgets: tuple[int, int] = (2 << 30, 8 << 30), rows_per_call: int = 0, **options: Any) -> OMGOutput:
-    """Both passes, small and short unless ``options`` say otherwise, to latents."""
+    """Both passes, small and short unless ``options`` say otherwise, to latents; in the paper's way, too."""
     omg = OMGPipeline(pipe, loras, device_budget=budgets[0], host_budget=budgets[1], rows_per_call=rows_per_call)
-    return omg(request, prompt, **{"height": SIZE, "width": SIZE, "steps": 3, "output_type": "latent", **options})
+    return omg(as_in_paper(request), prompt,
+               **{"height": SIZE, "width": SIZE, "steps": 3, "output_type": "latent", **options})
+
+
+def as_in_paper(request: Any) -> Any:
+    """The request with the paper's way to predict the concepts, if it names none."""
+    return {"predict": "separate", **request} if isinstance(request, dict) else request
 
 
 def host_of(pipe: Any, request: dict[str, Any], *, loras: Any = None, batch_size: int = 1, steps: int = 3,
@@ -79,7 +85,7 @@ def host_of(pipe: Any, request: dict[str, Any], *, loras: Any = None, batch_size
     size = (SIZE, SIZE)
     generators = [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
     noise = torch.cat([torch.randn(1, 4, LATENT, LATENT, generator=generator) for generator in generators])
-    loader = Loader(pipe, LoraFiles(loras), parse_request(request), size, None, {}, (), {})
+    loader = Loader(pipe, LoraFiles(loras), parse_request(as_in_paper(request)), size, None, {}, (), {})
     return DiffusersHost(pipe, loader, PROMPT, embeds.conditioning(batch_size, time_ids(*size, embeds)), {}, steps, 0.0,
                          cfg_scale, generators, noise, size)
 

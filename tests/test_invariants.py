@@ -522,7 +522,7 @@ def test_from_folder(tmp_path):
     pipe.save_pretrained(tmp_path)
     loaded = OMGPipeline.from_folder(tmp_path)
     loaded.pipe.set_progress_bar_config(disable=True)
-    request = {"concepts": left_and_right()}
+    request = {"concepts": left_and_right(), "predict": "separate"}
     result = loaded(request, PROMPT, height=64, width=64, steps=2, output_type="latent")
     expected = generate(pipe, request, height=64, width=64, steps=2)
     assert difference(result.latents, expected.latents) < ROUNDING

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import omg_ext.passes.session
+import omg_ext.passes.stage
 import omg_ext.predict.joint
 from omg_ext.comprehension.heat import token_grids
 from omg_ext.diffusers import PromptEmbeds
@@ -155,6 +156,13 @@ def given_weights(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return given
 
 
+@pytest.fixture(params=["all space", "their masks"])
+def reach(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far concepts act in the row: all space is somebody's, unless the base keeps what no mask has."""
+    if request.param == "their masks":
+        monkeypatch.setattr(omg_ext.passes.stage, "spread", lambda shares: shares)
+
+
 def soft_masks() -> list[str]:
     """Two that overlap, with soft edges."""
     left, right = torch.zeros(LATENT * 8, LATENT * 8), torch.zeros(LATENT * 8, LATENT * 8)
@@ -164,6 +172,7 @@ def soft_masks() -> list[str]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["sdxl", "sd15"])
+@pytest.mark.usefixtures("reach")
 def test_the_joint_row_is_what_its_equations_say(tmp_path, kind, given_weights):
     pipe = pipeline(kind)
     files = [write_lora(pipe, tmp_path / f"{name}.safetensors", kind="locon", seed=seed, only="^lora_unet")
@@ -225,6 +234,7 @@ def test_weights_are_a_partition_of_unity_on_every_grid(grid):
     assert float(weights.sum(0).max()) <= 1 + 1e-6
     call = UNetCall((Row(1, JOINT), Row(0, JOINT)), 0.5, (12, 12))
     tokens = torch.zeros(2, grid[0] * grid[1], 1)
+    regions.grid = grid
     rest = regions.rest(call, tokens)
     for concept in range(3):
         for row in range(2):
@@ -238,6 +248,7 @@ def test_weights_are_a_partition_of_unity_on_every_grid(grid):
 @pytest.mark.parametrize("kind", ["sdxl", "sd15"])
 def test_outside_every_layer_gives_what_the_base_gives(tmp_path, kind, monkeypatch):
     """Bit for bit, given the same inputs: asked of each layer that a network or a prompt acts on."""
+    monkeypatch.setattr(omg_ext.passes.stage, "spread", lambda shares: shares)
     pipe = pipeline(kind)
     write_lora(pipe, tmp_path / "one.safetensors", kind="locon", only="^lora_unet")
     request = {"concepts": [{"prompt": "old man<lora:one>", "where": {"box": [0, 0, 0.5, 1]}}], "predict": "joint",
@@ -336,10 +347,10 @@ def test_prompts_of_unequal_length_meet_in_one_row():
 
 
 def test_tokens_that_have_no_place_are_refused():
-    """Token merging gives a layer other tokens than the picture has."""
+    """Token merging gives a layer other tokens than the picture has, if as many as a coarser grid; HyperTile rows."""
     regions = Regions(torch.ones(1, 1, 1, 12, 12))
     call = RegionalCall((Row(0, JOINT),), 0.5, (12, 12), contexts={}, pooled={})
-    for tokens in (torch.zeros(1, 100, 8), torch.zeros(4, 36, 8)):
+    for tokens in (torch.zeros(1, 100, 8), torch.zeros(1, 36, 8), torch.zeros(4, 36, 8)):
         with pytest.raises(OMGError, match="token merging"):
             regions.rest(call, tokens)
 

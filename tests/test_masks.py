@@ -25,6 +25,7 @@ from omg_ext.comprehension.masks import (
     refine,
     resize,
     shrink_mask_text,
+    spread,
     to_latent_grid,
 )
 from omg_ext.errors import OMGError
@@ -457,3 +458,32 @@ def test_vanished(weight, vanished):
     mask = torch.zeros(4, 4)
     mask[1, :3] = weight / 3
     assert is_vanished(mask) is vanished
+
+
+# --- all space is somebody's ---
+
+def test_what_no_mask_has_goes_to_the_nearest():
+    shares = torch.zeros(3, 6, 8)
+    shares[0, 1:3, 1] = 1
+    shares[1, 2, 6] = 0.2  # faint, and a concept all the same; the third is not in the picture
+    whole = spread(shares)
+    torch.testing.assert_close(whole.sum(0), torch.ones(6, 8))
+    assert bool((whole >= shares).all())
+    assert not whole[2].any()
+    expected = torch.zeros(3, 6, 8)
+    expected[0, :, :4], expected[1, :, 4:] = 1, 1
+    expected[:, 2, 6] = torch.tensor([0.0, 1.0, 0.0])
+    torch.testing.assert_close(whole[:, 2], expected[:, 2])
+    assert torch.equal(spread(torch.zeros(2, 3, 3)), torch.zeros(2, 3, 3))
+
+
+@relaxed
+@given(seed=st.integers(0, 1000), count=st.integers(1, 4))
+def test_spread_shares_stay_a_partition_of_unity(seed, count):
+    masks = torch.rand(count, 7, 9, generator=torch.Generator().manual_seed(seed))
+    shares = blend_weights(masks * (masks > 0.6), [1.0] * count)
+    whole = spread(shares)
+    torch.testing.assert_close(whole.sum(0), torch.ones(7, 9))
+    assert bool((whole >= shares - 1e-6).all())
+    settled = shares.sum(0) > 1 - 1e-6
+    torch.testing.assert_close(whole[:, settled], shares[:, settled])

@@ -191,6 +191,20 @@ def test_a_pair_of_scales_changes_evenly(cfg_scale, progress, expected):
     assert scale_at(cfg_scale, progress, 0.2) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("of_picture", "progress", "expected"), [
+    (7.0, 0.3, 10.0), (7.0, 1.0, 7.0), (7.0, 0.65, 8.5), (1.0, 0.3, 1.0), (None, 0.3, None)])
+def test_a_concept_that_asks_for_no_scale_leads_a_little(of_picture, progress, expected):
+    """Half as much guidance again at first, of what is beyond 1; with none the picture has none."""
+    host: Any = SimpleNamespace(scale=lambda own: of_picture if own is None else own)
+    prompt = CONDITIONINGS[0]
+    loaded: Any = [SimpleNamespace(conditioning=lambda step: prompt, bare=lambda step: prompt)] * 2
+    wishes: Any = [SimpleNamespace(cfg_scale=scale, lora_guidance=0.0) for scale in (None, 4.0)]
+    cast_ = Cast(host, cast(Any, None), wishes, loaded, [[0], [0]], 0.3, lead=1.5)
+    automatic, own = cast_.at(Point([], 0, progress), host)
+    assert automatic.scale == (None if expected is None else pytest.approx(expected))
+    assert own.scale == 4.0
+
+
 def test_one_call_per_prompt_length():
     model = predict(0).model
     assert sorted(map(len, model.calls)) == [2, 11]

@@ -25,6 +25,7 @@ from tests.diffusers_host import (
     PROMPT,
     ROUNDING,
     SIZE,
+    as_in_paper,
     assert_untouched,
     difference,
     everywhere,
@@ -139,14 +140,14 @@ def test_out_of_memory(loras, usual, place):
     pipe, before = pipeline(), snapshot(pipeline())
     omg = OMGPipeline(pipe, loras, device_budget=budgets[0], host_budget=budgets[1])
     with no_room(pipe, fails) as failed:
-        result = omg(two_concepts(), PROMPT, **SMALL)
+        result = omg(as_in_paper(two_concepts()), PROMPT, **SMALL)
     assert failed == expected
     assert difference(result.latents, usual) < ROUNDING
     assert result.warnings == []
     assert_untouched(pipe, before)
     if "first pass" not in place:
         with no_room(pipe, fails) as failed:
-            again = omg(two_concepts(), PROMPT, **SMALL)
+            again = omg(as_in_paper(two_concepts()), PROMPT, **SMALL)
         assert failed == []
         assert torch.equal(again.latents, result.latents)
 

@@ -18,11 +18,9 @@ from omg_ext.request import Concept, Request, Where, dump_request, parse_request
 from omg_ext.webui.fields import (
     CONCEPT_FIELDS,
     GLOBAL_FIELDS,
-    LATER_FIELDS,
     NO_PREVIEW,
     PREVIEW,
-    arg_count,
-    arg_names,
+    arg_fields,
     args_from_request,
     request_from_args,
 )
@@ -35,6 +33,8 @@ from omg_ext.webui.infotext import KEY, infotext_value, paste_fields
 HOST_PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 HALF = encode_mask(np.eye(8))
+WAYS: list[dict[str, Any]] = [{"predict": predict, "first_pass": first} for predict in ("separate", "shared", "joint")
+                              for first in ("whole", "prefix")]
 
 words = st.text(min_size=1).filter(str.strip)
 fractions = st.floats(0, 1)
@@ -45,9 +45,12 @@ places = st.one_of(
               st.sampled_from(["overlap", "box", "outline"]), fractions.filter(bool), fractions.filter(bool)),
     st.just({"mask": HALF}),
 )
+scales = st.floats(0, 100)
 concepts = st.fixed_dictionaries(
     {"prompt": words, "phrase": words},
-    optional={"negative_prompt": st.text(), "where": places, "strength": fractions, "cfg_scale": st.floats(0, 100)},
+    optional={"negative_prompt": st.text(), "where": places, "strength": fractions,
+              "cfg_scale": st.one_of(scales, st.lists(scales, min_size=2, max_size=2)),
+              "lora_guidance": st.floats(0, 20)},
 )
 requests = st.fixed_dictionaries(
     {"concepts": st.lists(concepts, min_size=1, max_size=4)},
@@ -58,17 +61,21 @@ requests = st.fixed_dictionaries(
         "show": st.lists(st.sampled_from(["first_pass", "masks", "overlay"]), unique=True),
         "detect": st.fixed_dictionaries({}, optional={"threshold": fractions, "model": st.text(),
                                                       "segmenter": st.text()}),
-        "preview": st.booleans(),
+        "preview": st.booleans(), "predict": st.sampled_from(["separate", "shared", "joint"]),
+        "first_pass": st.sampled_from(["whole", "prefix"]),
     },
-).map(parse_request)
+).map(lambda data: parse_request(data if can_be_prefix(data) else {**data, "first_pass": "whole"}))
+
+
+def can_be_prefix(data: dict[str, Any]) -> bool:
+    """The concepts are found in a picture's beginning only if there is something to be seen, and no layout is kept."""
+    return "layout" not in data and data.get("blend_start", 0.5) >= 0.1
 
 
 def accordion(groups: int = 2, **values):
     """Component values; ``concept1_phrase="man"`` and the like set some, the others are as at the start."""
-    named = {each.name: each.default for each in GLOBAL_FIELDS}
-    for number in range(1, groups + 1):
-        named |= {f"concept{number}_{each.name}": each.default for each in CONCEPT_FIELDS}
-    named |= {each.name: each.default for each in LATER_FIELDS}
+    named = {f"concept{number}_{each.name}" if number else each.name: each.default
+             for number, each in arg_fields(groups)}
     assert not values.keys() - named.keys()
     return list((named | {"enabled": True, "count": 1} | values).values())
 
@@ -92,7 +99,7 @@ def through_infotext(value: str) -> str:
 @given(requests, st.integers(1, 5))
 def test_any_request_survives_the_accordion(request_, groups):
     args = args_from_request(request_, groups)
-    assert len(args) == arg_count(groups)
+    assert len(args) == len(arg_fields(groups))
     assert parse_request(request_from_args(args)) == request_
 
 
@@ -105,15 +112,53 @@ def test_any_request_survives_the_infotext(request_):
 
 def test_fields_alone_show_an_ordinary_request():
     concepts = (Concept(prompt="a", phrase="man", negative_prompt="b", where=Where(index=1), cfg_scale=3.0),
-                Concept(prompt="c", where=Where(mask=HALF), strength=0.5))
-    args = args_from_request(Request(concepts=concepts, blend_start=0.2, show=("masks",)), 3)
-    assert args[0] == ""
+                Concept(prompt="c", where=Where(mask=HALF), strength=0.5, cfg_scale=(8.0, 3.0), lora_guidance=2.5))
+    for ways in WAYS:
+        args = args_from_request(Request(concepts=concepts, blend_start=0.2, show=("masks",), **ways), 3)
+        assert args[0] == ""
+
+
+@pytest.mark.parametrize("ways", WAYS, ids=str)
+def test_ways_are_chosen_in_plain_words_or_the_requests_own(ways):
+    values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a"}
+    request_ = Request(concepts=(Concept(prompt="a", phrase="man"),), **ways)
+    shown = {each.name: value for (_, each), value in zip(arg_fields(1), args_from_request(request_, 1), strict=True)
+             if each.name in ways}
+    assert all(shown[each.name] in [entry for entry, _ in each.choices] for each in GLOBAL_FIELDS if each.choices)
+    for chosen in (shown, ways):
+        assert parse_request(wanted(accordion(**values, **chosen))) == request_
+
+
+@pytest.mark.parametrize("name", ["predict", "first_pass"])
+@pytest.mark.parametrize("value", ["", "quickly", None, 1, ["joint"]])
+def test_an_unknown_way_is_refused(name, value):
+    values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a", name: value}
+    with pytest.raises(OMGError) as refused:
+        parse_request(wanted(accordion(**values)))
+    assert refused.value.field == name
+
+
+@pytest.mark.parametrize(("start", "end", "scale"), [
+    (0, 0, None), (None, None, None), (6, 0, 6), (6, None, 6), (6, 2.5, [6, 2.5]), (6, 6, [6, 6]),
+])
+def test_one_cfg_scale_or_one_at_each_end(start, end, scale):
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_cfg_scale=start, concept1_cfg_end=end)
+    assert wanted(args)["concepts"][0].get("cfg_scale") == scale
+
+
+@pytest.mark.parametrize("start", [0, None])
+def test_a_final_cfg_scale_alone_is_refused(start):
+    args = accordion(count=2, concept1_phrase="man", concept1_prompt="a", concept2_phrase="woman",
+                     concept2_prompt="b", concept2_cfg_scale=start, concept2_cfg_end=3)
+    with pytest.raises(OMGError, match="Concept 2: Final CFG scale is set, and CFG scale is not") as refused:
+        request_from_args(args)
+    assert refused.value.field == "concepts[1].cfg_scale"
 
 
 @pytest.mark.parametrize("concepts", [
     [{"prompt": "a", "phrase": "b"}] * 3,
     [{"prompt": "a", "phrase": "b", "negative_prompt": ""}],
-    [{"prompt": "a", "phrase": "b", "cfg_scale": 0}],
+    *[[{"prompt": "a", "phrase": "b", "cfg_scale": scale}] for scale in (0, [0, 5], [5, 0], [0, 0])],
 ])
 def test_what_the_fields_cannot_show_stays_whole_in_the_api_slot(concepts):
     request_ = parse_request({"concepts": concepts})
@@ -184,7 +229,7 @@ def test_the_shape_in_a_box_needs_no_phrase_and_no_api_slot():
     args = accordion(concept1_prompt="a", concept1_where="The shape inside a box", concept1_where_text="0, 0, 0.5, 1")
     request_ = parse_request(wanted(args))
     assert request_.concepts == (Concept(prompt="a", where=Where(outline=(0, 0, 0.5, 1))),)
-    back = dict(zip(arg_names(1), args_from_request(request_, 1), strict=True))
+    back = {each.name: value for (_, each), value in zip(arg_fields(1), args_from_request(request_, 1), strict=True)}
     assert (back["api"], back["where"], back["where_text"]) == ("", "The shape inside a box", "0.0, 0.0, 0.5, 1.0")
 
 
@@ -201,7 +246,8 @@ def test_places_outside_the_picture_are_refused(kind, text):
         parse_request(request_from_args(args))
 
 
-@pytest.mark.parametrize("field", ["count", "blend_start", "cross", "grow", "concept1_strength"])
+@pytest.mark.parametrize("field", ["count", "blend_start", "cross", "grow", "concept1_strength",
+                                   "concept1_lora_guidance"])
 def test_a_cleared_number_is_refused(field):
     values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a", field: None}
     args = accordion(**values)
@@ -229,11 +275,14 @@ def test_the_options_of_the_detector():
 
 def test_values_of_before_stay_where_they_were():
     """API users send them in their order, without those that came later: the host adds these."""
-    names = arg_names(2)
-    assert names[:len(GLOBAL_FIELDS)] == [each.name for each in GLOBAL_FIELDS]
-    assert names[len(GLOBAL_FIELDS):-len(LATER_FIELDS)] == [each.name for each in CONCEPT_FIELDS] * 2
-    assert [each.name for each in GLOBAL_FIELDS[:4]] == ["api", "enabled", "count", "detector"]
-    assert len(names) == arg_count(2)
+    names = [each.name for _, each in arg_fields(2)]
+    assert names == [
+        "api", "enabled", "count", "detector", "blend_start", "cross", "self", "grow", "feather", "strict", "show",
+        *["phrase", "where", "where_text", "mask_picture", "prompt", "negative_prompt", "strength", "cfg_scale"] * 2,
+        "threshold", "model", "segmenter", "preview",
+        "predict", "first_pass", *["lora_guidance", "cfg_end"] * 2,
+    ]
+    assert [number for number, each in arg_fields(2) if each.name == "cfg_end"] == [1, 2]
 
 
 @pytest.mark.parametrize("values", [
@@ -290,10 +339,10 @@ def test_the_infotext_key_switches_the_accordion(params):
 
 
 def test_field_names_are_unique_and_every_field_is_explained():
-    for table in (GLOBAL_FIELDS + LATER_FIELDS, CONCEPT_FIELDS):
+    for table in (GLOBAL_FIELDS, CONCEPT_FIELDS):
         names = [each.name for each in table]
         assert len(set(names)) == len(names)
-    saved = [each.label for each in GLOBAL_FIELDS + LATER_FIELDS if each.saved]
+    saved = [each.label for each in GLOBAL_FIELDS if each.saved]
     assert len(set(saved)) == len(saved), "the web UI keeps defaults by label"
-    without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS, *LATER_FIELDS) if not each.info}
+    without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS) if not each.info}
     assert without_help == {"enabled", "where_text", "mask_picture"}

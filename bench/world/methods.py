@@ -216,24 +216,23 @@ class Regional:
 
 @dataclass(frozen=True)
 class Omg:
-    """Both passes; each concept is put where the detector sees it in the first pass.
+    """Each concept is put where the detector sees it in the first pass.
 
     Attributes:
-        options: fields of the request that differ: by default it has the product's defaults, which are the paper's,
-            and the masks of the reader.
+        options: fields of the request that differ: by default it is the paper's way, with the masks of the reader.
         alone: a concept's prompt is that of a picture of the concept alone, not of the whole picture.
-        guidance: the concepts' classifier-free guidance scale; None is the picture's.
+        concept: fields of each concept that differ.
     """
 
     name: str = "OMG"
     options: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
-    guidance: float | None = None
+    concept: Mapping[str, Any] = field(default_factory=dict)
     placed: bool = True
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast = shot.cast
-        concepts = [{**cast.concept(shot.scene, index, self.alone), "cfg_scale": self.guidance}
+        concepts = [{**cast.concept(shot.scene, index, self.alone), "cfg_scale": studio.cfg_scale, **self.concept}
                     for index in shot.everyone]
-        request = {**shot.request, "concepts": concepts, **self.options}
+        request = {**shot.request, "concepts": concepts, "predict": "separate", **self.options}
         return [studio.draw(shot, cast.prompt(shot.scene), request, shot.everyone)]

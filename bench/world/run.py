@@ -22,7 +22,7 @@ from typing import Any
 import diffusers
 
 from bench.table import formatted, hardware
-from bench.world import checkpoint, weights
+from bench.world import checkpoint, frontier, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.detector import reader_masks
 from bench.world.measure import FIGURES, Judges
@@ -153,6 +153,7 @@ def report(record: Record, folder: Path) -> str:
         sheet = record.sheet(cells)
         if sheet is not None:
             sheet.save(folder / f"{record.path.stem}-{name}.png", optimize=True)
+    frontier.draw(record.cells, folder / f"{record.path.stem}-frontier-curves.png")
     met = targets(record.cells)
     if met:
         parts.append(f"## targets\n\n```\n{formatted(met)}\n```")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ TWO_MEN = Cast(("Rusty", "Marlow"))
 CROWD = ("Rusty", "Azura", "Biscuit", "Bolt", "Goldie")
 GUIDANCES = (3.0, 4.5, 6.0, 8.0, 11.0)
 BLEND_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+CFG_SCALE = 4.5
 LAYOUTS = {"off": (0.0, 0.0), "cross": (1.0, 0.0), "self": (0.0, 0.4), "both": (1.0, 0.4)}
 OCCLUSIONS = (0.0, 0.15, 0.3, 0.45, 0.6)
 # pictures of each cell that contact sheets show
@@ -38,12 +40,15 @@ CONTRAST = Omg("OMG, contrast masks", {"detector": "contrast"})
 YOLO = Omg("OMG, yolo masks", {"detector": "yolo", "detect": {"model": weights.DETECTOR.name}})
 BLENDING = Omg("noise blending only", {"layout": {"cross": 0, "self": 0}})
 ALONE = Omg("OMG, prompts of one alone", alone=True)
-STRONG = Omg("OMG, concept guidance 8", guidance=8)
+STRONG = Omg("OMG, concept guidance 8", concept={"cfg_scale": 8})
+JOINT = Omg("joint", {"predict": "joint"})
+SHARED = Omg("shared", {"predict": "shared"})
+DEFAULTS = Omg("OMG's defaults", {"predict": "joint", "detector": "contrast"}, concept={"cfg_scale": None})
 UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
     SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION,
-    CONTRAST, YOLO, ALONE)
-FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG)
+    CONTRAST, YOLO, ALONE, SHARED, JOINT, DEFAULTS)
+FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG, JOINT)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,32 @@ def _blend_start(value: float) -> Method:
 
 def _guidance(value: float) -> Method:
     known: Mapping[float, Method] = {4.5: OMG, 8: STRONG}
-    return known.get(value) or Omg(f"OMG, concept guidance {value:g}", guidance=value)
+    return known.get(value) or Omg(f"OMG, concept guidance {value:g}", concept={"cfg_scale": value})
+
+
+def _falling(way: Omg, value: float, **options: Any) -> Omg:
+    """A way with a concept guidance that falls from ``value`` to the picture's, and other options."""
+    known = "".join(f", {name.replace('_', ' ')} {option}" for name, option in options.items() if name != "detect")
+    name = way.name + (f", guidance {value:g} to {CFG_SCALE:g}" if value != CFG_SCALE else "") + known
+    concept = {"cfg_scale": [value, CFG_SCALE]} if value != CFG_SCALE else {}
+    return Omg(name, {**way.options, **options}, concept=concept)
+
+
+_BY_CONTRAST = {"first_pass": "prefix", "detector": "contrast"}
+_BY_YOLO = {"first_pass": "prefix", "detector": "yolo", "detect": {"model": weights.DETECTOR.name}}
+CURVES: Mapping[str, Sequence[Omg]] = {
+    "separate, the paper's": [OMG, STRONG, _falling(OMG, 12)],
+    "shared": [_falling(SHARED, value) for value in (4.5, 8, 12)],
+    "joint": [_falling(JOINT, value) for value in (4.5, 8, 12, 16)],
+    "joint, by blend start 0.2 to 0.4": [_falling(JOINT, 8, blend_start=0.2), _falling(JOINT, 8),
+                                         _falling(JOINT, 8, blend_start=0.4)],
+    "joint, prefix, contrast": [_falling(JOINT, value, **_BY_CONTRAST) for value in (8, 12)],
+    "OMG's defaults": [DEFAULTS],
+    "joint, prefix, yolo": [_falling(JOINT, 8, **_BY_YOLO)],
+}
+"""Identity over layout: the settings of each way, from what keeps the layout best to what is most alike"""
+
+_ON_CURVES: Sequence[Method] = (SingleLora(), *{way.name: way for curve in CURVES.values() for way in curve}.values())
 
 
 def _layout(name: str, cross: float, self_: float) -> Method:
@@ -94,7 +124,8 @@ TABLES: Mapping[str, Sequence[Cell]] = {
     "layout": [Cell(PAIR, _layout(name, *fractions)) for name, fractions in LAYOUTS.items()],
     "concepts": [Cell(Cast(CROWD[:count]), method) for count in range(1, len(CROWD) + 1) for method in FEW_METHODS],
     "occlusion": [Cell(PAIR, method, occlusion) for occlusion in OCCLUSIONS
-                  for method in (*FEW_METHODS[:3], Regional(), BLENDING, OMG)],
+                  for method in (*FEW_METHODS[:3], Regional(), BLENDING, OMG, JOINT)],
+    "frontier": [Cell(cast, method) for cast in (*PAIRS, TWO_MEN) for method in _ON_CURVES],
 }
 
 

@@ -148,6 +148,23 @@ def blend_weights(masks: Tensor, strengths: Sequence[float]) -> Tensor:
     return shares * torch.as_tensor(strengths, dtype=masks.dtype, device=masks.device)[:, None, None]
 
 
+def spread(shares: Tensor) -> Tensor:
+    """Shares ``[K, h, w]`` in which nothing is left over: what no mask has goes to the concept that is nearest.
+
+    A concept without any share gets none; if none has, nothing is given.
+    """
+    owned = [index for index in range(len(shares)) if bool(shares[index].any())]
+    if not owned:
+        return shares
+    # to where a mask has most of what it has anywhere: a faint one has a place, too
+    distances = [ndimage.distance_transform_edt((shares[index] < shares[index].max() / 2).cpu()) for index in owned]
+    nearest = torch.as_tensor(np.argmin(distances, axis=0), device=shares.device)
+    rest, whole = 1 - shares.sum(0), shares.clone()
+    for number, index in enumerate(owned):
+        whole[index] += torch.where(nearest == number, rest, 0)
+    return whole
+
+
 def is_vanished(mask: Tensor) -> bool:
     """Whether a mask ``[h, w]`` on the latent grid weighs less than half a cell in all: nothing would be blended."""
     return mask.sum().item() < 0.5

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
+import torch
 from torch import Tensor
 
+from ..comprehension.masks import spread
 from ..comprehension.places import Places, latent_weights
 from ..host import Host, LoadedConcept
-from ..predict.base import Cast
+from ..predict.base import LEAD, Cast
 from ..predict.joint import Joint
 from ..predict.own_rows import OwnRows
 from ..request import Request
@@ -45,10 +47,13 @@ class Stage:
         weights = places.weights
         if tuple(weights.shape[-2:]) != tuple(host.latent_size):
             weights = self._weights(places)
-        cast = Cast(host, self._of_concepts, request.concepts, self._concepts, places.pictures, request.blend_start)
+        cast = Cast(host, self._of_concepts, request.concepts, self._concepts, places.pictures, request.blend_start,
+                    1.0 if request.predict == "separate" else LEAD)
         if request.predict == "joint":
-            # a concept is itself in its place, however much of that is blended in
-            whole = self._weights(places, strength=1.0)
+            # a concept is itself in its place, however much of that is blended in, and around it: what is seen of it
+            # in the end has all its neighbourhood, as in a row of its own
+            shares = self._weights(places, strength=1.0)
+            whole = torch.stack([spread(of_picture) for of_picture in shares[:, :, 0].unbind(1)], dim=1).unsqueeze(2)
             return Blending(weights.to(host.device), Joint.of(cast, self._patches, self._networks, whole))
         return Blending(weights.to(host.device), OwnRows(cast, request.predict == "shared"))
 

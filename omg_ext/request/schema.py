@@ -88,7 +88,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         where: which instance; None takes the best match, each instance used once.
         strength: share of the concept's prediction inside its mask.
         cfg_scale: classifier-free guidance scale of this concept; ``[from, to]`` changes evenly from the initiation
-            timestep to the end; None takes the global one.
+            timestep to the end; None takes the global one, with ``shared`` and ``joint`` half as much again at first.
         lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks.
 
     Raises:
@@ -182,7 +182,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool = False
     show: tuple[Show, ...] = ()
     preview: bool = False
-    predict: Predict = "separate"
+    predict: Predict = "joint"
     first_pass: FirstPass = "whole"
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     def _check_prefix(self) -> None:
         if self.layout not in (Layout(), Layout(cross=0.0, self_=0.0)):
             raise OMGError("layout", "with first_pass prefix there is no first picture whose layout could be kept; "
-                                     "leave layout out, or take first_pass whole")
+                                     "leave it at its defaults, set both to 0, or take first_pass whole")
         if self.blend_start < EARLIEST and any(concept.needs_detection for concept in self.concepts):
             raise OMGError("blend_start", f"with first_pass prefix the concepts are found at blend_start, and before "
                                           f"{EARLIEST} there is nothing to be seen; raise it, take first_pass whole, "

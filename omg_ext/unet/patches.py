@@ -94,3 +94,8 @@ def cross_attentions(unet: nn.Module) -> list[nn.Module]:
     """The cross-attention modules, whole."""
     return [module for name, module in unet.named_modules()
             if name.rpartition(".")[2] == "attn2" and hasattr(module, "to_q")]
+
+
+def transformers(unet: nn.Module) -> list[nn.Module]:
+    """The modules that make tokens of feature maps, and feature maps of these again."""
+    return [module for module in unet.modules() if hasattr(module, "transformer_blocks")]

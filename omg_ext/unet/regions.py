@@ -8,15 +8,16 @@ has a part in are computed, so the places of all concepts together cost about as
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..comprehension.heat import token_grids
 from ..errors import OMGError
 from .calls import UNetCall
 from .deltas import Delta
+from .patches import Patches, transformers
 
 Grid = tuple[int, int]
 
@@ -50,13 +51,28 @@ class Regions:
 
     Args:
         weights: M_i, [K, B, 1, h, w] on the latent's grid.
+
+    Attributes:
+        grid: on which the tokens lie at present, see :meth:`follow`.
     """
 
     def __init__(self, weights: Tensor):
+        self.grid: Grid = (weights.shape[3], weights.shape[4])
         self._weights = weights[:, :, 0].float()
         self._on_grids: dict[Grid, Tensor] = {}
         self._made: dict[tuple[object, ...], Tensor] = {}
         self._tokens: dict[tuple[object, ...], Tokens] = {}
+
+    def follow(self, patches: Patches) -> None:
+        """Know the grid of each transformer's tokens: that of the feature maps that it makes them of.
+
+        Merged tokens may be as many as a coarser grid has, so their number does not tell.
+        """
+        def enter(call: UNetCall, layer: nn.Module, args: tuple[Any, ...]) -> None:
+            self.grid = (args[0].shape[2], args[0].shape[3])
+
+        for layer in transformers(patches.network):
+            patches.on_input(layer, enter)
 
     def on(self, grid: Grid) -> Tensor:
         """M_i on a coarser grid, float32 [K, B, h, w]: each cell's mean."""
@@ -75,7 +91,7 @@ class Regions:
         Raises:
             OMGError: the layer's tokens are not those of the picture.
         """
-        grid, pictures = _grid(call, like), _pictures(call, rows)
+        grid, pictures = self._grid_of(call, like), _pictures(call, rows)
         key = (concept, grid, pictures, like.dtype, like.device)
         if key not in self._tokens:
             weights = self._of(concept, grid, pictures, like).flatten(1).unsqueeze(2)
@@ -86,7 +102,7 @@ class Regions:
 
     def rest(self, call: UNetCall, like: Tensor) -> Tensor:
         """``1 - sum_i M_i`` at the tokens of all rows, [rows, tokens, 1]; arguments and errors as :meth:`tokens`."""
-        weights = self._of(None, _grid(call, like), _pictures(call, slice(None)), like)
+        weights = self._of(None, self._grid_of(call, like), _pictures(call, slice(None)), like)
         return weights.flatten(1).unsqueeze(2)
 
     def add(self, concept: int, call: UNetCall, rows: slice, delta: Delta, layer: nn.Module, x: Tensor,
@@ -103,8 +119,9 @@ class Regions:
         """
         if y.dim() == 3:
             place = self.tokens(concept, call, rows, y)
-            change = torch.zeros_like(place.of(y[rows]))
-            delta.add_to(layer, place.of(x[rows]), change)
+            own = place.of(x[rows])
+            change = y.new_zeros(*own.shape[:2], y.shape[2])
+            delta.add_to(layer, own, change)
             place.add(change, y[rows])
         elif y.dim() == 4:
             change = torch.zeros_like(y[rows])
@@ -119,6 +136,12 @@ class Regions:
         weights = self._of(concept, (y.shape[2], y.shape[3]), _pictures(call, rows), y)
         y[rows] += weights.unsqueeze(1) * change
 
+    def _grid_of(self, call: UNetCall, like: Tensor) -> Grid:
+        if like.shape[:2] != (len(call.rows), self.grid[0] * self.grid[1]):
+            raise OMGError("predict", "joint needs to know where each token of a layer lies, and a layer has other "
+                                      "tokens than the picture; turn off token merging and HyperTile, or choose shared")
+        return self.grid
+
     def _of(self, concept: int | None, grid: Grid, pictures: tuple[int, ...], like: Tensor) -> Tensor:
         """One concept's weights in pictures, or what all leave over, [pictures, h, w]; made once for all layers."""
         key = (concept, grid, pictures, like.dtype, like.device)
@@ -131,11 +154,3 @@ class Regions:
 
 def _pictures(call: UNetCall, rows: slice) -> tuple[int, ...]:
     return tuple(row.picture for row in call.rows[rows])
-
-
-def _grid(call: UNetCall, like: Tensor) -> Grid:
-    grid = token_grids(*call.grid).get(like.shape[1])
-    if len(like) != len(call.rows) or grid is None:
-        raise OMGError("predict", "joint needs to know where each token of a layer lies, and a layer has other tokens "
-                                  "than the picture; turn off token merging and HyperTile, or choose shared")
-    return grid

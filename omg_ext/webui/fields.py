@@ -32,13 +32,17 @@ class Field:
         widget: what kind of component, a key of the widget table in :mod:`.ui`.
         label, info: what the user reads.
         default: the component's value at the start; of the type that the host casts a pasted value to.
-        path: where the value stands in the request (or in the concept); empty if no single place does.
-        optional: the default stands for None in the request: as the picture's.
+        path: where the value stands in the request (or in the concept); empty if no single place does. A number at its
+            end: in a pair, of which the first may stand alone.
+        optional: the default stands for a value that the request leaves out.
+        choices: a dropdown's entries, each with the request's word for it.
         options: further arguments of the component.
         examples: what the empty field shows, for the first concept, the second, and so on in turn.
         panel: the title of the closed panel it lies in; empty if it lies open.
         row: consecutive fields of one row number share a line; 0 has a line of its own.
         saved: the web UI may keep a changed value as the default of the next start.
+        since: orders the values, see :func:`arg_fields`. A new field takes a number above all others, or that of those
+            that come with it.
     """
 
     name: str
@@ -46,27 +50,77 @@ class Field:
     label: str
     info: str = ""
     default: Any = ""
-    path: tuple[str, ...] = ()
+    path: tuple[str | int, ...] = ()
     optional: bool = False
+    choices: tuple[tuple[str, str], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     panel: str = ""
     row: int = 0
     saved: bool = True
+    since: int = 0
+
+    def shown(self, value: Any) -> Any:
+        """The component's value for one of the request."""
+        return next((entry for entry, word in self.choices if word == value), value)
+
+    def meant(self, value: Any) -> Any:
+        """The opposite; the request's own word will do as well, for API users."""
+        return next((word for entry, word in self.choices if entry == value), value)
 
 
-def value_at(struct: msgspec.Struct, path: Sequence[str]) -> Any:
+def value_at(struct: msgspec.Struct, path: Sequence[str | int]) -> Any:
     """The value of a request field by its path as the API spells it, e.g. ``("layout", "self")``."""
     value: Any = struct
     for name in path:
-        value = getattr(value, next(f.name for f in msgspec.structs.fields(value) if f.encode_name == name))
+        if isinstance(name, int):
+            value = _pair(value)[name]
+        else:
+            value = getattr(value, next(f.name for f in msgspec.structs.fields(value) if f.encode_name == name))
     return list(value) if isinstance(value, tuple) else value  # Gradio's groups of checkboxes take lists alone
 
 
-def _of_request(name: str, widget: str, label: str, info: str, path: str, **more: Any) -> Field:
-    """A field with the request's own default."""
-    parts = tuple(path.split("."))
-    return Field(name, widget, label, info, value_at(Request(concepts=()), parts), parts, **more)
+def put(data: dict[str, Any], each: Field, value: Any, index: int = 0) -> None:
+    """Set a field in the data of a request, or of a concept, to what its component's value means.
+
+    Args:
+        index: of the concept, for the message.
+
+    Raises:
+        OMGError: it is a pair's second, and there is no first.
+    """
+    *outer, name = (part for part in each.path if isinstance(part, str))
+    for part in outer:
+        data = data.setdefault(part, {})
+    value = None if each.optional and value == each.default else each.meant(value)
+    place = each.path[-1]
+    if isinstance(place, int):
+        pair = _pair(data.get(name))
+        pair[place] = value
+        if pair[0] is None and pair[1] is not None:
+            raise OMGError(f"concepts[{index}].{name}", f"Concept {index + 1}: {ALONE}")
+        value = pair[0] if pair[1] is None else pair
+    if value is None and each.optional:
+        data.pop(name, None)
+    else:
+        data[name] = value
+
+
+def _pair(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value, None]
+
+
+def _default_of(struct: msgspec.Struct) -> Callable[..., Field]:
+    """Makes fields with the struct's own defaults."""
+    def made(name: str, widget: str, label: str, info: str, path: str, **more: Any) -> Field:
+        parts = tuple(path.split("."))
+        each = Field(name, widget, label, info, path=parts, **more)
+        return replace(each, default=each.shown(value_at(struct, parts)))
+
+    return made
+
+
+_of_request, _of_concept = _default_of(Request(concepts=())), _default_of(Concept(prompt="-", phrase="-"))
 
 
 def _slider(minimum: float, maximum: float, step: float = 0.01) -> dict[str, float]:
@@ -137,10 +191,12 @@ def choice_of(kind: str) -> str:
 
 FIND = "How to find them"
 BLEND = "Blending, layout and mask edges"
-MORE = "Negative prompt, strength, CFG scale"
+MORE = "Negative prompt, strength, CFG scale, LoRA guidance"
 PREVIEW, NO_PREVIEW = "omg preview: yes", "omg preview: no"
 """What the page sends in the field ``preview``: see ``javascript/omg_preview.js``, which puts the one for the other."""
+ALONE = "Final CFG scale is set, and CFG scale is not: set both, or set Final CFG scale to 0"
 
+# in the order of the page, which is not that of the values
 GLOBAL_FIELDS = (
     Field("api", "request", "Request as JSON",
           "The fields below cannot show this request, so while it stands here it alone counts. Empty it to use them.",
@@ -149,6 +205,22 @@ GLOBAL_FIELDS = (
     Field("count", "slider", "Number of concepts", "Characters or things with a LoRA of their own.",
           default=2, options=_slider(1, 6, 1), row=1, saved=False),
     _of_request("detector", "detector", "Detector", "What finds the concepts in the first picture.", "detector", row=1),
+    _of_request("predict", "dropdown", "How to draw them",
+                "Work for two concepts, if an ordinary picture is 100: fastest 202 (for more, too), faster 236, "
+                "faithful 304.", "predict",
+                choices=(("Fastest: all in one go", "joint"), ("Faster: shared guidance", "shared"),
+                         ("Faithful to the paper", "separate")), row=2, since=2),
+    _of_request("first_pass", "dropdown", "First picture",
+                "Whole keeps its layout. Up to the blend start takes 68 less, but seeks in a soft picture and keeps "
+                "none.", "first_pass",
+                choices=(("Whole", "whole"), ("Up to the blend start only", "prefix")), row=2, since=2),
+    Field("threshold", "slider", "Least confidence",
+          "What the detector is less sure of does not count as found. 0: the detector's own.", 0.0,
+          ("detect", "threshold"), optional=True, options=_slider(0, 1), panel=FIND, since=1),
+    _of_request("model", "text", "Model", "File or folder, if there are several. Empty: the first found.",
+                "detect.model", options={"max_lines": 1}, panel=FIND, row=1, since=1),
+    _of_request("segmenter", "text", "Model for outlines", "The same for what turns boxes into shapes.",
+                "detect.segmenter", options={"max_lines": 1}, panel=FIND, row=1, since=1),
     _of_request("blend_start", "slider", "Blend start",
                 "When the concepts step in. 0: at once, more likeness, for Turbo, Lightning and LCM. 1: never.",
                 "blend_start", options=_slider(0, 1), panel=BLEND),
@@ -165,19 +237,7 @@ GLOBAL_FIELDS = (
     _of_request("show", "checkboxes", "Also return", "Behind the result.", "show",
                 options={"choices": [("First picture", "first_pass"), ("Masks", "masks"), ("Who is where", "overlay")]},
                 panel=BLEND, row=3),
-)
-
-# behind the concepts' values, so that those of API users who send them in their order stay where they were; `preview`
-# is the last one
-LATER_FIELDS = (
-    Field("threshold", "slider", "Least confidence",
-          "What the detector is less sure of does not count as found. 0: the detector's own.", 0.0,
-          ("detect", "threshold"), optional=True, options=_slider(0, 1), panel=FIND),
-    _of_request("model", "text", "Model", "File or folder, if there are several. Empty: the first found.",
-                "detect.model", options={"max_lines": 1}, panel=FIND, row=1),
-    _of_request("segmenter", "text", "Model for outlines", "The same for what turns boxes into shapes.",
-                "detect.segmenter", options={"max_lines": 1}, panel=FIND, row=1),
-    Field("preview", "hidden", "Preview", "Set by the button Find concepts.", NO_PREVIEW, saved=False),
+    Field("preview", "hidden", "Preview", "Set by the button Find concepts.", NO_PREVIEW, saved=False, since=1),
 )
 
 CONCEPT_FIELDS = (
@@ -194,11 +254,14 @@ CONCEPT_FIELDS = (
                                           "photo of a man and zwx woman at the beach <lora:zwx_woman:1>"), saved=False),
     Field("negative_prompt", "prompt", "Negative prompt", "Empty: that of the picture.", path=("negative_prompt",),
           optional=True, panel=MORE, saved=False),
-    Field("strength", "slider", "Strength", "1: all of it, 0: none.",
-          value_at(Concept(prompt="-", phrase="-"), ("strength",)), ("strength",), options=_slider(0, 1), panel=MORE,
-          row=1, saved=False),
-    Field("cfg_scale", "slider", "CFG scale", "0: that of the picture.", 0.0, ("cfg_scale",), optional=True,
-          options=_slider(0, 30, 0.5), panel=MORE, row=1, saved=False),
+    _of_concept("strength", "slider", "Strength", "1: all of it, 0: none.", "strength", options=_slider(0, 1),
+                panel=MORE, row=1, saved=False),
+    _of_concept("lora_guidance", "slider", "LoRA guidance", "More of its LoRA, more work. 0: off.",
+                "lora_guidance", options=_slider(0, 20, 0.1), panel=MORE, row=1, saved=False, since=2),
+    Field("cfg_scale", "slider", "CFG scale", "At the blend start. 0: automatic.", 0.0, ("cfg_scale", 0),
+          optional=True, options=_slider(0, 30, 0.5), panel=MORE, row=2, saved=False),
+    Field("cfg_end", "slider", "Final CFG scale", "At the end. 0: as at the start.", 0.0,
+          ("cfg_scale", 1), optional=True, options=_slider(0, 30, 0.5), panel=MORE, row=2, saved=False, since=2),
 )
 
 
@@ -208,49 +271,55 @@ def concept_fields(number: int) -> list[Field]:
             if each.examples else each for each in CONCEPT_FIELDS]
 
 
-def arg_count(groups: int) -> int:
-    """How many component values an accordion with this many concept groups has."""
-    return len(GLOBAL_FIELDS) + groups * len(CONCEPT_FIELDS) + len(LATER_FIELDS)
+def arg_fields(groups: int) -> list[tuple[int, Field]]:
+    """The fields behind the component values, in their order, for an accordion with this many concept groups.
+
+    Each with the number of its concept (1 is the first); 0 are the request's. Values that API users send in their order
+    stay where they were: later fields come behind all others, again the request's before the concepts'.
+    """
+    tables = [GLOBAL_FIELDS, *[CONCEPT_FIELDS] * groups]
+    return [(number, each) for since in sorted({each.since for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS)})
+            for number, table in enumerate(tables) for each in table if each.since == since]
 
 
 def concept_count(args: int) -> int:
     """How many concept groups there are behind this many component values."""
-    return (args - len(GLOBAL_FIELDS) - len(LATER_FIELDS)) // len(CONCEPT_FIELDS)
-
-
-def arg_names(groups: int) -> list[str]:
-    """The fields behind the component values, in their order; those of the concepts stand there once for each."""
-    tables = (GLOBAL_FIELDS, *[CONCEPT_FIELDS] * groups, LATER_FIELDS)
-    return [each.name for table in tables for each in table]
+    return (args - len(GLOBAL_FIELDS)) // len(CONCEPT_FIELDS)
 
 
 def request_from_args(args: Sequence[Any]) -> dict[str, Any] | None:
     """The request that the script's component values ask for, as the API would take it; None if OMG is off.
 
     Args:
-        args: the API slot, then the rest of :data:`GLOBAL_FIELDS`, then :data:`CONCEPT_FIELDS` for each concept, then
-            :data:`LATER_FIELDS`. Anything in the API slot is the request, as an object or its JSON text, and the rest
-            does not count, but that the page may ask for a preview of it.
+        args: in the order of :func:`arg_fields`. Anything in the API slot, the first, is the request, as an object or
+            its JSON text, and the rest does not count, but that the page may ask for a preview of it.
 
     Raises:
         OMGError: naming the field, if the request in the slot is not valid or a value in the fields cannot be read.
             Fields are not validated beyond that; :func:`omg_ext.request.parse_request` does it.
     """
-    preview = {"preview": True} if args[-1] == PREVIEW else {}
-    slot = args[0]
+    values, concepts = _named(args)
+    preview = {"preview": True} if values["preview"] == PREVIEW else {}
+    slot = values["api"]
     if slot is not None and slot != "":
         return {**dump_request(parse_request(slot)), **preview}
-    groups = concept_count(len(args))
-    values = _named(GLOBAL_FIELDS, args) | _named(LATER_FIELDS, args[-len(LATER_FIELDS):])
     if not (values["enabled"] or preview):
         return None
-    shown = min(_count(values["count"]), groups)
-    request = _gather((*GLOBAL_FIELDS, *LATER_FIELDS), values) | preview
-    concepts = [_named(CONCEPT_FIELDS, args[_first_of(index):]) for index in range(shown)]
+    shown = concepts[:max(0, _count(values["count"]))]
+    request = _gather(GLOBAL_FIELDS, values) | preview
     if preview:
-        concepts = [_without_empty_place(concept, values["detector"]) for concept in concepts]
-    request["concepts"] = [_concept(index, concept) for index, concept in enumerate(concepts)]
+        shown = [_without_empty_place(concept, values["detector"]) for concept in shown]
+    request["concepts"] = [_concept(index, concept) for index, concept in enumerate(shown)]
     return request
+
+
+def _named(args: Sequence[Any]) -> tuple[Values, list[Values]]:
+    """The request's values, and each concept's."""
+    groups = concept_count(len(args))
+    named: list[Values] = [{} for _ in range(1 + groups)]
+    for (number, each), value in zip(arg_fields(groups), args, strict=True):
+        named[number][each.name] = value
+    return named[0], named[1:]
 
 
 def _count(value: Any) -> int:
@@ -274,11 +343,6 @@ def _without_empty_place(values: Values, detector: str) -> Values:
     return {**values, "where": choice_of("box"), "where_text": "0, 0, 1, 1"}
 
 
-def _first_of(index: int) -> int:
-    """Where the values of a concept begin (0 is the first)."""
-    return len(GLOBAL_FIELDS) + index * len(CONCEPT_FIELDS)
-
-
 def args_from_request(request: Request, groups: int) -> list[Any]:
     """The component values, in the order of :func:`request_from_args`, that ask for this request.
 
@@ -291,15 +355,19 @@ def args_from_request(request: Request, groups: int) -> list[Any]:
     count = max(1, min(len(request.concepts), groups))
     values = {"enabled": request.enabled, "count": count,
               "preview": PREVIEW if request.preview and request.enabled else NO_PREVIEW,
-              **_spread((*GLOBAL_FIELDS, *LATER_FIELDS), request)}
-    args = [values.get(each.name, each.default) for each in GLOBAL_FIELDS]
-    for index in range(groups):
-        concept = _concept_values(request.concepts[index]) if index < len(request.concepts) else {}
-        args += [concept.get(each.name, each.default) for each in CONCEPT_FIELDS]
-    args += [values.get(each.name, each.default) for each in LATER_FIELDS]
-    if request.enabled and parse_request(request_from_args(args)) != request:
+              **_spread(GLOBAL_FIELDS, request)}
+    named = [values, *map(_concept_values, request.concepts), *[{}] * groups]
+    args = [named[number].get(each.name, each.default) for number, each in arg_fields(groups)]
+    if request.enabled and not _ask_for(request, args):
         args[0] = request_text(request)
     return args
+
+
+def _ask_for(request: Request, args: Sequence[Any]) -> bool:
+    try:
+        return parse_request(request_from_args(args)) == request
+    except OMGError:
+        return False
 
 
 def request_text(request: Request) -> str:
@@ -307,25 +375,18 @@ def request_text(request: Request) -> str:
     return json.dumps(dump_request(request), ensure_ascii=False, separators=(",", ":"))
 
 
-def _named(table: Sequence[Field], args: Sequence[Any]) -> Values:
-    return {each.name: value for each, value in zip(table, args[:len(table)], strict=True)}
-
-
-def _gather(table: Sequence[Field], values: Values) -> dict[str, Any]:
-    """The values that have a path, as the nested object of the request."""
+def _gather(table: Sequence[Field], values: Values, index: int = 0) -> dict[str, Any]:
+    """The values that have a path, as the nested object of the request, or of the concept of this index."""
     gathered: dict[str, Any] = {}
     for each in table:
-        if each.path and not (each.optional and values[each.name] == each.default):
-            inner = gathered
-            for name in each.path[:-1]:
-                inner = inner.setdefault(name, {})
-            inner[each.path[-1]] = values[each.name]
+        if each.path:
+            put(gathered, each, values[each.name], index)
     return gathered
 
 
 def _spread(table: Sequence[Field], struct: msgspec.Struct) -> Values:
     """The opposite of :func:`_gather`."""
-    found = {each.name: value_at(struct, each.path) for each in table if each.path}
+    found = {each.name: each.shown(value_at(struct, each.path)) for each in table if each.path}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -334,7 +395,7 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
     if all(values[each.name] == each.default for each in CONCEPT_FIELDS):
         raise OMGError(f"concepts[{index}]",
                        f"{name} is empty: fill in its phrase and prompt, or lower the number of concepts")
-    concept = _gather(CONCEPT_FIELDS, values)
+    concept = _gather(CONCEPT_FIELDS, values, index)
     place = next((place for place in PLACES if place.choice == values["where"]), None)
     if place is None:
         raise OMGError(f"concepts[{index}].where", f"{name}: choose one of {', '.join(p.choice for p in PLACES)}")

@@ -226,10 +226,10 @@ def _told(sample: Sample, stages: list[str]) -> Sample:
     """The same, with the progress line saying what it does, and what comes after it.
 
     Args:
-        stages: the texts in turn, two for each time. They are used up.
+        stages: the texts in turn, two for each time. They are used up; of what is drawn after them nothing is said.
     """
     def told() -> Tensor:
-        shared.state.textinfo = stages.pop(0)
+        shared.state.textinfo = stages.pop(0) if stages else None
         latents = sample()
         shared.state.textinfo = stages.pop(0) if stages else None
         return latents

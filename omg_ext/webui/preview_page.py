@@ -19,7 +19,8 @@ from .preview import Preview
 
 Component = Any
 
-ABOUT = """Draws the first picture alone and shows who is where in it. Generate then goes on from this picture."""
+ABOUT = """Draws the first picture and shows who is where. Generate goes on from it, if <b>First picture</b> is
+<i>Whole</i>."""
 TOOLS = (("is the thing that is clicked", "point"), ("gets a box: click two corners, or drag", "box"),
          ("gets a mask: paint it", "mask"))
 PICTURE = """<div id="omg_who" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
@@ -32,11 +33,13 @@ data-point="{point}" data-box="{box}" data-outline="{outline}" data-mask="{mask}
 <button type="button" class="omg-clear">Clear</button>
 </div>
 </div>"""
-BROKEN_OFF = "The first picture was broken off, so nothing was sought in it."
+BROKEN_OFF = "Nothing was sought in the first picture: it was broken off, or the blend start lies behind all steps."
 FAILED = "There is nothing to show. The reason stands below the gallery."
 SHOWN = "This is the first picture of seed {seed}. Generate goes on from it, as long as you change concepts alone."
 FILLED = "The seed was random. It is {seed} now, so that Generate goes on from this picture."
 NOT_KEPT = "This is the first picture of seed {seed}. It cannot be kept with this script, so Generate draws it again."
+SOFT = ("This is the ordinary picture of seed {seed}, with what was found in it at the blend start. From there on "
+        "Generate draws another one, with the concepts.")
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def after(preview: Preview) -> Callable[[str, str, Any, Any], list[Any]]:
         if not any(is_of_picture(each, WHO_IS_WHERE) for each in info.get("infotexts", ())) or preview.overlay is None:
             return [*leave[:3], f"<p>{BROKEN_OFF if info else FAILED}</p>", *leave[4:]]
         filled = _is_random(seed)
-        said = NOT_KEPT if preview.key is None else FILLED if filled else SHOWN
+        said = SOFT if preview.first is None else NOT_KEPT if preview.key is None else FILLED if filled else SHOWN
         fill_subseed = _is_random(subseed) and info["subseed_strength"] > 0
         return [gr.update(visible=True), gr.update(value=preview.picture), gr.update(value=preview.overlay),
                 f"<p>{said.format(seed=info['seed'])}</p>", _as(seed, info["seed"]) if filled else gr.update(),

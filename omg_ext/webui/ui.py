@@ -18,14 +18,12 @@ from ..errors import OMGError
 from ..request import parse_request
 from . import infotext, preview_page, settings
 from .fields import (
-    CONCEPT_FIELDS,
     FIND,
     GLOBAL_FIELDS,
-    LATER_FIELDS,
     NO_PREVIEW,
     PLACES,
     Field,
-    arg_names,
+    arg_fields,
     args_from_request,
     concept_count,
     concept_fields,
@@ -93,11 +91,8 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
                 concepts.append(_render(concept_fields(number), script.elem_id, f"concept{number}_"))
             panels.append(panel)
         page = preview_page.build(script.elem_id, groups, shown)
-        made |= _render(LATER_FIELDS, script.elem_id)
         made |= _render((each for each in table.values() if each.panel), script.elem_id)
-    components = [made[each.name] for each in GLOBAL_FIELDS]
-    components += [concept[each.name] for concept in concepts for each in CONCEPT_FIELDS]
-    components += [made[each.name] for each in LATER_FIELDS]
+    components = [[made, *concepts][number][each.name] for number, each in arg_fields(groups)]
     _connect(made, panels, concepts, components)
     preview_page.connect(page, made["count"], concepts)
     script.after_generation = preview_page.on_results(script.preview, page, made["preview"],
@@ -107,8 +102,9 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
 
 
 def _component(each: Field, elem_id: str) -> Component:
+    options = {"choices": [entry for entry, _ in each.choices], **each.options} if each.choices else each.options
     component = WIDGETS[each.widget](label=each.label, info=each.info or None, value=each.default, elem_id=elem_id,
-                                     **each.options)
+                                     **options)
     component.do_not_save_to_config = not each.saved
     return component
 
@@ -156,16 +152,15 @@ def _spread_request(groups: int) -> Callable[[str], list[Any]]:
 
     The text stays, in sight, if the fields cannot show what it asks for or if it is no valid request.
     """
-    names = arg_names(groups)
+    fields = [each for _, each in arg_fields(groups)]
 
     def spread(text: str) -> list[Any]:
-        leave = [gr.update() for _ in names]
+        leave = [gr.update() for _ in fields]
         if not text:
             return [gr.update(visible=False), *leave[1:]]
         try:
-            args = [*args_from_request(parse_request(text), groups)[:-1], NO_PREVIEW]
-            values = [_mask_picture(value) if name == "mask_picture" else value
-                      for name, value in zip(names, args, strict=True)]
+            args = args_from_request(parse_request(text), groups)
+            values = [_of_component(each, value) for each, value in zip(fields, args, strict=True)]
         except OMGError:
             return [gr.update(visible=True), *leave[1:]]
         return [gr.update(value=values[0], visible=bool(values[0])), *values[1:]]
@@ -173,6 +168,10 @@ def _spread_request(groups: int) -> Callable[[str], list[Any]]:
     return spread
 
 
-def _mask_picture(text: str | None) -> np.ndarray | None:
-    """A mask as the picture component takes it."""
-    return None if text is None else np.rint(decode_mask(text, "mask") * 255).astype(np.uint8)
+def _of_component(each: Field, value: Any) -> Any:
+    """A value as the component takes it: a mask is a picture, and only the button makes a request a preview."""
+    if each.name == "preview":
+        return NO_PREVIEW
+    if each.name == "mask_picture" and value is not None:
+        return np.rint(decode_mask(value, "mask") * 255).astype(np.uint8)
+    return value

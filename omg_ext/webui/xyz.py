@@ -10,7 +10,7 @@ from modules import scripts
 from ..comprehension import DETECTORS
 from ..errors import OMGError
 from ..request import parse_request
-from .fields import CONCEPT_FIELDS, GLOBAL_FIELDS, Field
+from .fields import CONCEPT_FIELDS, GLOBAL_FIELDS, Field, put
 from .process import RefusedRequest
 from .ui import request_from_args
 
@@ -22,6 +22,10 @@ Apply = Callable[[Any, Any, Sequence[Any]], None]
 
 TEXTS = ("phrase", "prompt", "negative_prompt")
 """The phrase too: it has to stand in the main prompt, whose words are replaced."""
+
+
+WIDGETS = ("slider", "detector", "dropdown")
+"""Of the fields that are axes."""
 
 
 def register() -> None:
@@ -37,9 +41,9 @@ def register() -> None:
 
 def axes() -> list[tuple[Field, str]]:
     """Fields that are one number or one choice, each with the label of its axis."""
-    numbers = [each for each in GLOBAL_FIELDS if each.path and each.widget in ("slider", "detector")]
-    of_concepts = [each for each in CONCEPT_FIELDS if each.path and each.widget == "slider"]
-    return [(each, f"[OMG] {each.label}") for each in numbers] + [
+    of_request, of_concepts = ([each for each in table if each.path and each.widget in WIDGETS]
+                               for table in (GLOBAL_FIELDS, CONCEPT_FIELDS))
+    return [(each, f"[OMG] {each.label}") for each in of_request] + [
         (each, f"[OMG] {each.label} of all concepts") for each in of_concepts]
 
 
@@ -65,8 +69,11 @@ def _axis(module: Any, each: Field, label: str) -> Any:
         request = _request(p)
         if request is None:
             raise RefusedRequest(OMGError(label, "OMG is off; switch it on to use this axis"))
-        for target in [request] if each in GLOBAL_FIELDS else request["concepts"]:
-            _set(target, each.path, value)
+        try:
+            for index, target in enumerate([request] if each in GLOBAL_FIELDS else request["concepts"]):
+                put(target, each, value, index)
+        except OMGError as error:
+            raise RefusedRequest(error) from error
         return request
 
     def apply(p: Any, value: Any, values: Sequence[Any]) -> None:
@@ -78,14 +85,9 @@ def _axis(module: Any, each: Field, label: str) -> Any:
             _checked(changed(p, value))
 
     is_number = each.widget == "slider"
+    choices = [entry for entry, _ in each.choices] or list(DETECTORS)
     return module.AxisOptionTxt2Img(label, float if is_number else str, apply, confirm=confirm,
-                                    choices=None if is_number else lambda: list(DETECTORS))
-
-
-def _set(target: Data, path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
-        target = target.setdefault(name, {})
-    target[path[-1]] = value
+                                    choices=None if is_number else lambda: choices)
 
 
 def _request(p: Any) -> Data | None:

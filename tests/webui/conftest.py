@@ -17,6 +17,23 @@ def plain_picture(running: WebUI) -> np.ndarray:
     return running.txt2img(steps=3).image
 
 
+@pytest.fixture(scope="package")
+def own_patches(running: WebUI, plain_picture: np.ndarray) -> dict[str, int]:
+    """The hooks and patches on the model that are the web UI's own, and the tests'."""
+    running.doubles()
+    return running.patches()
+
+
+@pytest.fixture
+def nothing_left(webui: WebUI, plain_picture: np.ndarray, own_patches: dict[str, int]) -> Iterator[None]:
+    """*off is off*, *nothing remains*: after the test the plain picture is what it was, and nothing stays hooked."""
+    yield
+    webui.set_checkpoint(CHECKPOINTS[0])
+    webui.doubles()
+    np.testing.assert_array_equal(webui.txt2img(steps=3).image, plain_picture)
+    assert webui.patches() == own_patches
+
+
 @pytest.fixture(autouse=True, scope="module")
 def web_ui_stays_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
     """Checked after each file that uses the session's web UI."""

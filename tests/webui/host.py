@@ -41,7 +41,8 @@ SETTINGS = {
     "sd_model_checkpoint": CHECKPOINTS[0], "show_progress_type": "Approx cheap", "auto_launch_browser": "Disable",
     "samples_save": False, "grid_save": False, "return_grid": False, "batch_cond_uncond": True,
     "pad_cond_uncond": False, "pad_cond_uncond_v0": False, "randn_source": "GPU", "eta_noise_seed_delta": 0,
-    "skip_early_cond": 0.0, "s_min_uncond_all": False,
+    "skip_early_cond": 0.0, "s_min_uncond_all": False, "token_merging_ratio": 0.0, "show_progress_every_n_steps": 10,
+    "hypertile_enable_unet": False, "hypertile_max_tile_unet": 256, "hypertile_swap_size_unet": 3,
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
     "omg_host_budget_mb": 8192,
 }

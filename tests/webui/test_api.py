@@ -7,7 +7,7 @@ import io
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance
 from tests.webui.networks import kinds_for
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
 SAMPLERS = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
@@ -35,8 +35,8 @@ PROMPT = "a portrait of a knight"
 
 
 def request(*concepts: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A request that blends from the first step on, with hard masks and without layout preservation."""
-    return {"concepts": list(concepts), "blend_start": 0, "layout": {"cross": 0, "self": 0},
+    """A request that blends separate rows from the first step on, with hard masks and without layout preservation."""
+    return {"concepts": list(concepts), "predict": "separate", "blend_start": 0, "layout": {"cross": 0, "self": 0},
             "mask": {"grow": 0, "feather": 0}, **fields}
 
 
@@ -54,31 +54,23 @@ def assert_close(first: np.ndarray, second: np.ndarray) -> None:
 
 
 def assert_is_plain(webui: WebUI, prompt: str, *, background: str = "a photo of a man and a woman",
-                    fields: dict[str, Any] | None = None, **payload: Any) -> None:
-    """*everywhere is plain*: one concept everywhere, blended from the start, is the plain picture of its prompt."""
+                    fields: dict[str, Any] | None = None, ways: Sequence[str] = ("separate",), **payload: Any) -> None:
+    """*everywhere is plain*: one concept everywhere, blended from the start, is the plain picture of its prompt.
+
+    Args:
+        fields: of the concept.
+        ways: to predict it; each is tested.
+    """
     plain = webui.txt2img(**{**payload, "prompt": prompt})
-    result = omg(webui, request(concept(prompt, **(fields or {}))), **{**payload, "prompt": background})
-    assert len(result.images) == len(plain.images)
-    for made, wanted in zip(result.images, plain.images, strict=True):
-        assert_close(made, wanted)
+    for way in ways:
+        # the picture's scale throughout: some ways begin with more
+        own = concept(prompt, **{"cfg_scale": payload.get("cfg_scale", DEFAULTS["cfg_scale"]), **(fields or {})})
+        data = request(own, predict=way)
+        result = omg(webui, data, **{**payload, "prompt": background})
+        assert len(result.images) == len(plain.images)
+        for made, wanted in zip(result.images, plain.images, strict=True):
+            assert_close(made, wanted)
     assert distance(plain.image, webui.txt2img(**{**payload, "prompt": background}).image) > 2
-
-
-@pytest.fixture(scope="module")
-def untouched(running: WebUI) -> tuple[np.ndarray, dict[str, int]]:
-    """A plain picture before any request, and the hooks and patches on the model that are the web UI's own."""
-    running.set_checkpoint("tiny-sdxl")
-    return running.txt2img(steps=3).image, running.patches()
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(webui: WebUI, untouched: tuple[np.ndarray, dict[str, int]]) -> Iterator[None]:
-    """*off is off*, *nothing remains*: after every test the plain picture is what it was, and nothing stays hooked."""
-    yield
-    webui.set_checkpoint("tiny-sdxl")
-    plain, patches = untouched
-    np.testing.assert_array_equal(webui.txt2img(steps=3).image, plain)
-    assert webui.patches() == patches
 
 
 # *off is off*
@@ -417,10 +409,12 @@ def test_lora_for_sdxl_is_refused_on_sd15(webui: WebUI) -> None:
 
 # interrupt and skip
 
-def stop_in(webui: WebUI, run: int, stop: Callable[[], None], **payload: Any) -> Result:
+ONE = {"concepts": [concept("a red car <lora:sdxl-lora:1>", LEFT)], "blend_start": 0.1}
+
+
+def stop_in(webui: WebUI, run: int, stop: Callable[[], None], data: Any = ONE, **payload: Any) -> Result:
     """Start a long request and stop it some steps into its ``run``-th sampling (0: first pass, 1: second pass)."""
     results: list[Result | Exception] = []
-    data = {"concepts": [concept("a red car <lora:sdxl-lora:1>", LEFT)], "blend_start": 0.1}
 
     def generate() -> None:
         try:
@@ -446,7 +440,7 @@ def stop_in(webui: WebUI, run: int, stop: Callable[[], None], **payload: Any) ->
 @pytest.mark.parametrize("how", ["interrupt", "skip"])
 def test_stopped_run_returns_what_is_there(webui: WebUI, how: str, run: int) -> None:
     started = time.monotonic()
-    full = omg(webui, {"concepts": [concept("a red car <lora:sdxl-lora:1>", LEFT)], "blend_start": 0.1}, steps=150)
+    full = omg(webui, ONE, steps=150)
     duration = time.monotonic() - started
     started = time.monotonic()
     result = stop_in(webui, run, getattr(webui, how))
@@ -458,8 +452,7 @@ def test_stopped_run_returns_what_is_there(webui: WebUI, how: str, run: int) -> 
 
 
 def test_skipped_picture_is_followed_by_the_next(webui: WebUI) -> None:
-    data = {"concepts": [concept("a red car <lora:sdxl-lora:1>", LEFT)], "blend_start": 0.1}
-    expected = omg(webui, data, steps=150, seed=DEFAULTS["seed"] + 1)
+    expected = omg(webui, ONE, steps=150, seed=DEFAULTS["seed"] + 1)
     result = stop_in(webui, 0, webui.skip, n_iter=2)
     assert len(result.images) == 2
     np.testing.assert_array_equal(result.images[1], expected.image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from zipfile import ZipFile
 
@@ -222,6 +223,48 @@ def test_the_arrow_restores_the_last_generation(webui: WebUI, page: Page, tmp_pa
     expect(part(page, "concept1_phrase").locator("input, textarea")).to_have_value("man")
     generate(page)
     np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
+
+
+def test_ways_and_guidance_come_back_with_the_arrow(webui: WebUI, page: Page, tmp_path: Path) -> None:
+    chosen = {"predict": "Faster: shared guidance", "first_pass": "Up to the blend start only"}
+    numbers = {"concept1_cfg_scale": 6, "concept2_cfg_scale": 8, "concept2_cfg_end": 2.5, "concept2_lora_guidance": 1.5}
+    open_accordion(page)
+    fill_concepts(page)
+    for name, entry in chosen.items():
+        choose(part(page, name), entry)
+    for number in (1, 2):
+        part(page, f"concept{number}").get_by_text("Negative prompt, strength").click()
+    for name, value in numbers.items():
+        fill(part(page, name).locator("input[type=number]"), str(value))
+    generate(page)
+    made = picture(page, tmp_path / "made.png")
+    boxes = [[float(number) for number in place.split(", ")] for place in PLACES]
+    guidance: list[dict[str, Any]] = [{"cfg_scale": 6}, {"cfg_scale": [8, 2.5], "lora_guidance": 1.5}]
+    concepts = [{"prompt": prompt, "where": {"box": box}, **more}
+                for prompt, box, more in zip(PROMPTS, boxes, guidance, strict=True)]
+    asked = {"concepts": concepts, "predict": "shared", "first_pass": "prefix"}
+    wanted = webui.txt2img(steps=6, sampler_name="DPM++ 2M", alwayson_scripts={"OMG": {"args": [asked]}})
+    np.testing.assert_array_equal(made, wanted.image)
+
+    load(webui, page)
+    page.locator("#txt2img_tools #paste").click()
+    expect(page.locator("#script_omg_enabled-visible-checkbox")).to_be_checked()
+    for name, entry in chosen.items():
+        expect(part(page, name).locator("input")).to_have_value(entry)
+    for name, value in {**numbers, "concept1_cfg_end": 0, "concept1_lora_guidance": 0}.items():
+        expect(part(page, name).locator("input[type=number]")).to_have_value(str(value))
+    expect(part(page, "api")).to_be_hidden()  # the fields show all of it
+    generate(page)
+    np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
+
+
+def test_a_final_cfg_scale_alone_is_refused(page: Page) -> None:
+    open_accordion(page)
+    fill_concepts(page)
+    part(page, "concept2").get_by_text("Negative prompt, strength").click()
+    fill(part(page, "concept2_cfg_end").locator("input[type=number]"), "3")
+    generate(page)
+    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("Concept 2: Final CFG scale is set")
 
 
 def test_the_page_alone_says_what_goes_where(page: Page) -> None:

@@ -266,6 +266,25 @@ def test_a_painted_mask_can_be_corrected_and_taken_away(webui: WebUI, concepts: 
     assert distance(picture(concepts, tmp_path / "again.png"), made) < 3  # masks in infotexts are small
 
 
+def test_what_is_found_at_the_blend_start_is_shown_and_nothing_kept(webui: WebUI, concepts: Page,
+                                                                  tmp_path: Path) -> None:
+    choose(part(concepts, "first_pass"), "Up to the blend start only")
+    find_concepts(concepts)
+    expect(note(concepts)).to_contain_text("the ordinary picture of seed 7, with what was found in it at the blend")
+    first = picture(concepts, tmp_path / "first.png")
+    np.testing.assert_array_equal(first, webui.txt2img(steps=6, sampler_name="DPM++ 2M").image)
+    asked: dict[str, Any] = {"first_pass": "prefix", "preview": True}
+    shown = by_api(webui, {"phrase": "man"}, BOX, **asked).images[1]
+    np.testing.assert_array_equal(pixels(concepts), shown)
+    click(concepts, 0.25, 0.5)
+    expect(where(concepts, 1)).to_have_value("At a point")
+    point = [float(part) for part in place(concepts, 1).input_value().split(", ")]
+    generate(concepts)
+    expect(log(concepts)).not_to_contain_text(REUSED)
+    wanted = by_api(webui, {"phrase": "man", "where": {"point": point}}, BOX, first_pass="prefix")
+    np.testing.assert_array_equal(picture(concepts, tmp_path / "made.png"), wanted.image)
+
+
 def test_a_random_seed_is_filled_in(concepts: Page, tmp_path: Path) -> None:
     fill(concepts.locator("#txt2img_seed input"), "-1")
     find_concepts(concepts)

@@ -34,6 +34,23 @@ def calls_of(webui: WebUI, draw: Callable[[], Result]) -> tuple[Result, int]:
     return draw(), webui.denoiser_calls() - before
 
 
+def told_while(webui: WebUI, draw: Callable[[WebUI], object]) -> list[str]:
+    """What the progress line says, in turn, while something is drawn."""
+    seen: list[str] = []
+    is_done = threading.Event()
+
+    def look() -> None:
+        while not is_done.is_set():
+            seen.append(webui.progress()["textinfo"])
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    draw(webui)
+    is_done.set()
+    looking.join()
+    return [text for text, _ in groupby(text for text in seen if text)]
+
+
 def is_reused(result: Result) -> bool:
     return any(REUSED in comment for comment in result.comments)
 
@@ -151,21 +168,8 @@ def test_overlay_of_a_whole_generation(webui: WebUI) -> None:
 
 def test_progress_names_the_stage(webui: WebUI) -> None:
     """In the web UI's own progress line."""
-    seen: list[str] = []
-    is_done = threading.Event()
-
-    def look() -> None:
-        while not is_done.is_set():
-            seen.append(webui.progress()["textinfo"])
-
-    for draw in (preview, lambda webui: omg(webui, data())):  # a preview, and what goes on from it
-        looking = threading.Thread(target=look)
-        looking.start()
-        draw(webui)
-        is_done.set()
-        looking.join()
-        is_done.clear()
-    told = [text for text, _ in groupby(text for text in seen if text)]
+    # a preview, and what goes on from it
+    told = [text for draw in (preview, lambda webui: omg(webui, data())) for text in told_while(webui, draw)]
     assert told[0] == "OMG: first picture"
     assert told[-1] == "OMG: drawing the concepts"
     assert set(told) <= {"OMG: first picture", "OMG: finding the concepts", "OMG: drawing the concepts"}

@@ -32,13 +32,13 @@ def plot(webui: WebUI, axes: list[str], x: tuple[str, str], data: Any, y: tuple[
                          **payload)
 
 
-def assert_cells(webui: WebUI, made: Result, requests: list[dict[str, Any]], **payload: Any) -> None:
+def assert_cells(webui: WebUI, made: Result, requests: list[dict[str, Any]], apart: float = 1, **payload: Any) -> None:
     """Each cell equals the picture of its request, and no two are alike."""
     cells = made.images[-len(requests):]
     for cell, data in zip(cells, requests, strict=True):
         wanted = webui.txt2img(**{"prompt": BACKGROUND, **payload, "alwayson_scripts": {"OMG": {"args": [data]}}})
         np.testing.assert_array_equal(cell, wanted.image)
-    assert all(distance(a, b) > 1 for i, a in enumerate(cells) for b in cells[:i])
+    assert all(distance(a, b) > apart for i, a in enumerate(cells) for b in cells[:i])
 
 
 def accordion(prompt: str, negative: str) -> dict[str, Any]:
@@ -50,6 +50,8 @@ def accordion(prompt: str, negative: str) -> dict[str, Any]:
 @pytest.mark.parametrize("form", ["slot", "fields"])
 def test_search_and_replace_reaches_concept_prompts(webui: WebUI, axes: list[str], form: str) -> None:
     requests = [request(concept(f"a {colour} car")) for colour in ("red", "green")]
+    for each in requests:
+        del each["predict"]  # what the page starts with
     given = {"args": requests[:1]} if form == "slot" else accordion("a red car", "")
     made = plot(webui, axes, ("Prompt S/R", "red, green"), given)
     assert_cells(webui, made, requests)
@@ -92,11 +94,45 @@ def test_fields_of_concepts_are_axes(webui: WebUI, axes: list[str]) -> None:
     assert_cells(webui, made, [data(0.2), data(1)])
 
 
+def test_ways_are_axes(webui: WebUI, axes: list[str]) -> None:
+    """By the page's words, or the request's."""
+    def data(predict: str, first_pass: str) -> dict[str, Any]:
+        return {"concepts": [concept("a man <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-loha:1>", RIGHT)],
+                "predict": predict, "first_pass": first_pass}
+
+    made = plot(webui, axes, ("[OMG] How to draw them", "Fastest: all in one go, separate"), data("shared", "whole"),
+                ("[OMG] First picture", "Whole, prefix"))
+    assert_cells(webui, made, [data(predict, first) for first in ("whole", "prefix")
+                               for predict in ("joint", "separate")], apart=0)
+
+
+def test_both_ends_of_the_cfg_scale_are_axes(webui: WebUI, axes: list[str]) -> None:
+    def data(scale: Any) -> dict[str, Any]:
+        return request(concept("a man <lora:sdxl-lora:1>", LEFT, cfg_scale=scale), concept("a dog", cfg_scale=scale))
+
+    made = plot(webui, axes, ("[OMG] CFG scale of all concepts", "4, 9"), data([6, 8]),
+                ("[OMG] Final CFG scale of all concepts", "0, 1"))
+    assert_cells(webui, made, [data(4), data(9), data([4, 1]), data([9, 1])])
+
+
+def test_zero_of_an_axis_is_what_it_is_on_the_page(webui: WebUI, axes: list[str]) -> None:
+    def data(**fields: Any) -> dict[str, Any]:
+        return request(concept("a man <lora:sdxl-lora:1>", LEFT, **fields))
+
+    made = plot(webui, axes, ("[OMG] CFG scale of all concepts", "0, 9"), data(cfg_scale=7))
+    assert_cells(webui, made, [data(), data(cfg_scale=9)])
+    made = plot(webui, axes, ("[OMG] LoRA guidance of all concepts", "0, 3"), data(lora_guidance=1))
+    assert_cells(webui, made, [data(), data(lora_guidance=3)])
+
+
 @pytest.mark.parametrize(("axis", "data", "reason"), [
+    (("[OMG] How to draw them", "joint, quickly"), request(concept("a knight")), "predict: 'quickly' is unknown"),
+    (("[OMG] Final CFG scale of all concepts", "0, 3"), request(concept("a knight")),
+     r"concepts\[0\].cfg_scale: Concept 1: Final CFG scale is set, and CFG scale is not"),
     (("[OMG] Blend start", "0, 2"), request(concept("a knight")), "blend_start: .*at most 1"),
     (("[OMG] Blend start", "0, 1"), {"args": []}, "OMG is off"),
     (("Prompt S/R", "knight, king"), request(concept("")), r"concepts\[0\].prompt"),
-], ids=["out of range", "off", "refused request"])
+], ids=["unknown", "end alone", "out of range", "off", "refused request"])
 def test_values_that_cannot_be_are_refused_before_the_first_cell(
         webui: WebUI, axes: list[str], axis: tuple[str, str], data: Any, reason: str) -> None:
     with pytest.raises(ApiError, match=reason) as refused:

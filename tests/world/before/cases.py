@@ -36,7 +36,7 @@ class Case:
 
 def request(*concepts: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A request to compute as at the commit whose pictures are kept."""
-    return {"concepts": list(concepts), "detector": "attention", "strict": True, **fields}
+    return {"concepts": list(concepts), "detector": "attention", "predict": "separate", "strict": True, **fields}
 
 
 def found(phrase: str, prompt: str, **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Ways to predict the concepts: rows and time over an ordinary picture, and memory, as concepts are added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.memory import MIB, watched
+from bench.scene import write_loras
+from bench.speed import steps_before
+from bench.subject import BLEND_START, Subject
+from bench.table import Row
+from bench.timing import Runner, Turns
+from omg_ext.diffusers import OMGPipeline
+
+COUNTS = (1, 2, 3, 5)
+PROMPT = "photo of people in the park"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw K concepts.
+
+    Attributes:
+        predict, first_pass: of the request.
+    """
+
+    predict: str
+    first_pass: str = "whole"
+
+    def __str__(self) -> str:
+        return self.predict if self.first_pass == "whole" else f"{self.predict}, prefix"
+
+    def rows(self, steps: int, before: int, count: int) -> int:
+        """UNet rows by the cost model, of so many steps and those of them before the blend start."""
+        of_concepts = {"separate": 2 * count, "shared": count, "joint": 1}[self.predict]
+        blended = (steps - before) * (2 + of_concepts)
+        return blended + 2 * (steps if self.first_pass == "whole" else before)
+
+    def request(self, count: int) -> dict[str, Any]:
+        """Concepts side by side with a LoRA each, in given places."""
+        concepts = [{"prompt": f"photo of sks{number} man in the park <lora:{number}:1>",
+                     "where": {"box": [(number + 0.1) / count, 0.15, (number + 0.9) / count, 1]}}
+                    for number in range(count)]
+        return {"concepts": concepts, "predict": self.predict, "first_pass": self.first_pass,
+                "blend_start": BLEND_START, "strict": True}
+
+
+WAYS = (Way("separate"), Way("shared"), Way("joint"), Way("joint", "prefix"))
+MOST_OVER_PLAIN = {"joint": 2.1, "joint, prefix": 1.45}
+MOST_FOR_FIVE = 1.3
+
+
+def ways(subject: Subject, steps: int, counts: Sequence[int] = COUNTS) -> list[Row]:
+    """Rows and wall time over plain txt2img of each way, and what its run takes in memory."""
+    before = steps_before(subject, steps)
+    loras = {str(number): subject.folder / f"way-{number}.safetensors" for number in range(max(counts))}
+    if not all(path.exists() for path in loras.values()):
+        write_loras(subject.pipe.unet, loras.values(), subject.rank, 0.1)
+
+    def draw(twin: Subject, way: Way, count: int, steps: int) -> Callable[[], object]:
+        pipeline = OMGPipeline(twin.pipe, loras)
+        return lambda: pipeline(way.request(count), PROMPT, steps=steps, cfg_scale=7.5, height=subject.size,
+                                width=subject.size)
+
+    def runner(way: Way, count: int) -> Runner:
+        twin = subject.twin()
+        draw(twin, way, count, 2)()
+        return Runner(draw(twin, way, count, steps), twin.pipe.unet, way.rows(steps, before, count))
+
+    plain = subject.twin()
+    plain.plain(2)
+    runners = {(way, count): runner(way, count) for way in WAYS for count in counts}
+    ordinary = Runner(lambda: plain.plain(steps), plain.pipe.unet, 2 * steps)
+    Turns({"plain": ordinary, **{f"{way} {count}": each for (way, count), each in runners.items()}}).run()
+    about = f"rank {subject.rank}, {steps} steps, {before} before the blend start, {subject.size} x {subject.size}"
+    rows = [Row("Plain txt2img", ordinary.seconds, "s", note=about)]
+    for way in WAYS:
+        for count in counts:
+            done, named = runners[way, count], f"{way}, {count} concept{'s' * (count > 1)}"
+            rows += [Row(f"UNet rows: {named}", done.rows, "rows", note=about, exactly=done.expected),
+                     Row(f"Time over plain: {named}", done.seconds / ordinary.seconds, "times", note=about,
+                         most=MOST_OVER_PLAIN.get(str(way)) if count == 2 else None)]
+        if {2, 5} <= set(counts):
+            ratio = runners[way, 5].seconds / runners[way, 2].seconds
+            rows.append(Row(f"Five concepts over two: {way}", ratio, "times",
+                            most=MOST_FOR_FIVE if way.predict == "joint" else None))
+    return rows + _memory(subject, {f"{way}, {count} concepts": draw(subject, way, count, 4)
+                                    for way in WAYS for count in counts if count > 1})
+
+
+def _memory(subject: Subject, works: Mapping[str, Callable[[], object]]) -> list[Row]:
+    """Peaks of short runs over that of an ordinary picture."""
+    with watched(subject.pipe.unet) as plain:
+        subject.plain(4)
+    rows = []
+    for name, work in works.items():
+        work()
+        with watched(subject.pipe.unet) as peak:
+            work()
+        rows.append(Row(f"Tensors alive beyond plain: {name}", (peak.live - plain.live) / MIB, "MiB", note="4 steps"))
+        if peak.cuda:
+            rows.append(Row(f"Peak of graphics memory beyond plain: {name}", (peak.cuda - plain.cuda) / MIB, "MiB",
+                            note="4 steps"))
+    return rows
