@@ -485,5 +485,6 @@ def test_spread_shares_stay_a_partition_of_unity(seed, count):
     whole = spread(shares)
     torch.testing.assert_close(whole.sum(0), torch.ones(7, 9))
     assert bool((whole >= shares - 1e-6).all())
+    torch.testing.assert_close(spread(shares.flip(0)).flip(0), whole)
     settled = shares.sum(0) > 1 - 1e-6
     torch.testing.assert_close(whole[:, settled], shares[:, settled])

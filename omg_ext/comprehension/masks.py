@@ -151,17 +151,18 @@ def blend_weights(masks: Tensor, strengths: Sequence[float]) -> Tensor:
 def spread(shares: Tensor) -> Tensor:
     """Shares ``[K, h, w]`` in which nothing is left over: what no mask has goes to the concept that is nearest.
 
-    A concept without any share gets none; if none has, nothing is given.
+    What is equally near to several they share alike, so that their order does not matter. A concept without any share
+    gets none; if none has, nothing is given.
     """
     owned = [index for index in range(len(shares)) if bool(shares[index].any())]
     if not owned:
         return shares
     # to where a mask has most of what it has anywhere: a faint one has a place, too
-    distances = [ndimage.distance_transform_edt((shares[index] < shares[index].max() / 2).cpu()) for index in owned]
-    nearest = torch.as_tensor(np.argmin(distances, axis=0), device=shares.device)
-    rest, whole = 1 - shares.sum(0), shares.clone()
-    for number, index in enumerate(owned):
-        whole[index] += torch.where(nearest == number, rest, 0)
+    distances = np.stack([ndimage.distance_transform_edt((shares[index] < shares[index].max() / 2).cpu())
+                          for index in owned])
+    nearest = torch.from_numpy(distances == distances.min(axis=0)).to(shares)
+    whole = shares.clone()
+    whole[owned] += (1 - shares.sum(0)) * nearest / nearest.sum(0)
     return whole
 
 
