@@ -53,7 +53,7 @@ def draw(found: Mapping[str, Figures], path: Path) -> bool:
         pane.axvline(LEAST_LAYOUT, color="grey", linewidth=0.8, linestyle=":")
         pane.set(title=title, xlabel="overlap with the first picture", ylabel="identity (1: one LoRA alone)")
         pane.grid(alpha=0.3)
-    drawing.axes[0].legend(fontsize=8)
     if not is_empty:
+        drawing.axes[0].legend(fontsize=8)
         drawing.savefig(path, dpi=110)
     return not is_empty

@@ -97,7 +97,8 @@ def test_concept_everywhere_is_plain(beside: WebUI, scripts: dict[str, Any], pay
     beside.txt2img(**payload)
     plain = beside.txt2img(prompt=PROMPT, alwayson_scripts=scripts, **payload).image
     beside.txt2img(**payload)
-    assert_close(beside_omg(beside, scripts, {"concepts": [concept(PROMPT)]}, prompt=PROMPT, **payload), plain)
+    kept = {"concepts": [concept(PROMPT)], "predict": "separate"}
+    assert_close(beside_omg(beside, scripts, kept, prompt=PROMPT, **payload), plain)
 
 
 def refused(webui: WebUI, scripts: dict[str, Any], *concepts: dict[str, Any], **payload: Any) -> str:

@@ -87,7 +87,7 @@ def test_what_counts_steps_sees_the_first_pass_again(webui: WebUI, double: str, 
     webui.doubles(double)
     plain = webui.txt2img(prompt=PROMPT).image
     assert distance(plain, without) > 1
-    data = {"concepts": [concept(PROMPT)], "blend_start": blend_start}
+    data = {"concepts": [concept(PROMPT)], "blend_start": blend_start, "predict": "separate"}
     assert_close(omg(webui, data, prompt=PROMPT).image, plain)
     assert_is_plain(webui, f"{PROMPT} <lora:sdxl-lora:1>", n_iter=2)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.scene import random_lora
 from bench.speed import steps_before
-from bench.world import IDENTITIES, SCENES, VOCABULARY, model, render
+from bench.world import IDENTITIES, SCENES, VOCABULARY, frontier, model, render
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.measure import Judges, Mean, Reference, measure, summary
@@ -27,7 +27,7 @@ from bench.world.render import Picture
 from bench.world.report import Record, averages, pooled, targets
 from bench.world.run import arguments, enter, made_by, report, unknown
 from bench.world.starts import inverted, noise, strangers
-from bench.world.sweeps import BLENDING, OMG, TABLES, Cell, Runner, chosen
+from bench.world.sweeps import BLENDING, OMG, PAIRS, TABLES, Cell, Runner, chosen
 from omg_ext.comprehension import DETECTORS
 from omg_ext.diffusers import OMGPipeline, PromptEmbeds
 from omg_ext.diffusers.prompts import encode
@@ -371,7 +371,7 @@ def test_a_bench_is_written_cell_by_cell_and_goes_on_where_it_was(runner, tmp_pa
     assert "| Rusty+Azura" in text
     assert "identity that" not in text
     assert sorted(file.name for file in tmp_path.glob("*.png")) == [
-        "found-concepts.png", "found-methods.png", "found-occlusion.png"]
+        "found-concepts.png", "found-frontier.png", "found-methods.png", "found-occlusion.png"]
     with pytest.raises(ValueError, match="has other settings"):
         Record.open(path, strips, {"seeds": 4})
 
@@ -411,3 +411,19 @@ def test_a_cell_without_a_class_in_any_picture_has_no_identity(studio):
 def test_quick_is_short():
     args = arguments(["--quick", "--cells", "methods"])
     assert (args.seeds, args.steps, args.cells) == (2, 4, ["methods"])
+
+
+def test_curves_are_drawn_of_ways_that_were_run_with_all_casts(tmp_path):
+    def figures(identity: float, layout: float) -> dict[str, Mean]:
+        return {"identity": Mean(identity, 0.01, 64), "layout": Mean(layout, 0.01, 64)}
+
+    found = {f"{cast}: single LoRA": figures(0.8, 0.4) for cast in PAIRS}
+    identities = dict(zip(PAIRS, (0.4, 0.6, 0.8, 1), strict=True))
+    found |= {f"{cast}: joint": figures(identity, 0.7) for cast, identity in identities.items()}
+    found |= {f"{PAIR}: shared": figures(0.6, 0.7)}
+    assert frontier.point(PAIRS, "joint", found) == pytest.approx((0.7, 0.7 / 0.8))
+    assert frontier.point(PAIRS, "shared", found) is None
+    assert frontier.draw(found, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert not frontier.draw({}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
