@@ -353,7 +353,7 @@ def test_schedule_that_ends_before_the_initiation_timestep_is_said(blend_start, 
     concept = SimpleNamespace(networks={}, conditioning=lambda step: prompt, bare=lambda step: prompt)
     host = SimpleNamespace(unet=UNet(), style={}, generators=[], latent_size=(1, 1), device="cpu", stopped=False,
                            sample=sample, unet_input=lambda cond, like, rows: cond)
-    request = Request(concepts=(Concept(prompt="dog", phrase="dog"),), blend_start=blend_start)
+    request = Request(concepts=(Concept(prompt="dog", phrase="dog"),), blend_start=blend_start, predict="separate")
     places = Places(torch.ones(1, 1, 1, 1, 1), [[np.ones((8, 8), dtype=np.float32)]])
     _, warnings = Session(cast(Any, host), request, Memory(), Models()).second([cast(Any, concept)], places)
     assert any("blend_start" in warning for warning in warnings) is warned
