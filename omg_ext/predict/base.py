@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -172,29 +172,48 @@ class Part:
         """The rows of ``conditioning`` that make up its prompt in a picture, with their weights."""
         return self.conditioning.parts[picture]
 
-    def guided(self, cond: Sequence[Sequence[Tensor]], bare: Sequence[Sequence[Tensor]], uncond: Sequence[Tensor],
-               plain_uncond: Tensor, guidance: Guidance) -> Guided:
+    def rows(self, concept: int) -> list[list[Row]]:
+        """By picture the conditional rows, one for each part of its prompt.
+
+        Args:
+            concept: what the rows say of whose they are: its number, or that of the joint row.
+        """
+        return [[Row(picture, concept, number) for number in range(len(self.parts(picture)))]
+                for picture in self.pictures]
+
+    def asked(self, concept: int, uncond: Sequence[Row]) -> list[Row]:
+        """All rows to evaluate, with those without networks if there is LoRA guidance; arguments as :meth:`guided`."""
+        cond = [row for of_picture in self.rows(concept) for row in of_picture]
+        return [*cond, *uncond, *([_bare(row) for row in cond] if self.lora_guidance else [])]
+
+    def guided(self, outputs: Mapping[Row, Tensor], concept: int, uncond: Sequence[Row], plain_uncond: Tensor,
+               guidance: Guidance) -> Guided:
         """``u + s sum_j w_j (c_j - u) + w sum_j w_j (c_j - b_j)`` in its pictures, [n, C, h, w].
 
         Args:
-            cond: c_j by picture and part of the prompt, [C, h, w] each.
-            bare: b_j, if there is LoRA guidance.
-            uncond: u by picture; none takes the picture's.
+            outputs: predictions of :meth:`asked`: c_j, u and b_j, [C, h, w] each.
+            concept: as :meth:`rows`.
+            uncond: the rows of u, one for each picture; none takes the picture's.
             plain_uncond: the picture's, [B, C, h, w].
         """
+        rows = self.rows(concept)
         if self.scale is None:
-            uncond = [rows[0] for rows in cond]  # it stands in, and the scale is 1, as in the web UI
-        base = torch.stack(list(uncond or (plain_uncond[picture] for picture in self.pictures)))
+            uncond = [of_picture[0] for of_picture in rows]  # it stands in, and the scale is 1, as in the web UI
+        base = torch.stack([outputs[row] for row in uncond] or [plain_uncond[picture] for picture in self.pictures])
         weights = [[weight for _, weight in self.parts(picture)] for picture in self.pictures]
         starts = accumulate(map(len, weights), initial=0)
         numbered = [[(start + number, weight) for number, weight in enumerate(of_picture)]
                     for start, of_picture in zip(starts, weights, strict=False)]
-        prediction = guidance.guide(torch.stack([row for rows in cond for row in rows]), numbered, base,
-                                    1.0 if self.scale is None else self.scale)
-        for number, rows in enumerate(bare):
-            for weight, with_networks, without in zip(weights[number], cond[number], rows, strict=True):
-                prediction[number] += self.lora_guidance * weight * (with_networks - without)
+        cond = torch.stack([outputs[row] for of_picture in rows for row in of_picture])
+        prediction = guidance.guide(cond, numbered, base, 1.0 if self.scale is None else self.scale)
+        for number, of_picture in enumerate(rows if self.lora_guidance else ()):
+            for weight, row in zip(weights[number], of_picture, strict=True):
+                prediction[number] += self.lora_guidance * weight * (outputs[row] - outputs[_bare(row)])
         return Guided(prediction, base)
+
+
+def _bare(row: Row) -> Row:
+    return row._replace(is_bare=True)
 
 
 def gathered(parts: Sequence[Part], predictions: Sequence[Guided | None], like: Tensor) -> Guided:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -66,7 +65,9 @@ class Joint:
         parts = self.cast.at(point, guidance)
         is_guided = guidance.scale(None) is not None
         outputs: dict[Row, Tensor] = {}
-        rows = list(dict.fromkeys(row for part in parts for row in self._rows(part, is_guided)))
+        uncond = [self._uncond_rows(part, is_guided) for part in parts]
+        asked = (row for part, own in zip(parts, uncond, strict=True) for row in part.asked(JOINT, own))
+        rows = list(dict.fromkeys(asked))
         places = [(row, part) for row in rows for part in parts if row.picture in part.pictures]
         host = self.cast.host
         contexts = {(row, part.index): _prompt(host.context_name, row, part) for row, part in places}
@@ -81,26 +82,13 @@ class Joint:
             call = RegionalCall(tuple(alike), point.progress, point.grid, point.step, contexts=contexts, pooled=pooled)
             inputs = point.inputs([_global(row) for row in alike])
             outputs |= zip(alike, self.cast.evaluator(point.evaluate, call, *inputs), strict=True)
-        return gathered(parts, [self._guided(part, outputs, plain, is_guided, guidance) if part.pictures else None
-                                for part in parts], plain.prediction)
-
-    def _rows(self, part: Part, is_guided: bool) -> list[Row]:
-        cond = [row for picture in part.pictures for row in _cond_rows(part, picture)]
-        bare = [row._replace(is_bare=True) for row in cond] if part.lora_guidance else []
-        return [*cond, *self._uncond_rows(part, is_guided), *bare]
+        return gathered(parts, [part.guided(outputs, JOINT, own, plain.uncond, guidance) if part.pictures else None
+                                for part, own in zip(parts, uncond, strict=True)], plain.prediction)
 
     def _uncond_rows(self, part: Part, is_guided: bool) -> list[Row]:
         if self.cast.shares_uncond(part, is_guided):
             return []
         return [Row(picture, JOINT, None, is_bare=True) for picture in part.pictures]
-
-    def _guided(self, part: Part, outputs: Mapping[Row, Tensor], plain: Guided, is_guided: bool,
-                guidance: Guidance) -> Guided:
-        cond = [_cond_rows(part, picture) for picture in part.pictures]
-        bare = [[outputs[row._replace(is_bare=True)] for row in rows] for rows in cond] if part.lora_guidance else []
-        uncond = self._uncond_rows(part, is_guided)
-        return part.guided([[outputs[row] for row in rows] for rows in cond], bare, [outputs[row] for row in uncond],
-                           plain.uncond, guidance)
 
 
 def _prompt(name: str, row: Row, part: Part) -> Tensor:
@@ -110,10 +98,6 @@ def _prompt(name: str, row: Row, part: Part) -> Tensor:
         return uncond[name][row.picture]
     of_picture = numbers[row.picture]
     return cond[name][of_picture[min(row.part, len(of_picture) - 1)][0]]
-
-
-def _cond_rows(part: Part, picture: int) -> list[Row]:
-    return [Row(picture, JOINT, number) for number in range(len(part.parts(picture)))]
 
 
 def _global(row: Row) -> Row:

@@ -36,19 +36,13 @@ class OwnRows:
     def __call__(self, point: Point, plain: Guided, guidance: Guidance) -> Guided:
         parts = self.cast.at(point, guidance)
         is_guided = guidance.scale(None) is not None
-        rows = [row for part in parts for row in self._rows(part, is_guided)]
+        uncond = [self._uncond_rows(part, is_guided) for part in parts]
+        rows = [row for part, own in zip(parts, uncond, strict=True) for row in part.asked(part.index, own)]
         outputs: dict[Row, Tensor] = {}
         for call in of_equal_shape(rows, lambda row: _shape(_conditioning_of(row, parts))):
             outputs |= zip(call, self._evaluate(point, call, parts), strict=True)
-        return gathered(parts, [self._guided(part, outputs, plain, is_guided, guidance) if part.pictures else None
-                                for part in parts], plain.prediction)
-
-    def _rows(self, part: Part, is_guided: bool) -> list[Row]:
-        cond = [Row(picture, part.index, number) for picture in part.pictures
-                for number in range(len(part.parts(picture)))]
-        uncond = self._uncond_rows(part, is_guided)
-        bare = [row._replace(is_bare=True) for row in cond] if part.lora_guidance else []
-        return [*cond, *uncond, *bare]
+        return gathered(parts, [part.guided(outputs, part.index, own, plain.uncond, guidance) if part.pictures else None
+                                for part, own in zip(parts, uncond, strict=True)], plain.prediction)
 
     def _uncond_rows(self, part: Part, is_guided: bool) -> list[Row]:
         """Its own unconditional rows; none if it has no use for them, or takes the picture's."""
@@ -62,14 +56,6 @@ class OwnRows:
         call = UNetCall(tuple(rows), point.progress, point.grid, step=point.step)
         x, t, like = point.inputs([Row(row.picture) for row in rows])
         return self.cast.evaluator(point.evaluate, call, x, t, self.cast.host.unet_input(cond, like, rows))
-
-    def _guided(self, part: Part, outputs: Mapping[Row, Tensor], plain: Guided, is_guided: bool,
-                guidance: Guidance) -> Guided:
-        cond = [[Row(picture, part.index, number) for number in range(len(part.parts(picture)))]
-                for picture in part.pictures]
-        bare = [[outputs[row._replace(is_bare=True)] for row in rows] for rows in cond] if part.lora_guidance else []
-        uncond = [outputs[row] for row in self._uncond_rows(part, is_guided)]
-        return part.guided([[outputs[row] for row in rows] for rows in cond], bare, uncond, plain.uncond, guidance)
 
 
 def _conditioning_of(row: Row, parts: Sequence[Part]) -> dict[str, Tensor]:
