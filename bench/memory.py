@@ -20,7 +20,7 @@ from bench.table import Row
 from omg_ext.request import Layout
 from omg_ext.unet.calls import Row as CallRow
 from omg_ext.unet.calls import UNetCall, every_row
-from omg_ext.unet.deltas import LowRank, WeightDelta, like
+from omg_ext.unet.deltas import Deltas, LowRank, WeightDelta, like
 from omg_ext.unet.networks import RowNetworks
 from omg_ext.unet.patches import Patches
 from omg_ext.unet.query_store import QueryStore
@@ -159,7 +159,7 @@ def full_weights(subject: Subject) -> list[Row]:
     def left_with(budget: int) -> float:
         before = live_bytes()
         with Patches(unet) as patches:
-            RowNetworks(patches, [(every_row, networks)], budget)
+            RowNetworks(patches, [(every_row, networks)], Deltas(budget))
             with patches.running(call):
                 unet(*args, **kwargs)
             return (live_bytes() - before) / MIB

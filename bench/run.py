@@ -19,9 +19,10 @@ from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
 from bench.table import Row, formatted, hardware, save
-from bench.ways import ways
+from bench.ways import COUNTS, peaks, ways
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = ("memory", "speed", "ways", "detectors")
 
 
 def arguments() -> argparse.Namespace:
@@ -34,6 +35,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1,
                         help="CPU threads; runs take turns, each in a Python thread of its own, and with more than one "
                              "(the default) their thread pools get in each other's way")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts; all by default")
+    parser.add_argument("--counts", nargs="+", type=int, choices=range(1, 6), default=COUNTS, metavar="K",
+                        help="concepts in the part \"ways\"")
     parser.add_argument("--quick", action="store_true", help="small and few runs, to see that it works; writes nothing")
     return parser.parse_args()
 
@@ -62,16 +66,20 @@ def main() -> None:
         subject = Subject(model, size, Path(folder), rank)
         about = f"random SDXL-shaped UNet of {subject.parameters / 1e6:.3g} M parameters, {subject.pipe.unet.dtype}"
         print(f"{hardware()}; {about}")
-        little = replace(subject, size=small)
-        report(left_behind("small runs", lambda: little.omg(4), runs))
-        report(left_behind("small runs without LoRAs", lambda: little.omg(4, tags=False), runs))
-        report(left_behind("readings of both LoRA files", lambda: read_loras(little), runs))
-        report(storage_modes(replace(subject, size=size // 2), 10))
-        report(full_weights(subject))
-        report(one_call(replace(subject, rank=32), repeats))
-        report(whole_runs(subject, steps))
-        report(ways(subject, steps if args.gpu or args.quick else 20))
-    if not args.quick:
+        if "memory" in args.only:
+            little = replace(subject, size=small)
+            report(left_behind("small runs", lambda: little.omg(4), runs))
+            report(left_behind("small runs without LoRAs", lambda: little.omg(4, tags=False), runs))
+            report(left_behind("readings of both LoRA files", lambda: read_loras(little), runs))
+            report(storage_modes(replace(subject, size=size // 2), 10))
+            report(full_weights(subject))
+        if "speed" in args.only:
+            report(one_call(replace(subject, rank=32), repeats))
+            report(whole_runs(subject, steps))
+        if "ways" in args.only:
+            report(ways(subject, min(steps, 20), args.counts))
+            report(peaks(subject, args.counts))
+    if "detectors" in args.only and not args.quick:
         report(detectors(args.threads))
     if not args.quick:
         print(f"Written: {save(rows, {'model': about, 'diffusers': diffusers.__version__}, RESULTS)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from bench.memory import MIB, watched
@@ -15,6 +16,7 @@ from bench.timing import Runner, Turns
 from omg_ext.diffusers import OMGPipeline
 
 COUNTS = (1, 2, 3, 5)
+MOST = 5
 PROMPT = "photo of people in the park"
 
 
@@ -52,22 +54,25 @@ MOST_OVER_PLAIN = {"joint": 2.1, "joint, prefix": 1.45}
 MOST_FOR_FIVE = 1.3
 
 
-def ways(subject: Subject, steps: int, counts: Sequence[int] = COUNTS) -> list[Row]:
-    """Rows and wall time over plain txt2img of each way, and what its run takes in memory."""
-    before = steps_before(subject, steps)
-    loras = {str(number): subject.folder / f"way-{number}.safetensors" for number in range(max(counts))}
+def _drawing(subject: Subject, way: Way, count: int) -> Callable[[int], object]:
+    """A function of the steps. It has read the LoRAs after its first call."""
+    loras = {str(number): subject.folder / f"way-{number}.safetensors" for number in range(MOST)}
     if not all(path.exists() for path in loras.values()):
         write_loras(subject.pipe.unet, loras.values(), subject.rank, 0.1)
+    pipeline = OMGPipeline(subject.pipe, loras)
+    return lambda steps: pipeline(way.request(count), PROMPT, steps=steps, cfg_scale=7.5, height=subject.size,
+                                  width=subject.size)
 
-    def draw(twin: Subject, way: Way, count: int, steps: int) -> Callable[[], object]:
-        pipeline = OMGPipeline(twin.pipe, loras)
-        return lambda: pipeline(way.request(count), PROMPT, steps=steps, cfg_scale=7.5, height=subject.size,
-                                width=subject.size)
+
+def ways(subject: Subject, steps: int, counts: Sequence[int] = COUNTS) -> list[Row]:
+    """Rows and wall time of each way over plain txt2img."""
+    before = steps_before(subject, steps)
 
     def runner(way: Way, count: int) -> Runner:
         twin = subject.twin()
-        draw(twin, way, count, 2)()
-        return Runner(draw(twin, way, count, steps), twin.pipe.unet, way.rows(steps, before, count))
+        draw = _drawing(twin, way, count)
+        draw(2)
+        return Runner(lambda: draw(steps), twin.pipe.unet, way.rows(steps, before, count))
 
     plain = subject.twin()
     plain.plain(2)
@@ -86,21 +91,23 @@ def ways(subject: Subject, steps: int, counts: Sequence[int] = COUNTS) -> list[R
             ratio = runners[way, 5].seconds / runners[way, 2].seconds
             rows.append(Row(f"Five concepts over two: {way}", ratio, "times",
                             most=MOST_FOR_FIVE if way.predict == "joint" else None))
-    return rows + _memory(subject, {f"{way}, {count} concepts": draw(subject, way, count, 4)
-                                    for way in WAYS for count in counts if count > 1})
+    return rows
 
 
-def _memory(subject: Subject, works: Mapping[str, Callable[[], object]]) -> list[Row]:
+def peaks(subject: Subject, counts: Sequence[int] = COUNTS) -> list[Row]:
     """Peaks of short runs over that of an ordinary picture."""
     with watched(subject.pipe.unet) as plain:
         subject.plain(4)
     rows = []
-    for name, work in works.items():
-        work()
+    for way, count in product(WAYS, (count for count in counts if count > 1)):
+        draw = _drawing(subject, way, count)  # the one before, and the networks that its pipeline keeps, are gone
+        draw(4)
         with watched(subject.pipe.unet) as peak:
-            work()
+            draw(4)
+        name = f"{way}, {count} concepts"
         rows.append(Row(f"Tensors alive beyond plain: {name}", (peak.live - plain.live) / MIB, "MiB", note="4 steps"))
         if peak.cuda:
             rows.append(Row(f"Peak of graphics memory beyond plain: {name}", (peak.cuda - plain.cuda) / MIB, "MiB",
                             note="4 steps"))
+        del draw
     return rows

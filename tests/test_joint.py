@@ -21,7 +21,8 @@ from omg_ext.comprehension.heat import token_grids
 from omg_ext.diffusers import PromptEmbeds
 from omg_ext.diffusers.prompts import encode
 from omg_ext.errors import OMGError
-from omg_ext.unet.calls import JOINT, RegionalCall, Row, UNetCall
+from omg_ext.unet.calls import JOINT, Place, RegionalCall, Row, UNetCall
+from omg_ext.unet.patches import Patches
 from omg_ext.unet.regional import RegionalAttention
 from omg_ext.unet.regions import Regions
 from tests.diffusers_host import (
@@ -232,16 +233,20 @@ def test_weights_are_a_partition_of_unity_on_every_grid(grid):
     weights = regions.on(grid)
     torch.testing.assert_close(weights, F.interpolate((masks / masks.sum(0).clamp(min=1))[:, :, 0], grid, mode="area"))
     assert float(weights.sum(0).max()) <= 1 + 1e-6
-    call = UNetCall((Row(1, JOINT), Row(0, JOINT)), 0.5, (12, 12))
-    tokens = torch.zeros(2, grid[0] * grid[1], 1)
+    call = UNetCall((Row(1, JOINT), Row(0, JOINT), Row(0, JOINT, None, is_bare=True)), 0.5, (12, 12))
+    tokens = torch.zeros(3, grid[0] * grid[1], 1)
     regions.grid = grid
-    rest = regions.rest(call, tokens)
-    for concept in range(3):
-        for row in range(2):
-            rows = slice(row, row + 1)
-            regions.tokens(concept, call, rows, tokens).add(torch.ones_like(regions.tokens(
-                concept, call, rows, tokens).of(tokens[rows])), rest[rows])
-    torch.testing.assert_close(rest, torch.ones_like(rest))
+    of_rows = torch.stack([weights[:, row.picture] for row in call.rows]).flatten(2)
+    shares = regions.shares(call, tuple(Place(row, concept) for concept in (2, 0, 1) for row in range(3)), tokens)
+    assert shares.rest is not None
+    torch.testing.assert_close(shares.rest, 1 - of_rows.sum(1).unsqueeze(2))
+    own = (torch.arange(9.0) + 1).view(9, 1, 1).expand(shares.gather(tokens).shape)
+    shares.add(own, tokens)
+    numbers = torch.tensor([[4.0, 7, 1], [5, 8, 2], [6, 9, 3]])  # by row and concept
+    torch.testing.assert_close(tokens, torch.einsum("rkt,rk->rt", of_rows, numbers).unsqueeze(2))
+    ranks = regions.of_ranks(call, ((2, 1), (0, 2)), tokens)
+    assert float(ranks[2].abs().max()) == 0
+    torch.testing.assert_close(ranks[:2], of_rows[:2, [2, 0, 0]].transpose(1, 2))
 
 
 @torch.no_grad()
@@ -346,13 +351,45 @@ def test_prompts_of_unequal_length_meet_in_one_row():
     assert difference(usual, longer) < ROUNDING  # softmax over each token twice is the same
 
 
+class HalfAttention(nn.Module):
+    """Adds what it attends to, and gives another type than it takes, as under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q = nn.Identity()
+
+    def forward(self, x: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        return (x + encoder_hidden_states.mean(1, keepdim=True)).half()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 6)])
+def test_attention_gives_its_own_type(share, lengths):
+    """In the web UI what goes into attention is float32 and what comes out half, whether all space is somebody's."""
+    network = nn.Module()
+    network.add_module("attn2", HalfAttention())
+    row = Row(0, JOINT)
+    weights = torch.tensor([[1, 1, 0, 0.5], [0, 0, 1, 0.5]]).view(2, 1, 1, 2, 2) * share
+    call = RegionalCall((row,), 0.5, (2, 2), pooled={}, contexts={
+        (row, concept): torch.full((length, 1), 4.0 * (concept + 1)) for concept, length in enumerate(lengths)})
+    with Patches(network) as patches:
+        RegionalAttention(patches, Regions(weights))
+        with patches.running(call):
+            x, prompt = torch.arange(4.0).view(1, 4, 1), torch.zeros(1, 3, 1)
+            output = network.get_submodule("attn2")(x, encoder_hidden_states=prompt)
+        assert patches.call is None
+    assert output.dtype == torch.half
+    own = torch.tensor([4.0, 4, 8, 6]) * share + torch.arange(4.0)
+    torch.testing.assert_close(output.flatten().float(), own)
+
+
 def test_tokens_that_have_no_place_are_refused():
     """Token merging gives a layer other tokens than the picture has, if as many as a coarser grid; HyperTile rows."""
     regions = Regions(torch.ones(1, 1, 1, 12, 12))
-    call = RegionalCall((Row(0, JOINT),), 0.5, (12, 12), contexts={}, pooled={})
+    call = RegionalCall((Row(0, JOINT),), 0.5, (12, 12), contexts={(Row(0, JOINT), 0): torch.zeros(77, 8)}, pooled={})
     for tokens in (torch.zeros(1, 100, 8), torch.zeros(1, 36, 8), torch.zeros(4, 36, 8)):
         with pytest.raises(OMGError, match="token merging"):
-            regions.rest(call, tokens)
+            regions.shares(call, call.places, tokens)
 
 
 def test_pictures_without_a_concept_have_no_joint_row(monkeypatch):

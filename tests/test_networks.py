@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omg_ext.errors import OMGError
 from omg_ext.unet.calls import Row, UNetCall
-from omg_ext.unet.deltas import Delta, FullWeight, LowRank, Source, Sources, summed
+from omg_ext.unet.deltas import Delta, Deltas, FullWeight, LowRank, Source, Sources, summed
 from omg_ext.unet.networks import RowNetworks, of_concept
 from omg_ext.unet.patches import Patches
 from tests.webui.networks import KINDS, RANK, randomise
@@ -40,7 +40,8 @@ ROWS = (Row(0), Row(0, 0), Row(1, 0, None), Row(1), Row(0, None, None))
 def acting(networks: Sequence[Sources], rows: Sequence[Row] = ROWS, full_budget: int = 1 << 62) -> Iterator[None]:
     """The networks of concepts 0, 1 and so on in a call of these rows."""
     with Patches(nn.Module()) as patches:
-        RowNetworks(patches, [(of_concept(index), deltas) for index, deltas in enumerate(networks)], full_budget)
+        RowNetworks(patches, [(of_concept(index), deltas) for index, deltas in enumerate(networks)],
+                    Deltas(full_budget))
         with patches.running(UNetCall(tuple(rows), 0.5, (6, 8))):
             yield
 

@@ -16,6 +16,7 @@ from ..predict.joint import Joint
 from ..predict.own_rows import OwnRows
 from ..request import Request
 from ..unet.calls import every_row
+from ..unet.deltas import Deltas
 from ..unet.evaluator import Evaluator
 from ..unet.networks import RowNetworks, of_concept
 from ..unet.patches import Patches
@@ -37,7 +38,8 @@ class Stage:
                  concepts: Sequence[LoadedConcept], relieve: Callable[[], bool] = lambda: False):
         self._host, self._request, self._patches, self._concepts = host, request, patches, concepts
         own = [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)]
-        self._networks = RowNetworks(patches, [(every_row, host.style), *own], memory.full_budget)
+        self._deltas = Deltas(memory.full_budget)
+        RowNetworks(patches, [(every_row, host.style), *own], self._deltas)
         self.evaluator, self._of_concepts = (Evaluator(patches, memory.limit(of_concepts, host.latent_size), relieve)
                                              for of_concepts in (False, True))
 
@@ -54,7 +56,7 @@ class Stage:
             # in the end has all its neighbourhood, as in a row of its own
             shares = self._weights(places, strength=1.0)
             whole = torch.stack([spread(of_picture) for of_picture in shares[:, :, 0].unbind(1)], dim=1).unsqueeze(2)
-            return Blending(weights.to(host.device), Joint.of(cast, self._patches, self._networks, whole))
+            return Blending(weights.to(host.device), Joint.of(cast, self._patches, self._deltas, whole))
         return Blending(weights.to(host.device), OwnRows(cast, request.predict == "shared"))
 
     def _weights(self, places: Places, **changes: float) -> Tensor:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..host import Guidance, Guided
 from ..unet.calls import JOINT, RegionalCall, Row
+from ..unet.deltas import Deltas
 from ..unet.embeddings import EmbeddingLayers, RegionalEmbeddings
-from ..unet.networks import RowNetworks, Within
-from ..unet.patches import Patches, cross_attentions
-from ..unet.regional import RegionalAttention, joint_with
+from ..unet.patches import Patches
+from ..unet.regional import RegionalAttention, RegionalNetworks
 from ..unet.regions import Regions
 from .base import Cast, Part, Point, gathered, of_equal_shape
 
@@ -20,8 +20,8 @@ from .base import Cast, Part, Point, gathered, of_equal_shape
 class Joint:
     """One row r for all K concepts, ``C_i = u + s_i (r - u)``, blended in concept i's place as any C_i (Eq. 6).
 
-    It starts from the global prompt's conditional row. In it a layer with networks gives ``W x + sum_i M_i delta_i(x)``
-    (:mod:`omg_ext.unet.regions`), and cross-attention attends to concept i's prompt in its place
+    It starts from the global prompt's conditional row. In it a layer with networks gives
+    ``W x + sum_i M_i delta_i(x)``, and cross-attention attends to concept i's prompt in its place
     (:mod:`omg_ext.unet.regional`); the residual blocks add the embedding of its pooled prompt there
     (:mod:`omg_ext.unet.embeddings`). So the concepts see each other as they will be, and a further concept costs no
     further row; one that is everywhere has what its own row would have.
@@ -36,29 +36,26 @@ class Joint:
     cast: Cast
 
     @classmethod
-    def of(cls, cast: Cast, patches: Patches, networks: RowNetworks, weights: Tensor) -> Joint:
+    def of(cls, cast: Cast, patches: Patches, deltas: Deltas, weights: Tensor) -> Joint:
         """
         Args:
             patches: the UNet's.
-            networks: on concepts' rows of their own, as which cross-attention is evaluated.
+            deltas: of its networks.
             weights: where in the row each concept acts, [K, B, 1, h, w]: more than its mask, as no more is blended in
                 than that. (Measured: with all space around the masks given to the nearest concept, likeness is as high
                 as in rows of their own.)
         """
         regions = Regions(weights)
         regions.follow(patches)
-        inner = {layer for module in cross_attentions(patches.network) for layer in module.modules()}
-        for index, concept in enumerate(cast.concepts):
-            with_place = {layer: source for layer, source in concept.networks.items() if layer not in inner}
-            networks.add(joint_with(cast.pictures[index], is_bare=False), with_place, Within(regions, index))
-        RegionalAttention(patches, regions, cast.pictures)
+        deltas.forget_low_rank()  # from here on they are kept all together
+        RegionalNetworks(patches, regions, [concept.networks for concept in cast.concepts], deltas)
+        RegionalAttention(patches, regions)
         layers = EmbeddingLayers.of(patches.network)
         embedding = layers.modules()
-        is_own = [layers.pooled is not None or any(layer in embedding for layer in concept.networks)
-                  for concept in cast.concepts]
-        if any(is_own):
-            RegionalEmbeddings(patches, layers, regions,
-                               [own if needed else [] for own, needed in zip(cast.pictures, is_own, strict=True)])
+        own = [index for index, concept in enumerate(cast.concepts)
+               if layers.pooled is not None or any(layer in embedding for layer in concept.networks)]
+        if own:
+            RegionalEmbeddings(patches, layers, regions, own)
         return cls(cast)
 
     def __call__(self, point: Point, plain: Guided, guidance: Guidance) -> Guided:
@@ -74,11 +71,7 @@ class Joint:
         pooled = {} if host.pooled_name is None else {
             (row, part.index): _prompt(host.pooled_name, row, part) for row, part in places}
 
-        def shape(row: Row) -> tuple[int, ...]:
-            lengths = [len(contexts[row, part.index]) if (row, part.index) in contexts else 0 for part in parts]
-            return (point.source(_global(row)), *lengths)
-
-        for alike in of_equal_shape(rows, shape):
+        for alike in of_equal_shape(rows, lambda row: point.source(_global(row))):
             call = RegionalCall(tuple(alike), point.progress, point.grid, point.step, contexts=contexts, pooled=pooled)
             inputs = point.inputs([_global(row) for row in alike])
             outputs |= zip(alike, self.cast.evaluator(point.evaluate, call, *inputs), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -67,6 +68,11 @@ class UNetCall:
     grid: tuple[int, int]
     step: int = 0
     _runs: dict[tuple[Which, int], tuple[slice, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[int, bool], ...]:
+        """Each row's picture, and whether it is bare: what concepts' places depend on."""
+        return tuple((row.picture, row.is_bare) for row in self.rows)
 
     def runs(self, which: Which, batch: int = 0) -> tuple[slice, ...]:
         """Where the rows that ``which`` picks lie, in as few slices as possible.
@@ -137,30 +143,88 @@ class ReplayingCall(UNetCall):
                                for name, tensor in self.queries.items()})
 
 
+class Place(NamedTuple):
+    """One concept's place in one row of a call.
+
+    Attributes:
+        row: the row's number.
+        concept: whose.
+    """
+
+    row: int
+    concept: int
+
+
 @dataclass(frozen=True, eq=False)
 class RegionalCall(UNetCall):
     """A call whose rows attend to a prompt of their own in each concept's place.
 
     Attributes:
-        contexts: by row and concept what cross-attention attends to there, [tokens, width]. The rows of one call have
-            equally many tokens of one concept.
+        contexts: by row and concept what cross-attention attends to there, [tokens, width].
         pooled: by row and concept the pooled prompt, [width]; none in models without.
     """
 
     contexts: Mapping[tuple[Row, int], Tensor] = field(kw_only=True)
     pooled: Mapping[tuple[Row, int], Tensor] = field(kw_only=True)
-    _joined: dict[tuple[int, tuple[int, int]], Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    def context(self, concept: int, run: slice) -> Tensor:
-        """Of some consecutive rows, [rows, tokens, width]; made once for all layers."""
-        key = (concept, (run.start, run.stop))
-        if key not in self._joined:
-            self._joined[key] = torch.stack([self.contexts[row, concept] for row in self.rows[run]])
-        return self._joined[key]
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """All there are, those with prompts of equal length one behind the other."""
+        numbers = {row: number for number, row in enumerate(self.rows)}
+        own = [key for key in self.contexts if key[0] in numbers]
+        own.sort(key=lambda key: len(self.contexts[key]))
+        return tuple(Place(numbers[row], concept) for row, concept in own)
+
+    @cached_property
+    def prompts(self) -> list[Prompts]:
+        """What consecutive :attr:`places` attend to, those of one length together; made once for all layers."""
+        alike = groupby(range(len(self.places)), key=lambda number: len(self._context(number)))
+        groups = [list(group) for _, group in alike]
+        return [Prompts(slice(group[0], group[-1] + 1), torch.stack([self._context(number) for number in group]),
+                        PlacesCall(tuple(self.rows[self.places[number].row] for number in group), self.progress,
+                                   self.grid, self.step, whole=self,
+                                   concepts=tuple(self.places[number].concept for number in group)))
+                for group in groups]
+
+    def _context(self, number: int) -> Tensor:
+        row, concept = self.places[number]
+        return self.contexts[self.rows[row], concept]
 
     def select(self, indices: Sequence[int]) -> UNetCall:
         return RegionalCall(tuple(self.rows[index] for index in indices), self.progress, self.grid, self.step,
                             contexts=self.contexts, pooled=self.pooled)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacesCall(UNetCall):
+    """An evaluation of one module of a :class:`RegionalCall`, with a row for each of some places.
+
+    Attributes:
+        concepts: whose place each row is.
+        whole: the call that it is a part of.
+    """
+
+    concepts: tuple[int, ...] = field(kw_only=True)
+    whole: RegionalCall = field(kw_only=True)
+
+    @cached_property
+    def acting(self) -> tuple[int, ...]:
+        """For each row the concept whose networks act on it; -1 if none do."""
+        return tuple(-1 if row.is_bare else concept for row, concept in zip(self.rows, self.concepts, strict=True))
+
+
+class Prompts(NamedTuple):
+    """Prompts of one length.
+
+    Attributes:
+        places: whose.
+        context: [n, tokens, width].
+        call: in which a row of each attends to them.
+    """
+
+    places: slice
+    context: Tensor
+    call: PlacesCall
 
 
 def _runs_of(rows: Sequence[Row], which: Which) -> list[slice]:

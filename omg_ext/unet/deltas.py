@@ -96,7 +96,7 @@ class LowRankDelta:
     def add_to(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
             # with a core, the core has the kernel and down is 1x1
-            hidden = _conv(layer, x, self.down) if self.mid is None else _conv(layer, F.conv2d(x, self.down), self.mid)
+            hidden = conv(layer, x, self.down) if self.mid is None else conv(layer, F.conv2d(x, self.down), self.mid)
             y += F.conv2d(like(hidden, y), self.up)
         else:
             hidden = like(F.linear(x, self.down), y)
@@ -167,19 +167,55 @@ class DeltaSum:
             delta.add_to(layer, x, y)
 
 
+class Deltas:
+    """Resolved sources of one UNet, kept from call to call.
+
+    Args:
+        full_budget: bytes that deltas as large as their layer's weight may take in all. What is beyond is resolved
+            again in every call, which costs time. Low-rank deltas are always kept.
+    """
+
+    def __init__(self, full_budget: int = 1 << 62):
+        self._left = full_budget
+        self._kept: dict[tuple[nn.Module, Source], tuple[Delta, Tensor]] = {}
+
+    def of(self, source: Source, layer: nn.Module, y: Tensor) -> Delta:
+        """A source's delta for outputs like ``y`` of the layer."""
+        kept = self._kept.get((layer, source))
+        if kept is not None and (kept[1].dtype, kept[1].device) == (y.dtype, y.device):
+            return kept[0]
+        if kept is not None:
+            self._left += _full_bytes(self._kept.pop((layer, source))[0])
+        delta = source.resolve(layer, y)
+        size = _full_bytes(delta)
+        if size <= self._left:
+            self._left -= size
+            self._kept[layer, source] = (delta, y.new_empty(0))
+        return delta
+
+    def forget_low_rank(self) -> None:
+        """Give up the memory of those that are made again in no time."""
+        self._kept = {key: kept for key, kept in self._kept.items() if kept[0].is_full}
+
+
+def _full_bytes(delta: Delta) -> int:
+    """Of a delta as large as its layer's weight; a low-rank one does not count."""
+    return delta.nbytes if delta.is_full else 0
+
+
 def like(tensor: Tensor, reference: Tensor) -> Tensor:
     """``tensor`` in the device and dtype of ``reference``."""
     return tensor.to(device=reference.device, dtype=reference.dtype)
 
 
-def _conv(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def conv(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The layer's own convolution, its stride and its padding (circular for tiling pictures), with other weights."""
     return layer._conv_forward(x, weight, bias)
 
 
 def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.Conv2d):
-        return _conv(layer, x, weight, bias)
+        return conv(layer, x, weight, bias)
     if isinstance(layer, nn.LayerNorm):
         return F.layer_norm(x.to(weight.dtype), layer.normalized_shape, weight, bias, layer.eps)
     if isinstance(layer, nn.GroupNorm):

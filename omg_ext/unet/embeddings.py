@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .calls import RegionalCall, UNetCall
+from .calls import Place, RegionalCall, UNetCall
 from .patches import Patches
-from .regional import joint_with
 from .regions import Regions
 
 
@@ -56,16 +55,13 @@ class RegionalEmbeddings:
         patches: the UNet's.
         layers: of the UNet.
         regions: M_i.
-        pictures: of each concept, those that it is in; empty for one whose embedding is the picture's.
+        concepts: those whose embedding is not the picture's.
     """
 
-    def __init__(self, patches: Patches, layers: EmbeddingLayers, regions: Regions,
-                 pictures: Sequence[Sequence[int]]):
-        self._patches, self._layers, self._regions = patches, layers, regions
-        self._which = [joint_with(own) for own in pictures]
-        # of the running call, by concept and first row: the embedding, and what the next block adds for it
-        self._embeddings: dict[tuple[int, int], Tensor] = {}
-        self._shifts: dict[tuple[int, int], Tensor] = {}
+    def __init__(self, patches: Patches, layers: EmbeddingLayers, regions: Regions, concepts: Collection[int]):
+        self._patches, self._layers, self._regions, self._concepts = patches, layers, regions, concepts
+        # of the running call's places: their embeddings, and what the next block adds for them
+        self._embeddings, self._shifts = (torch.empty(0) for _ in range(2))
         patches.on_output(layers.time, self._embed_time)
         if layers.pooled is not None:
             patches.on_output(layers.pooled, self._embed_pooled)
@@ -74,35 +70,39 @@ class RegionalEmbeddings:
             patches.on_input(norm, self._add)
 
     def _embed_time(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._embeddings = {(concept, rows.start): self._own(call, concept, rows, layer, args[0][rows])
-                            for concept, rows in self._places(call)}
+        if places := self._places(call):
+            self._embeddings = self._own(call, places, layer, _of_rows(args[0], places))
 
     def _embed_pooled(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        for concept, rows in self._places(call):
+        if places := self._places(call):
             assert isinstance(call, RegionalCall)
-            pooled = torch.stack([call.pooled[row, concept] for row in call.rows[rows]]).to(args[0])
-            given = torch.cat([pooled, args[0][rows, pooled.shape[1]:]], dim=1)  # behind it are the sizes
-            embedded = self._own(call, concept, rows, layer, given)
-            self._embeddings[concept, rows.start] = self._embeddings[concept, rows.start] + embedded
+            pooled = torch.stack([call.pooled[call.rows[row], concept] for row, concept in places]).to(args[0])
+            sizes = _of_rows(args[0], places)[:, pooled.shape[1]:]  # they are behind it
+            self._embeddings = self._embeddings + self._own(call, places, layer, torch.cat([pooled, sizes], dim=1))
 
     def _project(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        for concept, rows in self._places(call):
-            embedding = self._embeddings[concept, rows.start]
-            given = silu(embedding) if self._layers.is_activated else embedding
-            own = self._own(call, concept, rows, layer, given.to(args[0].dtype))
-            self._shifts[concept, rows.start] = own - output[rows]
+        if places := self._places(call):
+            given = silu(self._embeddings) if self._layers.is_activated else self._embeddings
+            self._shifts = self._own(call, places, layer, given.to(args[0].dtype)) - _of_rows(output, places)
 
     def _add(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        for concept, rows in self._places(call):
-            self._regions.add_constant(concept, call, rows, self._shifts[concept, rows.start], args[0])
+        if places := self._places(call):
+            y = args[0]
+            maps = self._regions.of_places(call, places, y)
+            y += torch.matmul(self._shifts.t().to(y.dtype), maps.flatten(2)).unflatten(2, tuple(y.shape[2:]))
 
-    def _places(self, call: UNetCall) -> list[tuple[int, slice]]:
+    def _places(self, call: UNetCall) -> tuple[Place, ...]:
         if not isinstance(call, RegionalCall):
-            return []
-        return [(concept, rows) for concept, which in enumerate(self._which) for rows in call.runs(which)]
+            return ()
+        return tuple(place for place in call.places if place.concept in self._concepts)
 
-    def _own(self, call: UNetCall, concept: int, rows: slice, layer: nn.Module, x: Tensor) -> Tensor:
-        """The layer's output on rows of the concept's own."""
-        with self._patches.running(call.of_rows([row._replace(concept=concept) for row in call.rows[rows]])):
+    def _own(self, call: UNetCall, places: Sequence[Place], layer: nn.Module, x: Tensor) -> Tensor:
+        """The layer's output on rows of the concepts' own."""
+        rows = [call.rows[row]._replace(concept=concept) for row, concept in places]
+        with self._patches.running(call.of_rows(rows)):
             output: Tensor = layer(x)
         return output
+
+
+def _of_rows(values: Tensor, places: Sequence[Place]) -> Tensor:
+    return torch.stack([values[place.row] for place in places])

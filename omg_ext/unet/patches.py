@@ -16,8 +16,12 @@ OutputHook = Callable[[UNetCall, nn.Module, tuple[Any, ...], Tensor], None]
 """``(running call, layer, its inputs, its output)``; changes the output in place"""
 InputHook = Callable[[UNetCall, nn.Module, tuple[Any, ...]], None]
 """``(running call, layer, its inputs)``; changes the inputs in place"""
-CallHook = Callable[[UNetCall, nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]
-"""The same with the inputs that have a name behind the others"""
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Enter = Callable[[UNetCall, nn.Module, Args, Kwargs], tuple[UNetCall, Args, Kwargs]]
+"""``(running call, module, its inputs, those with names)``; the same, changed, for the module to work on"""
+Leave = Callable[[UNetCall, UNetCall, nn.Module, Args, Kwargs, Tensor], Tensor]
+"""``(running call, the module's, module, its inputs as they were, those with names, its output)``; another output"""
 
 
 class Patches:
@@ -43,11 +47,12 @@ class Patches:
     @contextmanager
     def running(self, call: UNetCall) -> Iterator[None]:
         """Within the block the network is evaluated once, on the call's rows."""
-        before, self._local.call = self.call, call
+        before, self._local.call, depth = self.call, call, len(self._entered)
         try:
             yield
         finally:
             self._local.call = before
+            del self._entered[depth:]  # of a call that failed
 
     def on_output(self, layer: nn.Module, hook: OutputHook) -> None:
         """Call ``hook`` after each forward call of ``layer`` within a running call. Hooks act in the order added."""
@@ -67,14 +72,34 @@ class Patches:
 
         self._handles.append(layer.register_forward_pre_hook(act))
 
-    def on_call(self, layer: nn.Module, hook: CallHook) -> None:
-        """As :meth:`on_output`, for a hook that also wants the named inputs."""
-        def act(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def around(self, module: nn.Module, enter: Enter, leave: Leave) -> None:
+        """Within a running call, let a module work on what ``enter`` gives, and give what ``leave`` makes of it."""
+        def before(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
             call = self.call
-            if call is not None:
-                hook(call, layer, args, kwargs, output)
+            if call is None:
+                return None
+            self._entered.append((call, args, kwargs))
+            self._local.call, args, kwargs = enter(call, module, args, kwargs)
+            return args, kwargs
 
-        self._handles.append(layer.register_forward_hook(act, with_kwargs=True))
+        def after(module: nn.Module, args: Args, kwargs: Kwargs, output: Tensor) -> Tensor:
+            inner = self.call
+            if inner is None:
+                return output
+            call, args, kwargs = self._entered.pop()
+            self._local.call = call
+            return leave(call, inner, module, args, kwargs, output)
+
+        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+
+    @property
+    def _entered(self) -> list[tuple[UNetCall, Args, Kwargs]]:
+        """What modules that work at present were given, the inner ones last."""
+        if not hasattr(self._local, "entered"):
+            self._local.entered = []
+        entered: list[tuple[UNetCall, Args, Kwargs]] = self._local.entered
+        return entered
 
     def __enter__(self) -> Patches:
         return self

@@ -1,63 +1,146 @@
-"""Cross-attention to a prompt of its own in each concept's place."""
+"""Networks and prompts that act in their concept's place alone, within each layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .calls import JOINT, RegionalCall, Row, UNetCall, Which
-from .patches import Patches, cross_attentions
+from .calls import PlacesCall, RegionalCall, UNetCall
+from .deltas import Deltas, LowRank, Source, Sources
+from .patches import Args, Kwargs, Patches, cross_attentions
 from .regions import Regions
+from .stacks import Sizes, Stack, stackable
 
 # how the UNets call what their cross-attention attends to
 _CONTEXT_NAMES = ("encoder_hidden_states", "context")
 
 
-def joint_with(pictures: Sequence[int], is_bare: bool | None = None) -> Which:
-    """Picks the joint rows of pictures that a concept is in; those with or without networks, or both."""
-    mine = frozenset(pictures)
+class RegionalNetworks:
+    """``W x + sum_i M_i delta_i(x)`` in the rows of :class:`RegionalCall`, delta_i(x) in concept i's rows of
+    :class:`PlacesCall`.
 
-    def has_concept(row: Row) -> bool:
-        return row.concept == JOINT and row.picture in mine and is_bare in (None, row.is_bare)
-
-    return has_concept
-
-
-class RegionalAttention:
-    """``A(x, p) + sum_i M_i (A_i(x, p_i) - A(x, p))`` for the rows of :class:`RegionalCall`.
-
-    p is the row's own prompt; A_i is the module itself on rows of concept i: what acts on these, its networks, acts in
-    there.
+    Layers without a place in the picture stay as they are: :mod:`omg_ext.unet.embeddings` sees to them. So do rows
+    without networks.
 
     Args:
         patches: the UNet's.
         regions: M_i.
-        pictures: of each concept, those that it is in.
+        networks: of each concept.
+        deltas: where those that are not low-rank are kept.
     """
 
-    def __init__(self, patches: Patches, regions: Regions, pictures: Sequence[Sequence[int]]):
-        self._patches, self._regions = patches, regions
-        self._which = [joint_with(own) for own in pictures]
-        for module in cross_attentions(patches.network):
-            patches.on_call(module, self._blend)
+    def __init__(self, patches: Patches, regions: Regions, networks: Sequence[Sources], deltas: Deltas):
+        self._regions, self._deltas = regions, deltas
+        self._low_rank: dict[nn.Module, list[tuple[int, LowRank]]] = {}
+        self._others: dict[nn.Module, list[tuple[int, Source]]] = {}
+        self._stacks: dict[nn.Module, Stack] = {}
+        self._of_places: dict[tuple[object, ...], Tensor] = {}
+        for concept, sources in enumerate(networks):
+            for layer, source in sources.items():
+                factors = stackable(source)
+                if factors is None:
+                    self._others.setdefault(layer, []).append((concept, source))
+                else:
+                    self._low_rank.setdefault(layer, []).extend((concept, each) for each in factors)
+        inner = {layer for module in cross_attentions(patches.network) for layer in module.modules()}
+        for layer in {**self._low_rank, **self._others}:
+            patches.on_output(layer, self._act_on_places if layer in inner else self._act)
 
-    def _blend(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
-               output: Tensor) -> None:
-        if not isinstance(call, RegionalCall):
+    def _act(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not isinstance(call, RegionalCall) or output.dim() < 3:
             return
-        output *= self._regions.rest(call, output)
-        for concept, which in enumerate(self._which):
-            for rows in call.runs(which, output.shape[0]):
-                place = self._regions.tokens(concept, call, rows, output)
-                own = [row._replace(concept=concept) for row in call.rows[rows]]
-                named = _with_context(args, kwargs, call.context(concept, rows))
-                with self._patches.running(call.of_rows(own)):
-                    place.add(layer(place.of(args[0][rows]), **named), output[rows])
+        if layer in self._low_rank:
+            stack = self._stack(layer, output)
+            stack.add_to(layer, args[0], output, self._regions.of_ranks(call, stack.sizes, output))
+        others = self._others.get(layer, [])
+        if others and output.dim() == 3:
+            shares = self._regions.shares(call, call.places, output)
+            x = shares.gather(args[0])
+            change = output.new_zeros(*x.shape[:2], output.shape[2])
+            self._add_others(layer, [mine for prompts in call.prompts for mine in prompts.call.acting], x, change)
+            shares.add(change, output)
+            return
+        for concept, source in others:
+            change = torch.zeros_like(output)
+            self._deltas.of(source, layer, output).add_to(layer, args[0], change)
+            output.addcmul_(change, self._regions.of_ranks(call, ((concept, 1),), output))
+
+    def _act_on_places(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not isinstance(call, PlacesCall):
+            return
+        if layer in self._low_rank:
+            stack = self._stack(layer, output)
+            stack.add_to(layer, args[0], output, self._mine(call, stack.sizes, output))
+        self._add_others(layer, call.acting, args[0], output)
+
+    def _add_others(self, layer: nn.Module, whose: Sequence[int], x: Tensor, y: Tensor) -> None:
+        """``y[n] += delta_i(x[n])`` in place, i the concept of row n."""
+        for concept, source in self._others.get(layer, ()):
+            for number, acting in enumerate(whose):
+                if acting == concept:
+                    one = slice(number, number + 1)
+                    self._deltas.of(source, layer, y).add_to(layer, x[one], y[one])
+
+    def _stack(self, layer: nn.Module, output: Tensor) -> Stack:
+        kept = self._stacks.get(layer)
+        if kept is None or (kept.up.dtype, kept.up.device) != (output.dtype, output.device):
+            kept = self._stacks[layer] = Stack.of(self._low_rank[layer], output)
+        return kept
+
+    def _mine(self, call: PlacesCall, sizes: Sizes, output: Tensor) -> Tensor:
+        """1 where a rank is of the concept whose place a row is, else 0, [rows, 1, R]."""
+        key = (call.acting, sizes, output.dtype, output.device)
+        if key not in self._of_places:
+            ranks = [concept for concept, size in sizes for _ in range(size)]
+            of_rows = torch.tensor([[float(own == mine) for own in ranks] for mine in call.acting])
+            self._of_places[key] = of_rows.unsqueeze(1).to(output)
+        return self._of_places[key]
 
 
-def _with_context(args: tuple[Any, ...], kwargs: dict[str, Any], context: Tensor) -> dict[str, Any]:
+class RegionalAttention:
+    """``A(x, p) + sum_i M_i (A_i(x, p_i) - A(x, p))`` in the rows of :class:`RegionalCall`.
+
+    p is the row's own prompt; A_i is the module itself with concept i's networks, evaluated once for the tokens of all
+    places. Where all space is somebody's that is instead of A, else besides it.
+
+    Args:
+        patches: the UNet's.
+        regions: M_i.
+    """
+
+    def __init__(self, patches: Patches, regions: Regions):
+        self._patches, self._regions = patches, regions
+        for module in cross_attentions(patches.network):
+            patches.around(module, self._enter, self._leave)
+
+    def _enter(self, call: UNetCall, layer: nn.Module, args: Args, kwargs: Kwargs) -> tuple[UNetCall, Args, Kwargs]:
+        if not isinstance(call, RegionalCall):
+            return call, args, kwargs
+        shares = self._regions.shares(call, call.places, args[0])
+        if shares.rest is not None or len(call.prompts) > 1:
+            return call, args, kwargs
+        prompts = call.prompts[0]
+        return prompts.call, (shares.gather(args[0]),), _with_context(args, kwargs, prompts.context)
+
+    def _leave(self, call: UNetCall, inner: UNetCall, layer: nn.Module, args: Args, kwargs: Kwargs,
+               output: Tensor) -> Tensor:
+        if not isinstance(call, RegionalCall):
+            return output
+        # under autocast what comes in has another type than what goes out
+        shares = self._regions.shares(call, call.places, args[0], output.dtype)
+        if inner is not call:
+            return shares.blended(output, args[0])
+        x, own = shares.gather(args[0]), []
+        for prompts in call.prompts:
+            with self._patches.running(prompts.call):
+                own.append(layer(x[prompts.places], **_with_context(args, kwargs, prompts.context)))
+        return shares.blended(torch.cat(own), output)
+
+
+def _with_context(args: Args, kwargs: Kwargs, context: Tensor) -> Kwargs:
     name = next((name for name in _CONTEXT_NAMES if name in kwargs), None)
     if name is None or len(args) > 1:
         raise TypeError("a cross-attention module was called in an unknown way")

@@ -1,56 +1,106 @@
-"""Concepts' places on the grids that a UNet's layers work on, and networks that act there alone.
+"""Concepts' places on the grids that a UNet's layers work on.
 
-In a row that holds several concepts every layer gives ``W x + sum_i M_i delta_i(x)``: M_i are the blend weights of
-Eq. 6 on the layer's own grid, by area, so that they are a partition of unity there, too. Only the tokens that a concept
-has a part in are computed, so the places of all concepts together cost about as much as one of the picture's size.
+In a row that holds several concepts every layer gives ``y + sum_i M_i (y_i - y)``: M_i are the blend weights of Eq. 6
+on the layer's own grid, by area, so that they are a partition of unity there, too. What is the same for all layers of
+a grid is made once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..errors import OMGError
-from .calls import UNetCall
-from .deltas import Delta
+from .calls import Place, UNetCall
 from .patches import Patches, transformers
+from .stacks import Sizes
 
 Grid = tuple[int, int]
+_Made = TypeVar("_Made")
+# of shares that add up to 1
+_NOTHING = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
-    """A concept's place among a layer's tokens.
+class Shares:
+    """The tokens of some places, gathered so that one module can work on all of them, a row to a place.
 
     Attributes:
-        numbers: the tokens that it has a part in, in any of the pictures, [n]; None is all.
-        weights: M_i there, [rows, n, 1].
+        count: of places, N.
+        tokens: theirs, numbered over all rows, [N * n]; a place with fewer than n is filled up with any.
+        back: for each token of the rows which of those is its own, [rows * tokens], and M_i there, [rows, tokens, 1];
+            once for each place that a token may be in, with weights of zero if it is not.
+        rest: ``1 - sum_i M_i``, [rows, tokens, 1]; None if that is nothing but rounding, as it is where all space is
+            somebody's.
     """
 
-    numbers: Tensor | None
-    weights: Tensor
+    count: int
+    tokens: Tensor
+    back: Sequence[tuple[Tensor, Tensor]]
+    rest: Tensor | None
 
-    def of(self, x: Tensor) -> Tensor:
-        """Those of ``x`` [rows, tokens, width]."""
-        return x if self.numbers is None else x.index_select(1, self.numbers)
+    @classmethod
+    def of(cls, weights: Tensor, rows: Sequence[int], rest: Tensor) -> Shares:
+        """
+        Args:
+            weights: M_i of each place, [N, tokens].
+            rows: the row of each place.
+            rest: as the attribute, float32.
+        """
+        places, count = weights.shape
+        is_in = weights > 0
+        size = max(int(is_in.sum(1).max()), 1)
+        # its own first, in their order
+        own = is_in.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size]
+        starts = torch.tensor(rows, device=weights.device)[:, None] * count
+        # where each place has each token of the rows
+        numbers = weights.new_full((places, len(rest), count), -1, dtype=torch.long)
+        shares = weights.new_zeros((places, len(rest), count))
+        for place, row in enumerate(rows):
+            held = int(is_in[place].sum())
+            numbers[place, row, own[place, :held]] = torch.arange(held, device=own.device) + place * size
+            shares[place, row] = weights[place]
+        numbers, order = numbers.sort(dim=0, descending=True)
+        back = [(number.clamp(min=0).flatten(), share.unsqueeze(2))
+                for number, share in zip(numbers, shares.gather(0, order), strict=True) if bool(share.any())]
+        is_whole = bool(rest.abs().max() < _NOTHING)
+        return cls(places, (own + starts).flatten(), back, None if is_whole else rest.to(weights.dtype))
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The places' tokens of ``x`` [rows, tokens, width], [N, n, width]."""
+        return x.flatten(0, 1).index_select(0, self.tokens).unflatten(0, (self.count, -1))
 
     def add(self, change: Tensor, y: Tensor) -> None:
-        """``y += M_i change`` in place, [rows, tokens, width] for [rows, n, width]."""
-        if self.numbers is None:
-            y += self.weights * change
+        """``y += sum_i M_i change_i`` in place, [rows, tokens, width] for [N, n, width]."""
+        for numbers, weights in self.back:
+            y.addcmul_(_at(change, numbers, y.shape), weights)
+
+    def blended(self, own: Tensor, y: Tensor) -> Tensor:
+        """``(1 - sum_i M_i) y + sum_i M_i own_i``, [rows, tokens, width]; of y the shape counts if there is no rest."""
+        numbers, weights = self.back[0]
+        if self.rest is None:
+            result = _at(own, numbers, y.shape) * weights
         else:
-            y.index_copy_(1, self.numbers, self.of(y) + self.weights * change)
+            result = torch.addcmul(y * self.rest, _at(own, numbers, y.shape), weights)
+        for numbers, weights in self.back[1:]:
+            result.addcmul_(_at(own, numbers, y.shape), weights)
+        return result
+
+
+def _at(values: Tensor, numbers: Tensor, shape: Sequence[int]) -> Tensor:
+    return values.flatten(0, 1).index_select(0, numbers).view(*shape[:2], -1)
 
 
 class Regions:
     """The places of K concepts in B pictures.
 
     Args:
-        weights: M_i, [K, B, 1, h, w] on the latent's grid.
+        weights: M_i, [K, B, 1, h, w] on the latent's grid; zero in pictures without concept i.
 
     Attributes:
         grid: on which the tokens lie at present, see :meth:`follow`.
@@ -60,8 +110,7 @@ class Regions:
         self.grid: Grid = (weights.shape[3], weights.shape[4])
         self._weights = weights[:, :, 0].float()
         self._on_grids: dict[Grid, Tensor] = {}
-        self._made: dict[tuple[object, ...], Tensor] = {}
-        self._tokens: dict[tuple[object, ...], Tokens] = {}
+        self._made: dict[tuple[object, ...], Any] = {}
 
     def follow(self, patches: Patches) -> None:
         """Know the grid of each transformer's tokens: that of the feature maps that it makes them of.
@@ -81,60 +130,54 @@ class Regions:
                                     else adaptive_avg_pool2d(self._weights, grid))
         return self._on_grids[grid]
 
-    def tokens(self, concept: int, call: UNetCall, rows: slice, like: Tensor) -> Tokens:
-        """A concept's place among the tokens of some rows.
+    def shares(self, call: UNetCall, places: tuple[Place, ...], like: Tensor, dtype: torch.dtype | None = None
+               ) -> Shares:
+        """Some places' tokens.
 
         Args:
-            rows: of the call.
             like: tokens of all rows of the call, [rows, tokens, width].
+            dtype: of what is blended; theirs by default.
 
         Raises:
             OMGError: the layer's tokens are not those of the picture.
         """
-        grid, pictures = self._grid_of(call, like), _pictures(call, rows)
-        key = (concept, grid, pictures, like.dtype, like.device)
-        if key not in self._tokens:
-            weights = self._of(concept, grid, pictures, like).flatten(1).unsqueeze(2)
-            own = weights.any(0).nonzero()[:, 0]
-            numbers = None if len(own) == weights.shape[1] else own
-            self._tokens[key] = Tokens(numbers, Tokens(numbers, weights).of(weights))
-        return self._tokens[key]
+        def make(weights: Tensor) -> Shares:
+            pictures = [row.picture for row in call.rows]
+            own = torch.stack([weights[place.concept, pictures[place.row]] for place in places]).flatten(1)
+            # a row whose concepts are not among the places would keep what it has
+            rest = torch.stack([1 - weights[[place.concept for place in places if place.row == number], picture].sum(0)
+                                for number, picture in enumerate(pictures)]).flatten(1).unsqueeze(2)
+            own = own.to(like.device, dtype or like.dtype)
+            return Shares.of(own, [place.row for place in places], rest.to(like.device))
 
-    def rest(self, call: UNetCall, like: Tensor) -> Tensor:
-        """``1 - sum_i M_i`` at the tokens of all rows, [rows, tokens, 1]; arguments and errors as :meth:`tokens`."""
-        weights = self._of(None, self._grid_of(call, like), _pictures(call, slice(None)), like)
-        return weights.flatten(1).unsqueeze(2)
+        return self._once(("shares", places, dtype), call, self._grid_of(call, like), like, make)
 
-    def add(self, concept: int, call: UNetCall, rows: slice, delta: Delta, layer: nn.Module, x: Tensor,
-            y: Tensor) -> None:
-        """``y[rows] += M_i delta_i(x[rows])`` in place.
+    def of_places(self, call: UNetCall, places: tuple[Place, ...], like: Tensor) -> Tensor:
+        """M_i of some places, and zero in all other rows, [rows, N, h, w] for feature maps ``like`` of all rows."""
+        def make(weights: Tensor) -> Tensor:
+            own = weights.new_zeros(len(call.rows), len(places), *weights.shape[2:])
+            for number, (row, concept) in enumerate(places):
+                own[row, number] = weights[concept, call.rows[row].picture]
+            return own.to(like)
 
-        Layers without a place in the picture stay as they are: :mod:`omg_ext.unet.embeddings` sees to them.
+        return self._once(("maps", places), call, (like.shape[2], like.shape[3]), like, make)
 
-        Args:
-            x, y: the layer's inputs and outputs, with all rows of the call.
+    def of_ranks(self, call: UNetCall, sizes: Sizes, like: Tensor) -> Tensor:
+        """M_i for each rank of a stack, [rows, tokens, R] or [rows, R, h, w] for a layer's outputs ``like``.
+
+        Zero in rows without networks.
 
         Raises:
-            OMGError: as :meth:`tokens`.
+            OMGError: as :meth:`shares`.
         """
-        if y.dim() == 3:
-            place = self.tokens(concept, call, rows, y)
-            own = place.of(x[rows])
-            change = y.new_zeros(*own.shape[:2], y.shape[2])
-            delta.add_to(layer, own, change)
-            place.add(change, y[rows])
-        elif y.dim() == 4:
-            change = torch.zeros_like(y[rows])
-            delta.add_to(layer, x[rows], change)
-            self._add_map(concept, call, rows, change, y)
+        grid = self._grid_of(call, like) if like.dim() == 3 else (like.shape[2], like.shape[3])
 
-    def add_constant(self, concept: int, call: UNetCall, rows: slice, change: Tensor, y: Tensor) -> None:
-        """``y[rows] += M_i change`` in place: one vector [rows, C] all over feature maps ``y`` [all rows, C, h, w]."""
-        self._add_map(concept, call, rows, change[:, :, None, None], y)
+        def make(weights: Tensor) -> Tensor:
+            of_rows = torch.stack([weights[:, row.picture] * (not row.is_bare) for row in call.rows])
+            ranks = torch.cat([of_rows[:, [concept]].expand(-1, size, -1, -1) for concept, size in sizes], dim=1)
+            return (ranks.flatten(2).transpose(1, 2) if like.dim() == 3 else ranks).to(like).contiguous()
 
-    def _add_map(self, concept: int, call: UNetCall, rows: slice, change: Tensor, y: Tensor) -> None:
-        weights = self._of(concept, (y.shape[2], y.shape[3]), _pictures(call, rows), y)
-        y[rows] += weights.unsqueeze(1) * change
+        return self._once(("ranks", sizes, like.dim()), call, grid, like, make)
 
     def _grid_of(self, call: UNetCall, like: Tensor) -> Grid:
         if like.shape[:2] != (len(call.rows), self.grid[0] * self.grid[1]):
@@ -142,15 +185,11 @@ class Regions:
                                       "tokens than the picture; turn off token merging and HyperTile, or choose shared")
         return self.grid
 
-    def _of(self, concept: int | None, grid: Grid, pictures: tuple[int, ...], like: Tensor) -> Tensor:
-        """One concept's weights in pictures, or what all leave over, [pictures, h, w]; made once for all layers."""
-        key = (concept, grid, pictures, like.dtype, like.device)
+    def _once(self, what: tuple[object, ...], call: UNetCall, grid: Grid, like: Tensor,
+              make: Callable[[Tensor], _Made]) -> _Made:
+        """What is made of M_i on a grid, once for all layers and all calls of rows like these."""
+        key = (*what, call.kinds, grid, like.dtype, like.device)
         if key not in self._made:
-            weights = self.on(grid)
-            weights = 1 - weights.sum(0) if concept is None else weights[concept]
-            self._made[key] = weights[list(pictures)].to(like)
-        return self._made[key]
-
-
-def _pictures(call: UNetCall, rows: slice) -> tuple[int, ...]:
-    return tuple(row.picture for row in call.rows[rows])
+            self._made[key] = make(self.on(grid))
+        made: _Made = self._made[key]
+        return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.subject import Subject
-from bench.ways import Way, ways
+from bench.ways import Way, peaks, ways
 from tests.models.tiny import tiny_sdxl
 
 
@@ -21,3 +21,12 @@ def test_every_way_evaluates_the_rows_of_the_cost_model(tmp_path):
     exact = [row for row in measured if row.exactly is not None]
     assert len(exact) == 8
     assert all(row.met for row in exact)
+
+
+def test_peaks_are_of_one_pipeline_at_a_time(tmp_path):
+    """What an earlier way has read or kept does not count for the next."""
+    found = {row.name: row.value for row in peaks(Subject(tiny_sdxl(), 64, tmp_path, 4), (2,))}
+    names = [f"Tensors alive beyond plain: {way}, 2 concepts" for way in ("separate", "shared", "joint")]
+    separate, shared, joint = (found[name] for name in names)
+    assert 0 < shared <= separate * 1.2
+    assert 0 < joint < separate * 1.5
