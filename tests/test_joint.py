@@ -22,7 +22,6 @@ from omg_ext.diffusers import PromptEmbeds
 from omg_ext.diffusers.prompts import encode
 from omg_ext.errors import OMGError
 from omg_ext.unet.calls import JOINT, Place, RegionalCall, Row, UNetCall
-from omg_ext.unet.patches import Patches
 from omg_ext.unet.regional import RegionalAttention
 from omg_ext.unet.regions import Regions
 from tests.diffusers_host import (
@@ -349,38 +348,6 @@ def test_prompts_of_unequal_length_meet_in_one_row():
     request = {"concepts": left_and_right(), "predict": "joint", "blend_start": 0}
     usual, longer = (generate(pipe, request, concept_embeds={0: short, 1: each}).latents for each in (other, twice))
     assert difference(usual, longer) < ROUNDING  # softmax over each token twice is the same
-
-
-class HalfAttention(nn.Module):
-    """Adds what it attends to, and gives another type than it takes, as under autocast."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.to_q = nn.Identity()
-
-    def forward(self, x: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return (x + encoder_hidden_states.mean(1, keepdim=True)).half()
-
-
-@pytest.mark.parametrize("share", [1.0, 0.5])
-@pytest.mark.parametrize("lengths", [(3, 3), (3, 6)])
-def test_attention_gives_its_own_type(share, lengths):
-    """In the web UI what goes into attention is float32 and what comes out half, whether all space is somebody's."""
-    network = nn.Module()
-    network.add_module("attn2", HalfAttention())
-    row = Row(0, JOINT)
-    weights = torch.tensor([[1, 1, 0, 0.5], [0, 0, 1, 0.5]]).view(2, 1, 1, 2, 2) * share
-    call = RegionalCall((row,), 0.5, (2, 2), pooled={}, contexts={
-        (row, concept): torch.full((length, 1), 4.0 * (concept + 1)) for concept, length in enumerate(lengths)})
-    with Patches(network) as patches:
-        RegionalAttention(patches, Regions(weights))
-        with patches.running(call):
-            x, prompt = torch.arange(4.0).view(1, 4, 1), torch.zeros(1, 3, 1)
-            output = network.get_submodule("attn2")(x, encoder_hidden_states=prompt)
-        assert patches.call is None
-    assert output.dtype == torch.half
-    own = torch.tensor([4.0, 4, 8, 6]) * share + torch.arange(4.0)
-    torch.testing.assert_close(output.flatten().float(), own)
 
 
 def test_tokens_that_have_no_place_are_refused():

@@ -16,6 +16,7 @@ from bench.world.sweeps import CURVES, PAIRS, TWO_MEN, Cell
 Figures = Mapping[str, Mean]
 # of the single LoRA's identity
 GOAL, LEAST_LAYOUT = 0.9, 0.7
+_MARKERS = "osPD^vX*dp"
 
 
 def point(casts: Sequence[Cast], method: str, found: Mapping[str, Figures]) -> tuple[float, float] | None:
@@ -48,7 +49,7 @@ def draw(found: Mapping[str, Figures], path: Path) -> bool:
             points = [place for way in curve if (place := point(casts, way.name, found)) is not None]
             if points:
                 is_empty = False
-                pane.plot(*zip(*points, strict=True), marker="osD^vP*"[number], label=name)
+                pane.plot(*zip(*points, strict=True), marker=_MARKERS[number], label=name)
         pane.axhline(GOAL, color="grey", linewidth=0.8, linestyle=":")
         pane.axvline(LEAST_LAYOUT, color="grey", linewidth=0.8, linestyle=":")
         pane.set(title=title, xlabel="overlap with the first picture", ylabel="identity (1: one LoRA alone)")

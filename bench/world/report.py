@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.table import Row, conditions, results_name
+from bench.world import frontier
 from bench.world.measure import FIGURES, Mean
-from bench.world.sweeps import OCCLUSIONS, OMG, PAIR, PAIRS, Cell, Result
+from bench.world.sweeps import DEFAULTS, MOST_ALIKE, OCCLUSIONS, OMG, PAIR, PAIRS, TWO_MEN, Cell, Result
 
 # the targets, for two concepts of which at most this share is hidden
 TARGET_OCCLUSION = 0.3
@@ -148,7 +149,21 @@ def targets(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
     """What is asked of OMG, and how far simultaneous LoRAs are from it: for each pair that was run."""
     pairs = [*(Cell(pair, OMG) for pair in PAIRS),
              *(Cell(PAIR, OMG, share) for share in OCCLUSIONS if share <= TARGET_OCCLUSION)]
-    return [row for pair in pairs for row in _targets_of(pair.start, found)]
+    return [row for pair in pairs for row in _targets_of(pair.start, found)] + _targets_of_ways(found)
+
+
+def _targets_of_ways(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
+    """What is asked of the way that is most alike, and of the defaults."""
+    asked = (("four pairs", PAIRS, MOST_ALIKE.name, 0.1, 0.3), ("two men", (TWO_MEN,), MOST_ALIKE.name, 0.07, 0.3),
+             ("four pairs", PAIRS, DEFAULTS.name, 0.2, 0.28))
+    rows = []
+    for who, casts, method, most_identity, most_layout in asked:
+        point = frontier.point(casts, method, found)
+        if point is not None:
+            layout, identity = point
+            rows += [Row(f"{who}: identity that {method} loses", 1 - identity, "", "of single LoRA's", most_identity),
+                     Row(f"{who}: overlap that {method} loses", 1 - layout, "", "with the first pass", most_layout)]
+    return rows
 
 
 def _targets_of(start: str, found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:

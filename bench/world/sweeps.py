@@ -93,14 +93,16 @@ def _falling(way: Omg, value: float, **options: Any) -> Omg:
     return Omg(name, {**way.options, **options}, concept=concept)
 
 
+MOST_ALIKE = _falling(JOINT, 30, blend_start=0.4)
 _BY_CONTRAST = {"first_pass": "prefix", "detector": "contrast"}
 _BY_YOLO = {"first_pass": "prefix", "detector": "yolo", "detect": {"model": weights.DETECTOR.name}}
 CURVES: Mapping[str, Sequence[Omg]] = {
     "separate, the paper's": [OMG, STRONG, _falling(OMG, 12)],
     "shared": [_falling(SHARED, value) for value in (4.5, 8, 12)],
+    "shared, blend start 0.4": [_falling(SHARED, 30, blend_start=0.4)],
     "joint": [_falling(JOINT, value) for value in (4.5, 8, 12, 16)],
-    "joint, by blend start 0.2 to 0.4": [_falling(JOINT, 8, blend_start=0.2), _falling(JOINT, 8),
-                                         _falling(JOINT, 8, blend_start=0.4)],
+    "joint, blend start 0.4": [_falling(JOINT, 8, blend_start=0.4), MOST_ALIKE],
+    "joint, blend start 0.2": [_falling(JOINT, 8, blend_start=0.2)],
     "joint, prefix, contrast": [_falling(JOINT, value, **_BY_CONTRAST) for value in (8, 12)],
     "OMG's defaults": [DEFAULTS],
     "joint, prefix, yolo": [_falling(JOINT, 8, **_BY_YOLO)],
