@@ -81,8 +81,9 @@ def main() -> None:
             report(peaks(subject, args.counts))
     if "detectors" in args.only and not args.quick:
         report(detectors(args.threads))
+    part = "" if set(args.only) == set(PARTS) else "-" + "-".join(sorted(args.only))
     if not args.quick:
-        print(f"Written: {save(rows, {'model': about, 'diffusers': diffusers.__version__}, RESULTS)}")
+        print(f"Written: {save(rows, {'model': about, 'diffusers': diffusers.__version__}, RESULTS, part)}")
 
 
 if __name__ == "__main__":

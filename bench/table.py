@@ -81,9 +81,9 @@ def conditions() -> dict[str, str]:
             "torch": torch.__version__}
 
 
-def save(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path) -> Path:
-    """Write the rows as JSON, named by date and hardware; returns the file."""
-    path = folder / f"{results_name()}.json"
+def save(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path, part: str = "") -> Path:
+    """Write the rows as JSON, named by date, hardware and the part that they are; returns the file."""
+    path = folder / f"{results_name()}{part}.json"
     folder.mkdir(parents=True, exist_ok=True)
     data = {**conditions(), **settings, "rows": [{**asdict(row), "met": row.met} for row in rows]}
     path.write_text(json.dumps(data, indent=1) + "\n")

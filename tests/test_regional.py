@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omg_ext.unet.calls import JOINT, PlacesCall, RegionalCall, Row
+from omg_ext.errors import OMGError
+from omg_ext.unet.calls import JOINT, PlacesCall, RegionalCall, Row, UNetCall
 from omg_ext.unet.deltas import Deltas, FullWeight, LowRank, Source, SourceSum
 from omg_ext.unet.patches import Patches
 from omg_ext.unet.regional import RegionalAttention, RegionalNetworks
@@ -24,7 +27,65 @@ class HalfAttention(nn.Module):
         self.to_q = nn.Identity()
 
     def forward(self, x: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return (x + encoder_hidden_states.mean(1, keepdim=True)).half()
+        return (self.to_q(x) + encoder_hidden_states.mean(1, keepdim=True)).half()
+
+
+def test_prompts_have_the_type_that_attention_is_given():
+    """With a model in half precision the web UI casts what it gives; what stands beside it is cast alike, and once."""
+    row = Row(0, JOINT)
+    call = RegionalCall((row,), 0.5, (2, 2), pooled={}, contexts={(row, 0): torch.zeros(3, 1)})
+    half, = call.prompts(torch.zeros(1, 3, 1, dtype=torch.half))
+    assert half.context.dtype == torch.half
+    assert call.prompts(torch.zeros(1, dtype=torch.half))[0] is half
+    assert call.prompts(torch.zeros(1))[0].context.dtype == torch.float32
+
+
+def test_nothing_holds_a_call_that_is_over():
+    """Prompts of every step would pile up in graphics memory until Python looks for cycles."""
+    row = Row(0, JOINT)
+    call = RegionalCall((row,), 0.5, (2, 2), pooled={}, contexts={(row, 0): torch.zeros(3, 1)})
+    call.prompts(torch.zeros(1))
+    gone = weakref.ref(call)
+    gc.disable()
+    try:
+        del call
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_maps_of_many_kinds_of_ranks_are_not_kept():
+    regions, call = Regions(torch.ones(1, 1, 1, 4, 4)), UNetCall((Row(0, JOINT),), 0.5, (4, 4))
+    for rank in range(1, 40):
+        ranks = regions.of_ranks(call, ((0, rank),), torch.zeros(1, 16, 8))
+        assert ranks.shape == (1, 16, rank)
+    assert len(regions._made) < 10
+
+
+def test_a_layer_that_sees_other_rows_is_refused():
+    regions, call = Regions(torch.ones(1, 1, 1, 4, 4)), UNetCall((Row(0, JOINT),), 0.5, (4, 4))
+    for like in (torch.zeros(2, 8, 4, 4), torch.zeros(2, 16, 8)):
+        with pytest.raises(OMGError, match="other tokens"):
+            regions.of_ranks(call, ((0, 2),), like)
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 6), (6, 3)])
+def test_attention_is_evaluated_once_for_each_place(lengths):
+    """Where all space is somebody's, not for the row's own prompt besides; prompts of one length together."""
+    network, seen = nn.Module(), []
+    module = HalfAttention()
+    network.add_module("attn2", module)
+    row = Row(0, JOINT)
+    weights = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1.0]]).view(2, 1, 1, 2, 2)
+    call = RegionalCall((row,), 0.5, (2, 2), pooled={}, contexts={
+        (row, concept): torch.full((length, 1), 4.0 * (concept + 1)) for concept, length in enumerate(lengths)})
+    with Patches(network) as patches:
+        RegionalAttention(patches, Regions(weights))
+        module.to_q.register_forward_hook(lambda layer, args, output: seen.append(args[0].shape))
+        with patches.running(call):
+            output = module(torch.arange(4.0).view(1, 4, 1), encoder_hidden_states=torch.zeros(1, 3, 1))
+    assert sum(shape[0] * shape[1] for shape in seen) == 4
+    torch.testing.assert_close(output.flatten().float(), torch.tensor([4.0, 4, 8, 8]) + torch.arange(4.0))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -114,7 +175,7 @@ def test_each_layer_gives_the_sum_of_what_acts_in_its_places(name, first, second
     regions.grid = (4, 6)
     call = RegionalCall(rows, 0.5, (8, 12), pooled={}, contexts={
         (row, concept): torch.zeros(3, 1) for row in rows for concept in range(2)})
-    within = PlacesCall(tuple(rows[row] for row, _ in whose), 0.5, (8, 12), whole=call,
+    within = PlacesCall(tuple(rows[row] for row, _ in whose), 0.5, (8, 12),
                         concepts=tuple(concept for _, concept in whose))
     with Patches(network) as patches:
         RegionalNetworks(patches, regions, sources, Deltas())

@@ -139,7 +139,12 @@ class Session:
 
     def _needs_bare(self, concept: Concept) -> bool:
         """Whether a way of prediction asks for prompts without networks: of the negative prompt that it has for itself,
-        or to guide by the networks."""
+        or to guide by the networks. A joint row has those of all concepts."""
+        if self._request.predict == "joint":
+            return any(map(self._asks_bare, self._request.concepts))
+        return self._asks_bare(concept)
+
+    def _asks_bare(self, concept: Concept) -> bool:
         has_own_negative = concept.negative_prompt is not None or concept.cfg_scale is not None
         return bool(concept.lora_guidance) or (self._request.predict != "separate" and has_own_negative)
 

@@ -166,25 +166,35 @@ class RegionalCall(UNetCall):
 
     contexts: Mapping[tuple[Row, int], Tensor] = field(kw_only=True)
     pooled: Mapping[tuple[Row, int], Tensor] = field(kw_only=True)
+    _prompts: dict[tuple[torch.dtype, torch.device], list[Prompts]] = field(
+        default_factory=dict, init=False, repr=False)
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """All there are, those with prompts of equal length one behind the other."""
+        """All there are, those with prompts of equal length one behind the other, and of these a concept's."""
         numbers = {row: number for number, row in enumerate(self.rows)}
         own = [key for key in self.contexts if key[0] in numbers]
-        own.sort(key=lambda key: len(self.contexts[key]))
+        own.sort(key=lambda key: (len(self.contexts[key]), key[1]))
         return tuple(Place(numbers[row], concept) for row, concept in own)
 
-    @cached_property
-    def prompts(self) -> list[Prompts]:
-        """What consecutive :attr:`places` attend to, those of one length together; made once for all layers."""
-        alike = groupby(range(len(self.places)), key=lambda number: len(self._context(number)))
-        groups = [list(group) for _, group in alike]
-        return [Prompts(slice(group[0], group[-1] + 1), torch.stack([self._context(number) for number in group]),
-                        PlacesCall(tuple(self.rows[self.places[number].row] for number in group), self.progress,
-                                   self.grid, self.step, whole=self,
-                                   concepts=tuple(self.places[number].concept for number in group)))
-                for group in groups]
+    def prompts(self, like: Tensor) -> list[Prompts]:
+        """What consecutive :attr:`places` attend to, those of one length together; made once for all layers.
+
+        Args:
+            like: what the host gives cross-attention, whose type and device they get.
+        """
+        key = (like.dtype, like.device)
+        if key not in self._prompts:
+            alike = groupby(range(len(self.places)), key=lambda number: len(self._context(number)))
+            self._prompts[key] = [self._together(list(group), like) for _, group in alike]
+        return self._prompts[key]
+
+    def _together(self, numbers: Sequence[int], like: Tensor) -> Prompts:
+        places = [self.places[number] for number in numbers]
+        call = PlacesCall(tuple(self.rows[place.row] for place in places), self.progress, self.grid, self.step,
+                          concepts=tuple(place.concept for place in places))
+        context = torch.stack([self._context(number) for number in numbers]).to(like)
+        return Prompts(slice(numbers[0], numbers[-1] + 1), context, call)
 
     def _context(self, number: int) -> Tensor:
         row, concept = self.places[number]
@@ -201,11 +211,9 @@ class PlacesCall(UNetCall):
 
     Attributes:
         concepts: whose place each row is.
-        whole: the call that it is a part of.
     """
 
     concepts: tuple[int, ...] = field(kw_only=True)
-    whole: RegionalCall = field(kw_only=True)
 
     @cached_property
     def acting(self) -> tuple[int, ...]:

@@ -99,11 +99,7 @@ class LowRankDelta:
             hidden = conv(layer, x, self.down) if self.mid is None else conv(layer, F.conv2d(x, self.down), self.mid)
             y += F.conv2d(like(hidden, y), self.up)
         else:
-            hidden = like(F.linear(x, self.down), y)
-            if y.is_contiguous():
-                y.view(-1, y.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), self.up.t())
-            else:
-                y += F.linear(hidden, self.up)
+            add_product(like(F.linear(x, self.down), y), self.up, y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +202,14 @@ def _full_bytes(delta: Delta) -> int:
 def like(tensor: Tensor, reference: Tensor) -> Tensor:
     """``tensor`` in the device and dtype of ``reference``."""
     return tensor.to(device=reference.device, dtype=reference.dtype)
+
+
+def add_product(hidden: Tensor, up: Tensor, y: Tensor) -> None:
+    """``y += up hidden`` in place, without a copy of ``y`` where possible."""
+    if y.is_contiguous():
+        y.view(-1, y.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), up.t())
+    else:
+        y += F.linear(hidden, up)
 
 
 def conv(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -88,8 +89,13 @@ class RegionalEmbeddings:
     def _add(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...]) -> None:
         if places := self._places(call):
             y = args[0]
-            maps = self._regions.of_places(call, places, y)
-            y += torch.matmul(self._shifts.t().to(y.dtype), maps.flatten(2)).unflatten(2, tuple(y.shape[2:]))
+            maps = self._regions.of_concepts(call, y)
+            nothing = torch.zeros_like(self._shifts[0])
+            numbers = {place: number for number, place in enumerate(places)}
+            shifts = [self._shifts[numbers[place]] if (place := Place(row, concept)) in numbers else nothing
+                      for row, concept in product(range(len(y)), range(maps.shape[1]))]
+            of_rows = torch.stack(shifts).to(y.dtype).unflatten(0, (len(y), -1))
+            y += torch.bmm(of_rows.transpose(1, 2), maps.flatten(2)).unflatten(2, tuple(y.shape[2:]))
 
     def _places(self, call: UNetCall) -> tuple[Place, ...]:
         if not isinstance(call, RegionalCall):

@@ -40,5 +40,8 @@ class RowNetworks:
 
     def _act(self, call: UNetCall, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         for which, source in self._by_layer[layer]:
-            for rows in call.runs(which, output.shape[0]):
-                self._deltas.of(source, layer, output).add_to(layer, args[0][rows], output[rows])
+            runs = call.runs(which, output.shape[0])
+            if runs:
+                delta = self._deltas.of(source, layer, output)
+                for rows in runs:
+                    delta.add_to(layer, args[0][rows], output[rows])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import OMGError
 from .calls import PlacesCall, RegionalCall, UNetCall
 from .deltas import Deltas, LowRank, Source, Sources
 from .patches import Args, Kwargs, Patches, cross_attentions
@@ -60,7 +62,8 @@ class RegionalNetworks:
             shares = self._regions.shares(call, call.places, output)
             x = shares.gather(args[0])
             change = output.new_zeros(*x.shape[:2], output.shape[2])
-            self._add_others(layer, [mine for prompts in call.prompts for mine in prompts.call.acting], x, change)
+            acting = [-1 if call.rows[row].is_bare else concept for row, concept in call.places]
+            self._add_others(layer, acting, x, change)
             shares.add(change, output)
             return
         for concept, source in others:
@@ -78,16 +81,18 @@ class RegionalNetworks:
 
     def _add_others(self, layer: nn.Module, whose: Sequence[int], x: Tensor, y: Tensor) -> None:
         """``y[n] += delta_i(x[n])`` in place, i the concept of row n."""
+        runs = [list(run) for _, run in groupby(range(len(whose)), key=lambda number: whose[number])]
         for concept, source in self._others.get(layer, ()):
-            for number, acting in enumerate(whose):
-                if acting == concept:
-                    one = slice(number, number + 1)
-                    self._deltas.of(source, layer, y).add_to(layer, x[one], y[one])
+            own = [slice(run[0], run[-1] + 1) for run in runs if whose[run[0]] == concept]
+            if own:
+                delta = self._deltas.of(source, layer, y)
+                for some in own:
+                    delta.add_to(layer, x[some], y[some])
 
     def _stack(self, layer: nn.Module, output: Tensor) -> Stack:
         kept = self._stacks.get(layer)
         if kept is None or (kept.up.dtype, kept.up.device) != (output.dtype, output.device):
-            kept = self._stacks[layer] = Stack.of(self._low_rank[layer], output)
+            kept = self._stacks[layer] = Stack.of(self._low_rank[layer], layer, output)
         return kept
 
     def _mine(self, call: PlacesCall, sizes: Sizes, output: Tensor) -> Tensor:
@@ -120,10 +125,11 @@ class RegionalAttention:
         if not isinstance(call, RegionalCall):
             return call, args, kwargs
         shares = self._regions.shares(call, call.places, args[0])
-        if shares.rest is not None or len(call.prompts) > 1:
+        if shares.rest is not None:
             return call, args, kwargs
-        prompts = call.prompts[0]
-        return prompts.call, (shares.gather(args[0]),), _with_context(args, kwargs, prompts.context)
+        name = _context_name(args, kwargs)
+        prompts = call.prompts(kwargs[name])[0]
+        return prompts.call, (shares.gather(args[0])[prompts.places],), {**kwargs, name: prompts.context}
 
     def _leave(self, call: UNetCall, inner: UNetCall, layer: nn.Module, args: Args, kwargs: Kwargs,
                output: Tensor) -> Tensor:
@@ -131,17 +137,18 @@ class RegionalAttention:
             return output
         # under autocast what comes in has another type than what goes out
         shares = self._regions.shares(call, call.places, args[0], output.dtype)
-        if inner is not call:
-            return shares.blended(output, args[0])
-        x, own = shares.gather(args[0]), []
-        for prompts in call.prompts:
+        name = _context_name(args, kwargs)
+        is_first = inner is not call  # the module was given the first prompts' places in place of its rows
+        own = [output] if is_first else []
+        for prompts in call.prompts(kwargs[name])[is_first:]:
             with self._patches.running(prompts.call):
-                own.append(layer(x[prompts.places], **_with_context(args, kwargs, prompts.context)))
-        return shares.blended(torch.cat(own), output)
+                own.append(layer(shares.gather(args[0])[prompts.places], **{**kwargs, name: prompts.context}))
+        return shares.blended(own[0] if len(own) == 1 else torch.cat(own), args[0] if is_first else output)
 
 
-def _with_context(args: Args, kwargs: Kwargs, context: Tensor) -> Kwargs:
+def _context_name(args: Args, kwargs: Kwargs) -> str:
     name = next((name for name in _CONTEXT_NAMES if name in kwargs), None)
     if name is None or len(args) > 1:
-        raise TypeError("a cross-attention module was called in an unknown way")
-    return {**kwargs, name: context}
+        raise OMGError("other extensions", "cross-attention is called in an unknown way; turn off the extension that "
+                                           "changes it, or choose shared")
+    return name

@@ -24,6 +24,8 @@ Grid = tuple[int, int]
 _Made = TypeVar("_Made")
 # of shares that add up to 1
 _NOTHING = 1e-5
+# combinations of ranks for which maps are kept
+_MOST_SIZES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Shares:
         count: of places, N.
         tokens: theirs, numbered over all rows, [N * n]; a place with fewer than n is filled up with any.
         back: for each token of the rows which of those is its own, [rows * tokens], and M_i there, [rows, tokens, 1];
-            once for each place that a token may be in, with weights of zero if it is not.
+            as often as there are places that overlap anywhere, with weights of zero where they do not.
         rest: ``1 - sum_i M_i``, [rows, tokens, 1]; None if that is nothing but rounding, as it is where all space is
             somebody's.
     """
@@ -58,13 +60,14 @@ class Shares:
         # its own first, in their order
         own = is_in.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size]
         starts = torch.tensor(rows, device=weights.device)[:, None] * count
-        # where each place has each token of the rows
-        numbers = weights.new_full((places, len(rest), count), -1, dtype=torch.long)
-        shares = weights.new_zeros((places, len(rest), count))
+        # where each place of a row has each token
+        most = max(rows.count(row) for row in rows)
+        numbers = weights.new_full((most, len(rest), count), -1, dtype=torch.long)
+        shares = weights.new_zeros((most, len(rest), count))
         for place, row in enumerate(rows):
-            held = int(is_in[place].sum())
-            numbers[place, row, own[place, :held]] = torch.arange(held, device=own.device) + place * size
-            shares[place, row] = weights[place]
+            number, held = rows[:place].count(row), int(is_in[place].sum())
+            numbers[number, row, own[place, :held]] = torch.arange(held, device=own.device) + place * size
+            shares[number, row] = weights[place]
         numbers, order = numbers.sort(dim=0, descending=True)
         back = [(number.clamp(min=0).flatten(), share.unsqueeze(2))
                 for number, share in zip(numbers, shares.gather(0, order), strict=True) if bool(share.any())]
@@ -111,6 +114,7 @@ class Regions:
         self._weights = weights[:, :, 0].float()
         self._on_grids: dict[Grid, Tensor] = {}
         self._made: dict[tuple[object, ...], Any] = {}
+        self._sizes: set[Sizes] = set()
 
     def follow(self, patches: Patches) -> None:
         """Know the grid of each transformer's tokens: that of the feature maps that it makes them of.
@@ -141,26 +145,28 @@ class Regions:
         Raises:
             OMGError: the layer's tokens are not those of the picture.
         """
+        dtype = dtype or like.dtype
+
         def make(weights: Tensor) -> Shares:
             pictures = [row.picture for row in call.rows]
             own = torch.stack([weights[place.concept, pictures[place.row]] for place in places]).flatten(1)
             # a row whose concepts are not among the places would keep what it has
             rest = torch.stack([1 - weights[[place.concept for place in places if place.row == number], picture].sum(0)
                                 for number, picture in enumerate(pictures)]).flatten(1).unsqueeze(2)
-            own = own.to(like.device, dtype or like.dtype)
-            return Shares.of(own, [place.row for place in places], rest.to(like.device))
+            return Shares.of(own.to(like.device, dtype), [place.row for place in places], rest.to(like.device))
 
         return self._once(("shares", places, dtype), call, self._grid_of(call, like), like, make)
 
-    def of_places(self, call: UNetCall, places: tuple[Place, ...], like: Tensor) -> Tensor:
-        """M_i of some places, and zero in all other rows, [rows, N, h, w] for feature maps ``like`` of all rows."""
-        def make(weights: Tensor) -> Tensor:
-            own = weights.new_zeros(len(call.rows), len(places), *weights.shape[2:])
-            for number, (row, concept) in enumerate(places):
-                own[row, number] = weights[concept, call.rows[row].picture]
-            return own.to(like)
+    def of_concepts(self, call: UNetCall, like: Tensor) -> Tensor:
+        """M_i in all rows, [rows, K, h, w] for feature maps ``like``.
 
-        return self._once(("maps", places), call, (like.shape[2], like.shape[3]), like, make)
+        Raises:
+            OMGError: as :meth:`shares`.
+        """
+        def make(weights: Tensor) -> Tensor:
+            return torch.stack([weights[:, row.picture] for row in call.rows]).to(like)
+
+        return self._once(("concepts",), call, self._grid_of(call, like), like, make)
 
     def of_ranks(self, call: UNetCall, sizes: Sizes, like: Tensor) -> Tensor:
         """M_i for each rank of a stack, [rows, tokens, R] or [rows, R, h, w] for a layer's outputs ``like``.
@@ -170,20 +176,26 @@ class Regions:
         Raises:
             OMGError: as :meth:`shares`.
         """
-        grid = self._grid_of(call, like) if like.dim() == 3 else (like.shape[2], like.shape[3])
-
         def make(weights: Tensor) -> Tensor:
             of_rows = torch.stack([weights[:, row.picture] * (not row.is_bare) for row in call.rows])
             ranks = torch.cat([of_rows[:, [concept]].expand(-1, size, -1, -1) for concept, size in sizes], dim=1)
             return (ranks.flatten(2).transpose(1, 2) if like.dim() == 3 else ranks).to(like).contiguous()
 
+        # networks that were resized have other ranks in each layer: keeping them all would take too much memory
+        self._sizes.add(sizes)
+        grid = self._grid_of(call, like)
+        if len(self._sizes) > _MOST_SIZES:
+            return make(self.on(grid))
         return self._once(("ranks", sizes, like.dim()), call, grid, like, make)
 
     def _grid_of(self, call: UNetCall, like: Tensor) -> Grid:
-        if like.shape[:2] != (len(call.rows), self.grid[0] * self.grid[1]):
-            raise OMGError("predict", "joint needs to know where each token of a layer lies, and a layer has other "
-                                      "tokens than the picture; turn off token merging and HyperTile, or choose shared")
-        return self.grid
+        rows = len(call.rows)
+        if like.dim() == 4 and like.shape[0] == rows:
+            return like.shape[2], like.shape[3]
+        if like.dim() == 3 and like.shape[:2] == (rows, self.grid[0] * self.grid[1]):
+            return self.grid
+        raise OMGError("predict", "joint needs to know where each token of a layer lies, and a layer has other tokens "
+                                  "than the picture; turn off token merging and HyperTile, or choose shared")
 
     def _once(self, what: tuple[object, ...], call: UNetCall, grid: Grid, like: Tensor,
               make: Callable[[Tensor], _Made]) -> _Made:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deltas import LowRank, Source, SourceSum, conv, like
+from .deltas import LowRank, Source, SourceSum, add_product, conv, like
 
 Sizes = tuple[tuple[int, int], ...]
 """Whose the ranks of a stack are: (concept, how many), in their order"""
@@ -34,14 +34,14 @@ class Stack:
     sizes: Sizes
 
     @classmethod
-    def of(cls, factors: Sequence[tuple[int, LowRank]], y: Tensor) -> Stack:
-        """For outputs like ``y``.
+    def of(cls, factors: Sequence[tuple[int, LowRank]], layer: nn.Module, y: Tensor) -> Stack:
+        """For outputs like ``y`` of the layer.
 
         Args:
             factors: concepts and what is theirs, one at least.
         """
-        return cls(torch.cat([like(own.down, y) for _, own in factors]),
-                   torch.cat([like(own.up.float() * own.scale, y) for _, own in factors], dim=1),
+        deltas = [own.resolve(layer, y) for _, own in factors]
+        return cls(torch.cat([delta.down for delta in deltas]), torch.cat([delta.up for delta in deltas], dim=1),
                    tuple((concept, len(own.down)) for concept, own in factors))
 
     def add_to(self, layer: nn.Module, x: Tensor, y: Tensor, weights: Tensor) -> None:
@@ -52,12 +52,8 @@ class Stack:
         """
         if isinstance(layer, nn.Conv2d):
             y += F.conv2d(like(conv(layer, x, self.down), y).mul_(weights), self.up)
-            return
-        hidden = like(F.linear(x, self.down), y).mul_(weights)
-        if y.is_contiguous():
-            y.view(-1, y.shape[-1]).addmm_(hidden.view(-1, hidden.shape[-1]), self.up.t())
         else:
-            y += F.linear(hidden, self.up)
+            add_product(like(F.linear(x, self.down), y).mul_(weights), self.up, y)
 
 
 def stackable(source: Source) -> list[LowRank] | None:
