@@ -98,7 +98,7 @@ def test_ways_are_axes(webui: WebUI, axes: list[str]) -> None:
     """By the page's words, or the request's."""
     def data(predict: str, first_pass: str) -> dict[str, Any]:
         return {"concepts": [concept("a man <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-loha:1>", RIGHT)],
-                "predict": predict, "first_pass": first_pass}
+                "predict": predict, "first_pass": first_pass, "blend_start": 0}
 
     made = plot(webui, axes, ("[OMG] How to draw them", "Fastest: all in one go, separate"), data("shared", "whole"),
                 ("[OMG] First picture", "Whole, prefix"))
