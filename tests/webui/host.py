@@ -261,10 +261,19 @@ class WebUI:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the web UI ended with status {self._process.returncode}:\n{self.log()[-4000:]}")
             log = self.log()
-            if "Startup time: " in log and "Model loaded in " in log:
+            # without a page it prints this before it listens
+            if "Startup time: " in log and "Model loaded in " in log and self._listens():
                 return
             time.sleep(0.25)
         raise RuntimeError(f"the web UI did not answer within {START_SECONDS} s:\n{self.log()[-4000:]}")
+
+    def _listens(self) -> bool:
+        address = urllib.parse.urlsplit(self.url)
+        try:
+            socket.create_connection((address.hostname or "", address.port or 0), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """One HTTP request; JSON in and out.
