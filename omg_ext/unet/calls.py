@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -177,6 +177,11 @@ class RegionalCall(UNetCall):
         own.sort(key=lambda key: (len(self.contexts[key]), key[1]))
         return tuple(Place(numbers[row], concept) for row, concept in own)
 
+    @cached_property
+    def acting(self) -> tuple[int, ...]:
+        """For each place the concept whose networks act there; -1 if none do."""
+        return _acting((self.rows[row], concept) for row, concept in self.places)
+
     def prompts(self, like: Tensor) -> list[Prompts]:
         """What consecutive :attr:`places` attend to, those of one length together; made once for all layers.
 
@@ -218,7 +223,7 @@ class PlacesCall(UNetCall):
     @cached_property
     def acting(self) -> tuple[int, ...]:
         """For each row the concept whose networks act on it; -1 if none do."""
-        return tuple(-1 if row.is_bare else concept for row, concept in zip(self.rows, self.concepts, strict=True))
+        return _acting(zip(self.rows, self.concepts, strict=True))
 
 
 class Prompts(NamedTuple):
@@ -233,6 +238,10 @@ class Prompts(NamedTuple):
     places: slice
     context: Tensor
     call: PlacesCall
+
+
+def _acting(places: Iterable[tuple[Row, int]]) -> tuple[int, ...]:
+    return tuple(-1 if row.is_bare else concept for row, concept in places)
 
 
 def _runs_of(rows: Sequence[Row], which: Which) -> list[slice]:

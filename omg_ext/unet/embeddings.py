@@ -91,8 +91,8 @@ class RegionalEmbeddings:
             y = args[0]
             maps = self._regions.of_concepts(call, y)
             nothing = torch.zeros_like(self._shifts[0])
-            numbers = {place: number for number, place in enumerate(places)}
-            shifts = [self._shifts[numbers[place]] if (place := Place(row, concept)) in numbers else nothing
+            of_places = dict(zip(places, self._shifts, strict=True))
+            shifts = [of_places.get(Place(row, concept), nothing)
                       for row, concept in product(range(len(y)), range(maps.shape[1]))]
             of_rows = torch.stack(shifts).to(y.dtype).unflatten(0, (len(y), -1))
             y += torch.bmm(of_rows.transpose(1, 2), maps.flatten(2)).unflatten(2, tuple(y.shape[2:]))

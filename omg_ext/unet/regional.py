@@ -62,8 +62,7 @@ class RegionalNetworks:
             shares = self._regions.shares(call, call.places, output)
             x = shares.gather(args[0])
             change = output.new_zeros(*x.shape[:2], output.shape[2])
-            acting = [-1 if call.rows[row].is_bare else concept for row, concept in call.places]
-            self._add_others(layer, acting, x, change)
+            self._add_others(layer, call.acting, x, change)
             shares.add(change, output)
             return
         for concept, source in others:
