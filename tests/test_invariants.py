@@ -625,7 +625,7 @@ def test_any_step_count(steps):
     with unet_rows(pipe) as rows:
         result = generate(pipe, {"concepts": left_and_right()}, steps=steps, height=64, width=64)
     pipe.scheduler.set_timesteps(steps)
-    prefix = sum((999 - int(t)) / 1000 < 0.3 for t in pipe.scheduler.timesteps)
+    prefix = sum((999 - int(t)) / 1000 < 0.4 for t in pipe.scheduler.timesteps)
     assert prefix < steps
     assert sum(rows) == 2 * steps + (steps - prefix) * (2 + 2 * 2)
     assert difference(result.latents, result.first_pass_latents) > 1e-3

@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_contract():
     parsed = parse_request(request())
     assert parsed == Request(concepts=(Concept(prompt=MAN["prompt"], phrase="man"),))
     assert (parsed.enabled, parsed.detector, parsed.blend_start, parsed.strict, parsed.show) == \
-        (True, "contrast", 0.3, False, ())
+        (True, "contrast", 0.4, False, ())
     assert parsed.layout == Layout(cross=1.0, self_=0.4)
     only = parsed.concepts[0]
     assert (only.negative_prompt, only.where, only.strength, only.cfg_scale) == (None, None, 1.0, None)

@@ -219,7 +219,8 @@ class Omg:
     """Each concept is put where the detector sees it in the first pass.
 
     Attributes:
-        options: fields of the request that differ: by default it is the paper's way, with the masks of the reader.
+        options: fields of the request that differ: by default it is the paper's way from 0.3 of the trajectory on, with the
+            masks of the reader.
         alone: a concept's prompt is that of a picture of the concept alone, not of the whole picture.
         concept: fields of each concept that differ.
     """
@@ -234,5 +235,5 @@ class Omg:
         cast = shot.cast
         concepts = [{**cast.concept(shot.scene, index, self.alone), "cfg_scale": studio.cfg_scale, **self.concept}
                     for index in shot.everyone]
-        request = {**shot.request, "concepts": concepts, "predict": "separate", **self.options}
+        request = {**shot.request, "concepts": concepts, "predict": "separate", "blend_start": 0.3, **self.options}
         return [studio.draw(shot, cast.prompt(shot.scene), request, shot.everyone)]

@@ -20,6 +20,7 @@ from bench.world.measure import FIGURES, Judges, Mean, Reference, Values, measur
 from bench.world.methods import Method, NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, ordinary
 from bench.world.scenes import SCENES
 from bench.world.starts import inverted, noise, strangers
+from omg_ext.request import Request
 
 PAIR = Cast(("Rusty", "Azura"))
 PAIRS = (PAIR, Cast(("Marlow", "Biscuit")), Cast(("Goldie", "Bolt")), Cast(("Biscuit", "Bolt")))
@@ -43,7 +44,9 @@ ALONE = Omg("OMG, prompts of one alone", alone=True)
 STRONG = Omg("OMG, concept guidance 8", concept={"cfg_scale": 8})
 JOINT = Omg("joint", {"predict": "joint"})
 SHARED = Omg("shared", {"predict": "shared"})
-DEFAULTS = Omg("OMG's defaults", {"predict": "joint", "detector": "contrast"}, concept={"cfg_scale": None})
+_REQUEST = Request(concepts=())
+DEFAULTS = Omg("OMG's defaults", {name: getattr(_REQUEST, name) for name in ("predict", "detector", "blend_start")},
+               concept={"cfg_scale": None})
 UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
     SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION,

@@ -88,7 +88,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         where: which instance; None takes the best match, each instance used once.
         strength: share of the concept's prediction inside its mask.
         cfg_scale: classifier-free guidance scale of this concept; ``[from, to]`` changes evenly from the initiation
-            timestep to the end; None takes the global one, with ``shared`` and ``joint`` half as much again at first.
+            timestep to the end; None takes the global one, with ``shared`` and ``joint`` four times as much at first.
         lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks.
 
     Raises:
@@ -156,7 +156,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
         detector: the name of a detector in :mod:`omg_ext.comprehension`.
         detect: see :class:`Detect`.
         blend_start: the initiation timestep of concept noise blending, as a fraction of the trajectory in model
-            timesteps: 0 blends from the first step on, 1 never (paper Sec. 3.4: about 0.3).
+            timesteps: 0 blends from the first step on, 1 never (paper Sec. 3.4).
         layout: see :class:`Layout`.
         mask: see :class:`Mask`.
         strict: a concept that is not found is an error instead of a warning.
@@ -176,7 +176,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
     detector: str = "contrast"
     detect: Detect = field(default_factory=Detect)
-    blend_start: Fraction = 0.3
+    blend_start: Fraction = 0.4
     layout: Layout = field(default_factory=Layout)
     mask: Mask = field(default_factory=Mask)
     strict: bool = False

@@ -206,12 +206,12 @@ GLOBAL_FIELDS = (
           default=2, options=_slider(1, 6, 1), row=1, saved=False),
     _of_request("detector", "detector", "Detector", "What finds the concepts in the first picture.", "detector", row=1),
     _of_request("predict", "dropdown", "How to draw them",
-                "Work for two concepts, if an ordinary picture is 100: fastest 202 (for more, too), faster 236, "
-                "faithful 304.", "predict",
+                "Work for two concepts, if an ordinary picture is 100: fastest 190 (for more, too), faster 220, "
+                "faithful 280.", "predict",
                 choices=(("Fastest: all in one go", "joint"), ("Faster: shared guidance", "shared"),
                          ("Faithful to the paper", "separate")), row=2, since=2),
     _of_request("first_pass", "dropdown", "First picture",
-                "Whole keeps its layout. Up to the blend start takes 68 less, but seeks in a soft picture and keeps "
+                "Whole keeps its layout. Up to the blend start takes 60 less, but seeks in a soft picture and keeps "
                 "none.", "first_pass",
                 choices=(("Whole", "whole"), ("Up to the blend start only", "prefix")), row=2, since=2),
     Field("threshold", "slider", "Least confidence",
