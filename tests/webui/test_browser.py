@@ -101,10 +101,20 @@ def fill_concepts(page: Page) -> None:
         fill(part(page, f"concept{number}_where_text").locator("input, textarea"), place)
 
 
+# a refusal is faster than a page that is asked now and then
+WATCH = """() => {
+    const button = gradioApp().querySelector('#txt2img_interrupt');
+    window.omgTestStarted = false;
+    new MutationObserver(() => { window.omgTestStarted ||= button.style.display === 'block'; })
+        .observe(button, {attributes: true, attributeFilter: ['style']});
+}"""
+
+
 def generate(page: Page) -> None:
     """Press the button and wait until the web UI is done."""
+    page.evaluate(WATCH)
     page.locator("#txt2img_generate").click()
-    page.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display === 'block'")
+    page.wait_for_function("() => window.omgTestStarted")
     page.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display !== 'block'",
                            timeout=180 * SECONDS)
 
