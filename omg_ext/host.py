@@ -141,11 +141,15 @@ class LoadedConcept(Protocol):
 
     Attributes:
         networks: by the UNet's layers.
+        has_networks: whether any acts on it, in the UNet or in the text encoders.
         warnings: what the user should know.
     """
 
     @property
     def networks(self) -> Sources: ...
+
+    @property
+    def has_networks(self) -> bool: ...
 
     @property
     def warnings(self) -> Sequence[str]: ...

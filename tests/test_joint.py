@@ -339,6 +339,42 @@ def test_a_concept_without_a_network_is_a_regional_prompt():
     assert difference(result.latents, result.first_pass_latents) > 1e-2
 
 
+@pytest.mark.parametrize("predict", ["separate", "shared", "joint"])
+def test_strength_0_is_leaving_a_concept_out(loras, predict):
+    first, second = two_concepts()["concepts"]
+    request = {"predict": predict, "blend_start": 0, "layout": {"cross": 0, "self": 0}}
+    with unet_rows(pipeline()) as rows:
+        none = generate(pipeline(), {**request, "concepts": [first, {**second, "strength": 0}]}, loras=loras)
+        with_none = sum(rows)
+        alone = generate(pipeline(), {**request, "concepts": [first]}, loras=loras)
+    assert difference(none.latents, alone.latents) < ROUNDING
+    assert 2 * with_none == sum(rows)
+
+
+@pytest.mark.parametrize("predict", ["separate", "shared", "joint"])
+def test_there_is_no_lora_guidance_without_a_lora(loras, predict):
+    """Not by another concept's either."""
+    first, second = two_concepts()["concepts"]
+    bare = {**second, "prompt": "young woman"}
+    usual, guided = (generate(pipeline(), {"concepts": [first, {**bare, "lora_guidance": value}], "predict": predict,
+                                           "blend_start": 0}, loras=loras).latents for value in (0, 5))
+    assert torch.equal(usual, guided)
+
+
+@pytest.mark.parametrize("predict", ["separate", "shared", "joint"])
+def test_negative_embeddings_count_as_negative_prompts_do(predict):
+    pipe = pipeline()
+    with torch.no_grad():
+        embeds = [encode(pipe, "old man", negative, {}) for negative in (None, "blue dog")]
+    first, second = left_and_right()
+    request = {"concepts": [first, second], "predict": predict, "blend_start": 0}
+    words = [generate(pipe, {**request, "concepts": [{**first, **own}, second]}).latents
+             for own in ({}, {"negative_prompt": "blue dog"})]
+    assert difference(*words) > 1e-3
+    for each, expected in zip(embeds, words, strict=True):
+        assert difference(generate(pipe, request, concept_embeds={0: each}).latents, expected) < ROUNDING
+
+
 def test_prompts_of_unequal_length_meet_in_one_row():
     """Embeddings of 77 and 154 tokens, as the web UI makes them; the longer one's second half says nothing more."""
     pipe = pipeline()

@@ -70,7 +70,21 @@ def test_never_blended_is_the_ordinary_picture():
     """*empty second pass*"""
     result = generate(pipeline(), {**BOXES, **PREFIX, "blend_start": 1}, steps=4, seed=2)
     assert torch.equal(result.latents, plain(pipeline(), steps=4, seed=2))
-    assert result.masks == []
+    assert [mask is not None for masks in result.masks for mask in masks] == [True, True]
+    assert result.warnings == []
+
+
+def test_a_sampler_that_ends_before_the_blend_start_is_told():
+    """As after a whole first pass: a warning, and the concepts are looked for all the same."""
+    late = {**BOXES, "blend_start": 0.999}
+    whole, prefix = (generate(pipeline(), {**late, **options}, steps=4) for options in ({}, PREFIX))
+    assert prefix.warnings == whole.warnings
+    assert "none of the sampler's steps" in prefix.warnings[0]
+    assert torch.equal(prefix.latents, whole.latents)
+    nobody = {**PHRASES, **PREFIX, "blend_start": 0.999, "detector": "attention", "strict": True,
+              "concepts": [{"prompt": "zebra", "phrase": "zebra"}]}
+    with pytest.raises(OMGError, match="zebra"):
+        generate(pipeline(), nobody, steps=4)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -135,7 +135,7 @@ def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 
     nn.init.zeros_(layer.bias)
     model, limit, times = Model(layer, room), RowLimit(rows_per_call), torch.tensor(TIMES)
     host: Any = Host(is_guided)
-    concepts: Any = [SimpleNamespace(networks={layer: FullWeight(torch.full((1, 1), mark))},
+    concepts: Any = [SimpleNamespace(has_networks=True, networks={layer: FullWeight(torch.full((1, 1), mark))},
                                      conditioning=lambda step, each=each: each, bare=lambda step, other=other: other)
                      for mark, each, other in zip(MARKS, CONDITIONINGS, BARE, strict=True)]
     wishes: Any = [SimpleNamespace(cfg_scale=scale, negative_prompt=negative, lora_guidance=lora_guidance)
@@ -197,7 +197,7 @@ def test_a_concept_that_asks_for_no_scale_leads_a_little(of_picture, progress, e
     """Half as much guidance again at first, of what is beyond 1; with none the picture has none."""
     host: Any = SimpleNamespace(scale=lambda own: of_picture if own is None else own)
     prompt = CONDITIONINGS[0]
-    loaded: Any = [SimpleNamespace(conditioning=lambda step: prompt, bare=lambda step: prompt)] * 2
+    loaded: Any = [SimpleNamespace(conditioning=lambda step: prompt, bare=lambda step: prompt, has_networks=True)] * 2
     wishes: Any = [SimpleNamespace(cfg_scale=scale, lora_guidance=0.0) for scale in (None, 4.0)]
     cast_ = Cast(host, cast(Any, None), wishes, loaded, [[0], [0]], 0.3, lead=1.5)
     automatic, own = cast_.at(Point([], 0, progress), host)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from bench.world.casts import Cast
 from bench.world.measure import Mean
 from bench.world.methods import SingleLora
-from bench.world.sweeps import CURVES, PAIRS, TWO_MEN, Cell
+from bench.world.sweeps import CURVES, DEFAULTS, PAIRS, TWO_MEN, Cell
 
 Figures = Mapping[str, Mean]
 # of the single LoRA's identity
@@ -49,7 +50,8 @@ def draw(found: Mapping[str, Figures], path: Path) -> bool:
             points = [place for way in curve if (place := point(casts, way.name, found)) is not None]
             if points:
                 is_empty = False
-                pane.plot(*zip(*points, strict=True), marker=_MARKERS[number], label=name)
+                pane.plot(*zip(*points, strict=True), marker=_MARKERS[number], color=colormaps["tab10"](number), label=name,
+                          markersize=11 if DEFAULTS in curve else 6)
         pane.axhline(GOAL, color="grey", linewidth=0.8, linestyle=":")
         pane.axvline(LEAST_LAYOUT, color="grey", linewidth=0.8, linestyle=":")
         pane.set(title=title, xlabel="overlap with the first picture", ylabel="identity (1: one LoRA alone)")

@@ -219,8 +219,8 @@ class Omg:
     """Each concept is put where the detector sees it in the first pass.
 
     Attributes:
-        options: fields of the request that differ: by default it is the paper's way from 0.3 of the trajectory on, with the
-            masks of the reader.
+        options: fields of the request that differ: by default it is the paper's way, from 0.3 of the trajectory on,
+            with the masks of the reader.
         alone: a concept's prompt is that of a picture of the concept alone, not of the whole picture.
         concept: fields of each concept that differ.
     """

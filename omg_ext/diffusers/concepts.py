@@ -20,6 +20,7 @@ class DiffusersConcept:
     """See :class:`omg_ext.host.LoadedConcept`; its prompts are the same at every step."""
 
     networks: Sources
+    has_networks: bool
     encoded: ConceptConditioning
     encoded_bare: ConceptConditioning
     warnings: Sequence[str] = ()
@@ -65,8 +66,8 @@ class Loader:
         encoded = self._encoded(concept, text, batch, cfg_scale)
         bare = self._encoded(concept, {}, batch, cfg_scale) if concept.needs_bare else encoded
         own, everywhere = ({tag.name: None for tag in tags} for tags in (concept.tags, self.style_tags))
-        return DiffusersConcept(unet, encoded, bare, [also_in_main_prompt(concept.field, name) for name in own
-                                                      if name in everywhere])
+        warnings = [also_in_main_prompt(concept.field, name) for name in own if name in everywhere]
+        return DiffusersConcept(unet, bool(concept.tags), encoded, bare, warnings)
 
     def _encoded(self, concept: ConceptPrompt, networks: Sources, batch: int, cfg_scale: float) -> ConceptConditioning:
         """Its prompts, with networks in the text encoders, for a batch of so many pictures."""

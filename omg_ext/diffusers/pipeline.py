@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import msgspec
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
@@ -102,7 +103,8 @@ class OMGPipeline:
                 ``prompt_embeds`` are given and no concept is to be found by attention.
             negative_prompt: the global negative prompt.
             prompt_embeds: instead of encoding ``prompt``.
-            concept_embeds: by concept index, instead of encoding the concepts' prompts (their tags still count).
+            concept_embeds: by concept index, instead of encoding the concepts' prompts and negative prompts (their tags
+                still count).
             steps: sampling steps.
             cfg_scale: classifier-free guidance scale; 1 evaluates no unconditional rows.
             height, width: in pixels; None takes the pipeline's default.
@@ -136,6 +138,7 @@ class OMGPipeline:
             if latents is None:
                 shape = (batch_size, self.pipe.unet.config.in_channels, size[0] // factor, size[1] // factor)
                 latents = randn_tensor(shape, generators, device=self._device, dtype=self.pipe.unet.dtype)
+            request = _with_negatives(request, concept_embeds or {}, embeds)
             self._models.device = self._device
             loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, tags,
                             concept_embeds or {})
@@ -168,6 +171,17 @@ class OMGPipeline:
         if pixels % factor:
             raise OMGError(field_name, f"expected a multiple of {factor}, got {pixels}")
         return pixels
+
+
+def _with_negatives(request: Request, concept_embeds: Mapping[int, PromptEmbeds], embeds: PromptEmbeds) -> Request:
+    """The request with a negative prompt for each concept whose embeddings bring another than the picture's."""
+    concepts = list(request.concepts)
+    for index, concept in enumerate(concepts):
+        own = concept_embeds.get(index)
+        if own is not None and own.uncond is not None and concept.negative_prompt is None and not (
+                embeds.uncond is not None and torch.equal(own.uncond.to(embeds.uncond), embeds.uncond)):
+            concepts[index] = msgspec.structs.replace(concept, negative_prompt="")
+    return msgspec.structs.replace(request, concepts=tuple(concepts))
 
 
 def _drawn(session: Session, request: Request) -> Drawn:

@@ -279,6 +279,8 @@ class Session:
                 latents = host.sample(tap)
                 if not host.stopped:
                     tap.finish()
+                    if tap.seen is None:  # the sampler came to its end before
+                        comprehend(latents)
             if places and concepts and not host.stopped:
                 more = too_late(self._request.blend_start, len(tap.points), len(tap.blended))
         except OMGError:

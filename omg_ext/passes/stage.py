@@ -49,16 +49,25 @@ class Stage:
         weights = places.weights
         if tuple(weights.shape[-2:]) != tuple(host.latent_size):
             weights = self._weights(places)
-        cast = Cast(host, self._of_concepts, request.concepts, self._concepts, places.pictures, request.blend_start,
+        # of strength 0 nothing is drawn, so it has no part in others either
+        pictures = [own if concept.strength else [] for concept, own in
+                    zip(request.concepts, places.pictures, strict=True)]
+        cast = Cast(host, self._of_concepts, request.concepts, self._concepts, pictures, request.blend_start,
                     1.0 if request.predict == "separate" else LEAD)
         if request.predict == "joint":
             # a concept is itself in its place, however much of that is blended in, and around it: what is seen of it
             # in the end has all its neighbourhood, as in a row of its own
-            shares = self._weights(places, strength=1.0)
+            shares = self._weights(places, is_whole=True)
             whole = torch.stack([spread(of_picture) for of_picture in shares[:, :, 0].unbind(1)], dim=1).unsqueeze(2)
             return Blending(weights.to(host.device), Joint.of(cast, self._patches, self._deltas, whole))
         return Blending(weights.to(host.device), OwnRows(cast, request.predict == "shared"))
 
-    def _weights(self, places: Places, **changes: float) -> Tensor:
-        concepts = [msgspec.structs.replace(concept, **changes) for concept in self._request.concepts]
+    def _weights(self, places: Places, is_whole: bool = False) -> Tensor:
+        """[K, B, 1, h, w].
+
+        Args:
+            is_whole: whatever part of a concept is blended in, all of it.
+        """
+        concepts = [msgspec.structs.replace(concept, strength=float(concept.strength > 0)) if is_whole else concept
+                    for concept in self._request.concepts]
         return latent_weights(concepts, places.masks, self._host.latent_size).to(self._host.device)

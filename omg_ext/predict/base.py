@@ -17,8 +17,9 @@ from ..unet.calls import Row, join, select
 from ..unet.evaluator import Evaluator
 
 LEAD = 4.0
-"""See :class:`Cast`. Likeness is decided early: guidance that falls gives more of it than one that stays (measured). A
-strong one does no harm between high and low noise (Kynkäänniemi et al. 2024, arXiv 2404.07724), where concepts step in."""
+"""See :class:`Cast`. Likeness is decided early: guidance that falls gives more of it than one that stays (measured).
+Strong guidance is found useful between high and low noise (Kynkäänniemi et al. 2024, arXiv 2404.07724), which is where
+concepts step in."""
 
 
 class GlobalCall(NamedTuple):
@@ -137,7 +138,7 @@ class Cast:
     def at(self, point: Point, guidance: Guidance) -> list[Part]:
         """Each concept's part in one denoiser call."""
         return [Part(index, concept.conditioning(point.step), concept.bare(point.step), self.pictures[index],
-                     self._scale(wish, point.progress, guidance), wish.lora_guidance)
+                     self._scale(wish, point.progress, guidance), wish.lora_guidance if concept.has_networks else 0.0)
                 for index, (concept, wish) in enumerate(zip(self.concepts, self.wishes, strict=True))]
 
     def _scale(self, wish: Concept, progress: float, guidance: Guidance) -> float | None:

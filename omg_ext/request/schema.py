@@ -88,7 +88,8 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         where: which instance; None takes the best match, each instance used once.
         strength: share of the concept's prediction inside its mask.
         cfg_scale: classifier-free guidance scale of this concept; ``[from, to]`` changes evenly from the initiation
-            timestep to the end; None takes the global one, with ``shared`` and ``joint`` four times as much at first.
+            timestep to the end; None takes the global one, with ``shared`` and ``joint`` four times as much at first
+            (:data:`omg_ext.predict.base.LEAD`). 1 or less is no guidance.
         lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks.
 
     Raises:

@@ -38,6 +38,7 @@ class WebUIConcept:
     """
 
     networks: Sources
+    has_networks: bool
     prompts: EncodedPrompts
     bare_prompts: EncodedPrompts
     denoiser: Any
@@ -123,7 +124,8 @@ class WebUIHost:
         add_hashes(self._p, nets)
         warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
                     if file_of(net) in in_main_prompt]
-        return WebUIConcept(on_unet(nets, concept.field), prompts, bare, self._p.sampler.model_wrap_cfg, warnings)
+        return WebUIConcept(on_unet(nets, concept.field), bool(nets), prompts, bare, self._p.sampler.model_wrap_cfg,
+                            warnings)
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1

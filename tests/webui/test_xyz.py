@@ -95,7 +95,7 @@ def test_fields_of_concepts_are_axes(webui: WebUI, axes: list[str]) -> None:
 
 
 def test_ways_are_axes(webui: WebUI, axes: list[str]) -> None:
-    """By the page's words, or the request's. In so small a model keeping the layout hardly shows; the infotext tells."""
+    """By the page's words, or the request's. Keeping the layout hardly shows in so small a model: see infotexts."""
     def data(predict: str, first_pass: str) -> dict[str, Any]:
         return {"concepts": [concept("a man <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-loha:1>", RIGHT)],
                 "predict": predict, "first_pass": first_pass, "blend_start": 0}
