@@ -50,8 +50,8 @@ def draw(found: Mapping[str, Figures], path: Path) -> bool:
             points = [place for way in curve if (place := point(casts, way.name, found)) is not None]
             if points:
                 is_empty = False
-                pane.plot(*zip(*points, strict=True), marker=_MARKERS[number], color=colormaps["tab10"](number), label=name,
-                          markersize=11 if DEFAULTS in curve else 6)
+                pane.plot(*zip(*points, strict=True), label=name, marker=_MARKERS[number],
+                          color=colormaps["tab10"](number), markersize=11 if DEFAULTS in curve else 6)
         pane.axhline(GOAL, color="grey", linewidth=0.8, linestyle=":")
         pane.axvline(LEAST_LAYOUT, color="grey", linewidth=0.8, linestyle=":")
         pane.set(title=title, xlabel="overlap with the first picture", ylabel="identity (1: one LoRA alone)")
