@@ -318,6 +318,21 @@ def test_layout_of_a_picture_with_a_unit(controlled: WebUI, model: str, first_pa
     assert_close(draw(controlled, units, data, prompt=PROMPT, override_settings=settings).image, plain)
 
 
+@pytest.mark.parametrize(("model", "is_kept"), [("sdxl-cn", True), ("sd15-ip", True), ("sdxl-reference_only", False)])
+def test_picture_after_its_preview(controlled: WebUI, model: str, is_kept: bool) -> None:
+    """The noise of a reference is drawn anew in each pass, so with one the first pass is, too."""
+    set_checkpoint_of(controlled, model)
+    data = {"concepts": [concept(PROMPT, LEFT)], "blend_start": 0.3, "predict": "shared"}
+    wanted = draw(controlled, [unit(model)], data)
+    draw(controlled, [unit(model)], {**data, "preview": True})
+    made = draw(controlled, [unit(model)], data)
+    assert any("is that of the preview" in comment for comment in made.comments) == is_kept
+    np.testing.assert_array_equal(made.image, wanted.image)
+    draw(controlled, [unit(model)], {**data, "preview": True})
+    other = draw(controlled, [unit(model, weight=0.5)], data)
+    assert not any("is that of the preview" in comment for comment in other.comments)
+
+
 # several concepts
 
 @pytest.mark.parametrize("way", ["separate", "joint"])
@@ -337,6 +352,17 @@ def test_batch_equals_singles_and_rows_do_not_matter(controlled: WebUI, model: s
     for ours, wanted in zip(one_by_one, batch, strict=True):
         assert_close(ours, wanted)
     assert distance(batch[0], draw(controlled, [], data).image) > 1
+
+
+@pytest.mark.parametrize("first_pass", ["whole", "prefix"])
+@pytest.mark.parametrize("model", ONE_OF_EACH)
+def test_concepts_are_found_in_a_picture_with_a_unit(controlled: WebUI, model: str, first_pass: str) -> None:
+    """They are looked for without it, in calls of other rows than the picture's."""
+    set_checkpoint_of(controlled, model)
+    data = {"concepts": [{"phrase": "man", "prompt": PROMPT}], "first_pass": first_pass, "predict": "shared"}
+    made = draw(controlled, [unit(model)], data, batch_size=2, steps=8)
+    assert "OMG found" in made.info["infotexts"][0]
+    assert made.comments == []
 
 
 # what is refused
