@@ -16,6 +16,7 @@ from .request import Concept
 from .request.tags import Tag
 from .unet.calls import Row
 from .unet.deltas import Sources
+from .unet.patches import Patches
 
 Evaluate = Callable[[Tensor, Tensor, Any], Tensor]
 """The host's UNet: ``(x [n, C, h, w], t [n], the host's conditioning of n rows) -> output [n, C, h, w]``"""
@@ -77,9 +78,14 @@ class Tap(Protocol):
 
     Attributes:
         title: of the pass, for progress bars.
+        patches: owns the pass's hooks on the UNet. They know which call is running; a host that has to do something
+            to the UNet's rows adds its own.
     """
 
     title: str
+
+    @property
+    def patches(self) -> Patches: ...
 
     def begin(self, progress: float, step: int) -> None:
         """The sampler is about to call its denoiser.

@@ -128,7 +128,8 @@ class Predicted(NamedTuple):
 
 
 def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 3, scales: Numbers = SCALES,
-            room: int = 100, is_shared: bool = False, lora_guidance: float = 0.0, is_guided: bool = True) -> Predicted:
+            room: int = 100, is_shared: bool = False, lora_guidance: float = 0.0, is_guided: bool = True,
+            is_controlled: bool = True) -> Predicted:
     x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(9))
     layer = nn.Linear(1, 1)
     nn.init.zeros_(layer.weight)
@@ -142,7 +143,8 @@ def predict(rows_per_call: int, pictures: Sequence[Sequence[int]] = ((0, 1),) * 
                    for scale, negative in zip(scales, NEGATIVES, strict=True)]
     with torch.no_grad(), Patches(layer) as patches:
         RowNetworks(patches, [(of_concept(index), concept.networks) for index, concept in enumerate(concepts)])
-        own_rows = OwnRows(Cast(host, Evaluator(patches, limit), wishes, concepts, pictures, 0.3), is_shared)
+        own_rows = OwnRows(Cast(host, Evaluator(patches, limit), wishes, concepts, pictures, 0.3,
+                                is_controlled=is_controlled), is_shared)
         rows = (Row(0), Row(1), Row(0, part=None), Row(1, part=None))
         call = GlobalCall(model, torch.cat([x, x]), torch.cat([times, times]),
                           {"text": torch.zeros(4, 1, 3), "time": torch.cat([times, times])}, rows)
@@ -173,9 +175,11 @@ def test_prediction_is_that_of_single_rows(rows_per_call, pictures, is_shared, l
         assert not prediction.prediction[concept, absent].any()
 
 
-def test_a_concept_that_alone_is_guided_has_a_row_for_it():
-    """The picture's scale is 1, so that there is no unconditional prediction to share."""
-    predicted = predict(0, [[0, 1], [], []], (5.0, None, None), is_shared=True, is_guided=False)
+@pytest.mark.parametrize("picture", [{"is_guided": False}, {"is_controlled": False}], ids=str)
+def test_a_concept_that_is_guided_in_another_way_has_a_row_for_it(picture):
+    """The picture's scale is 1, so that there is no unconditional prediction to share; or that has a condition in it
+    which the concept is to be free of."""
+    predicted = predict(0, [[0, 1], [], []], (5.0, None, None), is_shared=True, **picture)
     x, (cond, parts, _) = predicted.x, CONDITIONINGS[0]
     for picture in (0, 1):
         base = row_output(x[picture:picture + 1], BARE[0].uncond["text"][picture].sum()[None], torch.zeros(1))[0]

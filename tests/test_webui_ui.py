@@ -62,7 +62,7 @@ requests = st.fixed_dictionaries(
         "detect": st.fixed_dictionaries({}, optional={"threshold": fractions, "model": st.text(),
                                                       "segmenter": st.text()}),
         "preview": st.booleans(), "predict": st.sampled_from(["separate", "shared", "joint"]),
-        "first_pass": st.sampled_from(["whole", "prefix"]),
+        "first_pass": st.sampled_from(["whole", "prefix"]), "control_concepts": st.booleans(),
     },
 ).map(lambda data: parse_request(data if can_be_prefix(data) else {**data, "first_pass": "whole"}))
 
@@ -281,6 +281,7 @@ def test_values_of_before_stay_where_they_were():
         *["phrase", "where", "where_text", "mask_picture", "prompt", "negative_prompt", "strength", "cfg_scale"] * 2,
         "threshold", "model", "segmenter", "preview",
         "predict", "first_pass", *["lora_guidance", "cfg_end"] * 2,
+        "control_concepts",
     ]
     assert [number for number, each in arg_fields(2) if each.name == "cfg_end"] == [1, 2]
 

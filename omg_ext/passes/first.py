@@ -120,13 +120,14 @@ class FirstTap:
 
     Attributes:
         calls: what was evaluated.
+        patches: see :class:`omg_ext.host.Tap`.
     """
 
     title = "first pass"
 
     def __init__(self, patches: Patches, blend_start: float, recorder: LayoutRecorder):
         self.calls: list[KeptCall] = []
-        self._patches, self._blend_start, self._recorder = patches, blend_start, recorder
+        self.patches, self._blend_start, self._recorder = patches, blend_start, recorder
         self._progress, self._step = 0.0, 0
 
     def begin(self, progress: float, step: int) -> None:
@@ -158,12 +159,12 @@ class FirstTap:
 
     def _run(self, evaluate: Evaluate, call: UNetCall, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         try:
-            with self._patches.running(call):
+            with self.patches.running(call):
                 return evaluate(x, t, cond)
         except torch.cuda.OutOfMemoryError:
             # without what is kept the picture may fit, as it would without OMG
             if not self._recorder.give_up_device(call):
                 raise
         torch.cuda.empty_cache()
-        with self._patches.running(UNetCall(call.rows, call.progress, call.grid, call.step)):
+        with self.patches.running(UNetCall(call.rows, call.progress, call.grid, call.step)):
             return evaluate(x, t, cond)

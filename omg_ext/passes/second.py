@@ -12,6 +12,7 @@ from ..host import Evaluate, Guidance, Guided
 from ..predict.base import GlobalCall, Point, Predict
 from ..unet.calls import Row, UNetCall, is_global_cond
 from ..unet.evaluator import Evaluator, repeated
+from ..unet.patches import Patches
 from .first import FirstResult
 
 FEW_STEPS = 4
@@ -55,6 +56,11 @@ class SecondTap:
         self._evaluator, self._blend_start, self._blending, self._first = evaluator, blend_start, blending, first
         self._progress, self._step, self._index = 0.0, 0, 0
         self._seen: list[GlobalCall] = []
+
+    @property
+    def patches(self) -> Patches:
+        """See :class:`omg_ext.host.Tap`."""
+        return self._evaluator.patches
 
     @property
     def blends(self) -> bool:

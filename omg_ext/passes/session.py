@@ -145,7 +145,8 @@ class Session:
         return self._asks_bare(concept)
 
     def _asks_bare(self, concept: Concept) -> bool:
-        has_own_negative = concept.negative_prompt is not None or concept.cfg_scale is not None
+        has_own_negative = (concept.negative_prompt is not None or concept.cfg_scale is not None
+                            or not self._request.control_concepts)
         return bool(concept.lora_guidance) or (self._request.predict != "separate" and has_own_negative)
 
     def first(self) -> FirstResult:

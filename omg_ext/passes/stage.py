@@ -53,7 +53,7 @@ class Stage:
         pictures = [own if concept.strength else [] for concept, own in
                     zip(request.concepts, places.pictures, strict=True)]
         cast = Cast(host, self._of_concepts, request.concepts, self._concepts, pictures, request.blend_start,
-                    1.0 if request.predict == "separate" else LEAD)
+                    1.0 if request.predict == "separate" else LEAD, request.control_concepts)
         if request.predict == "joint":
             # a concept is itself in its place, however much of that is blended in, and around it: what is seen of it
             # in the end has all its neighbourhood, as in a row of its own

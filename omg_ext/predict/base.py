@@ -117,6 +117,8 @@ class Cast:
         pictures: for each concept, the pictures of the batch it has a mask in.
         blend_start: the initiation timestep as a fraction of the trajectory.
         lead: how much more guidance than the picture a concept has at the initiation timestep if it asks for none.
+        is_controlled: whether spatial conditions of the picture act on concepts' rows. If not, the picture's
+            unconditional prediction is no base for them: guidance would lead away from these conditions.
     """
 
     host: Host
@@ -126,6 +128,7 @@ class Cast:
     pictures: Sequence[Sequence[int]]
     blend_start: float
     lead: float = 1.0
+    is_controlled: bool = True
 
     def shares_uncond(self, part: Part, is_guided: bool) -> bool:
         """Whether a concept can do with the picture's unconditional prediction.
@@ -133,7 +136,8 @@ class Cast:
         Args:
             is_guided: whether the picture has one.
         """
-        return part.scale is None or (is_guided and self.wishes[part.index].negative_prompt is None)
+        is_alike = self.is_controlled and self.wishes[part.index].negative_prompt is None
+        return part.scale is None or (is_guided and is_alike)
 
     def at(self, point: Point, guidance: Guidance) -> list[Part]:
         """Each concept's part in one denoiser call."""

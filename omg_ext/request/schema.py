@@ -168,6 +168,8 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
             the picture where they can, or one ``joint`` row; see :mod:`omg_ext.predict`.
         first_pass: ``whole``, or only the ``prefix`` up to the initiation timestep: the concepts are found in what the
             picture is going to be, and the same sampling goes on with them.
+        control_concepts: whether spatial conditions that act on the picture (ControlNet's units in the web UI) act on
+            the concepts' predictions, too.
 
     Raises:
         OMGError: naming a concept's ``prompt`` if it is blank and this is no preview, or what ``first_pass`` rules out.
@@ -185,6 +187,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     preview: bool = False
     predict: Predict = "joint"
     first_pass: FirstPass = "whole"
+    control_concepts: bool = True
 
     def __post_init__(self) -> None:
         for index, concept in enumerate(self.concepts):

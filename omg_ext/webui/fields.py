@@ -237,6 +237,8 @@ GLOBAL_FIELDS = (
     _of_request("show", "checkboxes", "Also return", "Behind the result.", "show",
                 options={"choices": [("First picture", "first_pass"), ("Masks", "masks"), ("Who is where", "overlay")]},
                 panel=BLEND, row=3),
+    _of_request("control_concepts", "checkbox", "ControlNet acts on concepts",
+                "Off: its units act on the picture alone.", "control_concepts", panel=BLEND, row=4, since=3),
     Field("preview", "hidden", "Preview", "Set by the button Find concepts.", NO_PREVIEW, saved=False, since=1),
 )
 

@@ -21,8 +21,9 @@ from ..unet.calls import Row
 from ..unet.deltas import Sources
 from .block_weights import ARGUMENTS
 from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words, wordings
+from .controlnet import Units
 from .denoiser import tapped
-from .neighbours import Counters, refuse, refuse_negative_weights
+from .neighbours import Counters, refuse, refuse_negative_weights, scripts_of
 from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
 
 Sample = Callable[[], Tensor]
@@ -59,17 +60,19 @@ class WebUIHost:
         sample: runs the sampler that it is about to use once, from the start.
         kept: networks that were read before.
         concept_prompts: each concept's for all pictures of all batches.
+        asked: what the user asks for.
 
     Raises:
         OMGError: the model or a setting is out of OMG's reach.
     """
 
-    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts]):
+    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
+                 asked: request.Request):
         _check(p)
-        refuse(p)
+        refuse(p, asked)
         self._p, self._sample, self._kept, self._concept_prompts = p, sample, kept, concept_prompts
         self._samplings = 0
-        self._counters = Counters(p)
+        self._counters, self._units = Counters(p), Units(scripts_of(p), asked.control_concepts)
         self.style: Sources = {}
         self.tag_arguments: Collection[str] = ARGUMENTS
         self.context_name = "crossattn"
@@ -132,7 +135,8 @@ class WebUIHost:
         if self._samplings > 1:
             shared.state.nextjob()
             self._counters.put_back()
-        with tapped(self._p.sampler.model_wrap_cfg, tap):
+        with (tapped(self._p.sampler.model_wrap_cfg, tap),
+              self._units.following(tap.patches)):
             return self._sample()
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
@@ -155,7 +159,7 @@ class WebUIHost:
         concat = self._p.txt2img_image_conditioning(x)
         given = ({**cond, "c_concat": [concat]} if model.is_sdxl
                  else {"c_crossattn": [cond["crossattn"]], "c_concat": [concat]})
-        with devices.autocast():
+        with devices.autocast(), self._units.resting():
             output: Tensor = model.apply_model(x, torch.full((len(x),), t, device=x.device), given)
         return output
 

@@ -188,7 +188,7 @@ class Job:
 
     def _host(self, request: Request, sample: Sample) -> WebUIHost:
         self.has_drawn = True
-        return WebUIHost(self._processing, sample, self.kept, self._prompts(request))
+        return WebUIHost(self._processing, sample, self.kept, self._prompts(request), request)
 
     def _prompts(self, request: Request) -> list[Prompts]:
         if not self.prompts:

@@ -16,27 +16,31 @@ from modules import extensions, processing, script_callbacks, script_loading, sd
 from torch import Tensor, nn
 
 from ..errors import OMGError
+from ..request import Request
+from . import controlnet
 from .replacing import replaced
 
 SAMPLING = ("cfg_denoiser", "cfg_denoised", "cfg_after_cfg")
 NEGATIVE_WEIGHT = re.compile(r"\([^(:)]*:\s*-\d+(\.\d+)?\s*\)")
-PLAIN_UNITS = ("ControlNet", "ControlLoRA", "ControlNetUnion", "T2I_Adapter")
 ATTENTION = re.compile(r"\battn[12](\.\w+)?$")
-ROW_BOUND = ("reference", "colorfix", "inpaint_only")
 
 
-def refuse(p: Any) -> None:
+def refuse(p: Any, asked: Request) -> None:
     """Refuse extensions that are active in a picture and known not to reach the concepts.
+
+    Args:
+        p: the web UI's processing object.
+        asked: what the user asks for.
 
     Raises:
         OMGError: with the extension's name.
     """
-    for script in _scripts(p):
+    for script in scripts_of(p):
         if script.title() == "NegPiP" and getattr(script, "active", False):
             raise OMGError("NegPiP", "it puts the main prompt's words of negative weight into every concept, too; "
                                      "write them into the negative prompt instead, or turn NegPiP off")
-        if script.title() == "ControlNet":
-            _refuse_units(script)
+        if controlnet.is_controlnet(script):
+            controlnet.refuse(script, asked)
     _refuse_hooks()
 
 
@@ -51,26 +55,9 @@ def refuse_negative_weights(p: Any, texts: Sequence[str], field: str) -> None:
         OMGError: NegPiP is on, and a text has a negative weight.
     """
     found = next((match for match in map(NEGATIVE_WEIGHT.search, texts) if match), None)
-    if found and any(script.title() == "NegPiP" and p.script_args[script.args_from] for script in _scripts(p)):
+    if found and any(script.title() == "NegPiP" and p.script_args[script.args_from] for script in scripts_of(p)):
         raise OMGError(field, f"NegPiP reads {found.group()} in the main prompts only; write it into the concept's "
                               "negative prompt without the minus, or turn NegPiP off")
-
-
-def _refuse_units(script: Any) -> None:
-    """Refuse ControlNet units that act on rows by their number or kind, or through attention."""
-    hook = getattr(script, "latest_network", None)
-    if hook is None:
-        return
-    for unit in hook.control_params or ():
-        kind, preprocessor = unit.control_model_type.name, unit.preprocessor["name"]
-        if kind not in PLAIN_UNITS or any(name in preprocessor for name in ROW_BOUND):
-            name = preprocessor if kind in (*PLAIN_UNITS, "AttentionInjection") else kind
-            raise OMGError("ControlNet", f"a unit with {name} does not act on concepts as on the picture; "
-                                         "turn this unit off, or use one that draws after a map (canny, depth, pose)")
-    separate, aligned = getattr(script, "ui_batch_option_state", ("All", False))
-    if aligned or not str(separate).startswith("All"):
-        raise OMGError("ControlNet", "its batch options tell pictures apart by their number, and concepts shift it; "
-                                     "choose all units for all images, without StyleAlign")
 
 
 def _refuse_hooks() -> None:
@@ -84,7 +71,8 @@ def _refuse_hooks() -> None:
                         "for pictures with OMG"))
 
 
-def _scripts(p: Any) -> Sequence[Any]:
+def scripts_of(p: Any) -> Sequence[Any]:
+    """The extensions' scripts that take part in every picture."""
     return [] if p.scripts is None else p.scripts.alwayson_scripts
 
 
@@ -206,7 +194,7 @@ class Counters:
     """
 
     def __init__(self, p: Any):
-        holders = [vars(thing) for thing in (*_modules(), *_scripts(p), *_holders())]
+        holders = [vars(thing) for thing in (*_modules(), *scripts_of(p), *_holders())]
         self._numbers = [(space, {name: value for name, value in space.items() if _is_number(value)})
                          for space in holders]
         unet = shared.sd_model.model.diffusion_model

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ..passes.first import FirstResult
 from ..request import Request
+from .controlnet import Units
+from .neighbours import scripts_of
 from .networks import active_files
 
 # of the processing object: who asked, what becomes of the picture later, what the sampler is not told; subseeds, which
@@ -76,6 +78,8 @@ def key_of(p: Any, request: Request, noise: Tensor) -> bytes | None:
         p: the web UI's processing object.
         noise: what the sampler starts from, [B, C, h, w].
     """
+    if Units(scripts_of(p)).draw_noise:
+        return None  # which is not kept
     digest = hashlib.sha256()
     try:
         for part in _parts(p, request, noise):

@@ -13,8 +13,8 @@
   Guidance does; ``samples itself`` replaces the sampling, as DemoFusion does.
 * ``own guidance`` evaluates the model once more in a ``cfg_denoised`` callback and adds the difference, as SAG does;
   ``noisy prompt`` changes the conditioning in a ``cfg_denoiser`` callback, as CADS does.
-* ``negpip`` is NegPiP as far as OMG looks at it; ``marks`` and ``marks PREPROCESSOR`` mark the rows of the conditioning
-  and act on conditional ones, as ControlNet does.
+* ``negpip`` is NegPiP as far as OMG looks at it; ``marks`` and ``marks KIND PREPROCESSOR`` mark the rows of the
+  conditioning and act on conditional ones, as ControlNet does.
 * ``out of memory N`` raises CUDA's error from the UNet's N-th call on (0 is the first), ``out of memory once N``
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
@@ -220,22 +220,24 @@ class ControlNet(scripts.Script):
     ui_batch_option_state = ("All ControlNet units for all images in a batch", False)
 
     def title(self) -> str:
-        return "ControlNet" if self.preprocessor is not None else "Not ControlNet"
+        return "ControlNet" if self.unit is not None else "Not ControlNet"
 
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
 
     @property
-    def preprocessor(self) -> str | None:
-        return next((name.partition(" ")[2] for name in active if name.split()[0] == "marks"), None)
+    def unit(self) -> tuple[str, str] | None:
+        """Its kind and its preprocessor."""
+        words = next((name.split() for name in active if name.split()[0] == "marks"), None)
+        return None if words is None else (words[1], words[2]) if len(words) > 1 else ("ControlNet", "none")
 
     def process(self, p: Any, *args: Any) -> None:
-        if self.preprocessor is None:
+        if self.unit is None:
             return
-        unit = SimpleNamespace(preprocessor={"name": self.preprocessor}, control_model_type=SimpleNamespace(
-            name="AttentionInjection" if "reference" in self.preprocessor else "ControlNet"))
-        self.latest_network = SimpleNamespace(control_params=[unit])
+        kind, preprocessor = self.unit
+        unit = SimpleNamespace(preprocessor={"name": preprocessor}, control_model_type=SimpleNamespace(name=kind))
         sample, unet = p.sample, p.sd_model.model.diffusion_model
+        self.latest_network = SimpleNamespace(control_params=[unit], model=unet)
         forward = unet.forward
 
         def marked_sample(*args: Any, **kwargs: Any) -> Any:

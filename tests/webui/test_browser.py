@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,9 +26,9 @@ PLACES = ("0, 0, 0.5, 1", "0.5, 0, 1, 1")
 SIZE = {"steps": "6", "width": "128", "height": "128"}
 
 
-@pytest.fixture(scope="module")
-def browser_page(running: WebUI) -> Iterator[Page]:
-    """A page that cannot reach anything but the web UI."""
+@contextmanager
+def browsing(running: WebUI) -> Iterator[Page]:
+    """A page that cannot reach anything but the web UI; without a browser the test is skipped."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium: install the system's chromium")
@@ -51,16 +52,17 @@ def browser_page(running: WebUI) -> Iterator[Page]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def browser_page(running: WebUI) -> Iterator[Page]:
+    with browsing(running) as page:
+        yield page
+
+
 @pytest.fixture
 def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Iterator[Page]:
     """A freshly loaded page with a small picture to make; its last state is kept as a screenshot."""
     load(webui, browser_page)
-    fill(browser_page.locator("#txt2img_prompt textarea"), "a photo of a man and a woman")
-    fill(browser_page.locator("#txt2img_neg_prompt textarea"), "blurry")
-    for name, value in SIZE.items():
-        fill(browser_page.locator(f"#txt2img_{name} input[type=number]"), value)
-    fill(browser_page.locator("#txt2img_cfg_scale input[type=number]"), "5")
-    fill(browser_page.locator("#txt2img_seed input"), "7")
+    ask_for_a_small_picture(browser_page)
     yield browser_page
     browser_page.screenshot(path=tmp_path / "page.png", full_page=True)
 
@@ -68,6 +70,15 @@ def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Iterator[Page]:
 def load(webui: WebUI, page: Page) -> None:
     page.goto(webui.url, wait_until="domcontentloaded")
     expect(page.locator("#txt2img_generate")).to_be_visible(timeout=120 * SECONDS)
+
+
+def ask_for_a_small_picture(page: Page) -> None:
+    fill(page.locator("#txt2img_prompt textarea"), "a photo of a man and a woman")
+    fill(page.locator("#txt2img_neg_prompt textarea"), "blurry")
+    for name, value in SIZE.items():
+        fill(page.locator(f"#txt2img_{name} input[type=number]"), value)
+    fill(page.locator("#txt2img_cfg_scale input[type=number]"), "5")
+    fill(page.locator("#txt2img_seed input"), "7")
 
 
 def fill(field: Locator, value: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import shutil
@@ -13,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.webui.host import SETTINGS, ApiError, WebUI, distance, find_extension, install_extension, make_data_dir
 from tests.webui.networks import write_networks
-from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
+from tests.webui.test_api import PROMPT, assert_close, concept, omg, request
 
 pytestmark = pytest.mark.webui
 
@@ -157,16 +154,6 @@ def test_negpip(beside: WebUI) -> None:
     assert "NegPiP" in refused(beside, NEGPIP, concept("a car, (red:-1)"), prompt="a street")
     plain = beside.txt2img(prompt=PROMPT, alwayson_scripts=NEGPIP).image
     assert_close(beside_omg(beside, NEGPIP, request(concept(PROMPT)), prompt="a street"), plain)
-
-
-def test_reference_only_controlnet_is_refused(beside: WebUI) -> None:
-    need(beside, "ControlNet")
-    file = io.BytesIO()
-    Image.fromarray(np.full((128, 128, 3), 90, np.uint8)).save(file, "PNG")
-    unit = {"enabled": True, "module": "reference_only", "model": "None", "weight": 1.0,
-            "image": base64.b64encode(file.getvalue()).decode()}
-    scripts = {"ControlNet": {"args": [unit]}}
-    assert "reference_only" in refused(beside, scripts, concept("a red car", LEFT), concept("a dog", RIGHT))
 
 
 def test_idle_extensions_change_nothing(beside: WebUI) -> None:

@@ -147,10 +147,12 @@ def test_marked_rows_are_controlled_as_the_pictures(webui: WebUI, checkpoint: st
     assert_is_plain(webui, PROMPT, **payload)
 
 
-@pytest.mark.parametrize("preprocessor", ["reference_only", "inpaint_only+lama", "tile_colorfix"])
-def test_units_that_go_by_rows_are_refused(webui: WebUI, preprocessor: str) -> None:
-    webui.doubles(f"marks {preprocessor}")
-    with pytest.raises(ApiError, match=rf"ControlNet: a unit with {re.escape(preprocessor)} .*turn this unit off"):
+@pytest.mark.parametrize(("unit", "name"), [
+    ("ControlNet inpaint_only+lama", "inpaint_only+lama"), ("InstantID instant_id_face_keypoints", "InstantID"),
+    ("ReVision revision_clipvision", "ReVision"), ("T2I_StyleAdapter clip_vision", "T2I_StyleAdapter")])
+def test_units_that_do_not_reach_concepts_are_refused(webui: WebUI, unit: str, name: str) -> None:
+    webui.doubles(f"marks {unit}")
+    with pytest.raises(ApiError, match=rf"ControlNet: a unit with {re.escape(name)} .*turn this unit off"):
         omg(webui, request(concept("a red car", LEFT), concept("a dog", RIGHT)))
 
 
