@@ -33,6 +33,7 @@ from tests.diffusers_host import (
     left_and_right,
     merged,
     pipeline,
+    plain,
     small_loras,
     snapshot,
     two_concepts,
@@ -62,7 +63,8 @@ def _controlnet(kind: str, seed: int) -> Any:
 def acting(model: Any, seed: int = 0) -> Any:
     """A ControlNet that acts, and sees its picture: as initialised it gives zeros, and its biases outshine pictures."""
     generator = torch.Generator().manual_seed(seed)
-    seeing = [layer for layer in model.controlnet_cond_embedding.modules() if isinstance(layer, torch.nn.Conv2d)]
+    seeing: list[Any] = [layer for layer in model.controlnet_cond_embedding.modules()
+                         if isinstance(layer, torch.nn.Conv2d)]
     saying = [*model.controlnet_down_blocks, model.controlnet_mid_block]
     for layers, gain in ((seeing, 1.7), (saying, 0.7)):
         for layer in layers:
@@ -140,16 +142,13 @@ def untouched() -> Iterator[None]:
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     # name: (options of each control, of the call)
     "one": ([{}], {}),
-    "scale": ([{"scale": 0.6}], {}),
     "from": ([{"start": 0.3}], {"steps": 5}),
     "until": ([{"end": 0.5}], {"steps": 5}),
     "several": ([{"scale": 0.4, "end": 0.7}, {"scale": 1.2, "start": 0.2}], {"steps": 5}),
-    "guess": ([{"guess_mode": True}], {}),
     "several that guess": ([{"guess_mode": True, "scale": 0.8}, {"guess_mode": True, "start": 0.3}], {}),
     "batch": ([{}, {"start": 0.4}], {"batch_size": 2}),
     "batch with pictures of their own": ([{"picture": [picture(3), picture(4)]}], {"batch_size": 2}),
     "batch that guesses": ([{"guess_mode": True}], {"batch_size": 2}),
-    "no guidance": ([{}], {"cfg_scale": 1.0}),
     "no guidance, guess": ([{"guess_mode": True}], {"cfg_scale": 1.0}),
 }
 
@@ -165,8 +164,20 @@ def test_the_ordinary_picture_is_that_of_diffusers(kind, case):
     expected = reference(pipe, controls, seed=4, **options)
     assert difference(result.first_pass_latents, expected) < ROUNDING
     assert torch.equal(result.latents, result.first_pass_latents)
-    assert difference(generate(pipe, {"concepts": left_and_right(), "blend_start": 1}, seed=4, **options).latents,
-                      expected) > VISIBLE
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd15"])
+def test_everything_in_it_matters(kind):
+    """What is compared would show each of: the ControlNet, its picture, scale and span, guessing, and its prompt."""
+    pipe, usual = pipeline(kind), control(kind)
+    expected = reference(pipe, [usual])
+    others = {"none": plain(pipe), "weak": reference(pipe, [control(kind, scale=0.8)]),
+              "picture": reference(pipe, [Control(usual.model, picture(1))]),
+              "late": reference(pipe, [control(kind, start=0.3)]), "early": reference(pipe, [control(kind, end=0.4)]),
+              "guess": reference(pipe, [control(kind, guess_mode=True)]),
+              "two": reference(pipe, [usual, control(kind, 1)]), "prompt": reference(pipe, [usual], "old dog")}
+    effects = {name: difference(other, expected) for name, other in others.items()}
+    assert min(effects.values()) > VISIBLE, effects
 
 
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler", "PNDMScheduler"])
@@ -243,19 +254,18 @@ def test_one_concept_everywhere_is_an_ordinary_picture(tmp_path, kind, options):
     with merged(pipe, path):
         expected = reference(pipe, controls, "sks man", negative_prompt="blue dog")
     assert difference(result.latents, expected) < ROUNDING
-    assert difference(generate(pipe, request, loras=tmp_path).latents, expected) > VISIBLE
 
 
 class Literal:
-    """Pictures of a concept that is everywhere, each row by the equations.
+    """Pictures of a concept that is everywhere, each row by the equations. The ControlNet is shown :func:`picture`.
 
     Attributes:
         acts_on_uncond: whether the ControlNet acts on the unconditional row.
     """
 
-    def __init__(self, pipe: Any, one: Control, acts_on_uncond: bool = True):
+    def __init__(self, pipe: Any, one: Control, acts_on_uncond: bool):
         self.pipe, self.control, self.acts_on_uncond = pipe, one, acts_on_uncond
-        pixels = np.asarray(one.picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+        pixels = np.asarray(picture().resize((SIZE, SIZE), Image.Resampling.LANCZOS))
         self.hint = torch.from_numpy(pixels / 255).permute(2, 0, 1)[None].float()
         self.embeds = {prompt: encode(pipe, prompt, "red cat", {}) for prompt in ("old dog", PROMPT)}
 
@@ -291,20 +301,19 @@ class Literal:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("predict", "options", "acts_on_uncond"), [
-    ("separate", {}, True), ("shared", {}, True), ("joint", {}, True),
+@pytest.mark.parametrize(("predict", "guesses", "cfg_scale"), [
+    ("separate", False, 7), ("shared", False, 7), ("joint", False, 7),
     # the picture has no unconditional row that the joint one could start from
-    ("shared", {"cfg_scale": 1, "guess_mode": True}, False), ("joint", {"cfg_scale": 1, "guess_mode": True}, False)])
+    ("shared", True, 1), ("joint", True, 1)])
 @pytest.mark.parametrize("kind", ["sdxl", "sd15"])
-def test_what_a_controlnet_attends_to(kind, predict, options, acts_on_uncond):
+def test_what_a_controlnet_attends_to(kind, predict, guesses, cfg_scale):
     """In a concept's own row its prompt, in the joint row the global one. What guesses leaves unconditional rows be."""
     pipe, noise = pipeline(kind), torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(0))
-    guesses = options.get("guess_mode", False)
     one = control(kind, guess_mode=guesses)
-    literal = Literal(pipe, one, acts_on_uncond)
+    literal = Literal(pipe, one, acts_on_uncond=not guesses)
     request = {**everywhere("old dog", cfg_scale=5), "predict": predict}
     result = generate(pipe, request, negative_prompt="red cat", controls=[one], steps=2, latents=noise,
-                      cfg_scale=options.get("cfg_scale", 7.5)).latents
+                      cfg_scale=cfg_scale).latents
     right, wrong = PROMPT, "old dog"
     if predict != "joint":
         right, wrong = wrong, right
@@ -317,18 +326,18 @@ def test_every_row_of_every_way_is_asked_for(loras, predict):
     """As many rows of the ControlNet as of the UNet; when it guesses, the conditional ones."""
     request = two_concepts(predict=predict)
     request["concepts"][1] |= {"negative_prompt": "dog", "lora_guidance": 1}
-    for guesses, options, rows in (
-            (False, {}, {"separate": 5, "shared": 4, "joint": 3}), (True, {}, {"separate": 3, "shared": 3, "joint": 2}),
-            (True, {"cfg_scale": 1}, {"separate": 3, "shared": 3, "joint": 2})):
+    for guesses, cfg_scale, rows in (
+            (False, 7, {"separate": 5, "shared": 4, "joint": 3}), (True, 7, {"separate": 3, "shared": 3, "joint": 2}),
+            (True, 1, {"separate": 3, "shared": 3, "joint": 2})):
         with control_rows(controlnet()) as asked, unet_rows(pipeline()) as all_rows:
-            generate(pipeline(), request, loras=loras, controls=[control(guess_mode=guesses)], steps=2, **options)
+            generate(pipeline(), request, loras=loras, controls=[control(guess_mode=guesses)], steps=2,
+                     cfg_scale=cfg_scale)
         assert sum(asked) == (2 * 1 + 2 * (1 + rows[predict]) if guesses else 2 * 2 + 2 * (2 + rows[predict]))
         if not guesses:
             assert asked == all_rows
 
 
-@pytest.mark.parametrize(("predict", "guesses"), [("separate", True), ("shared", False), ("joint", False),
-                                                  ("joint", True)])
+@pytest.mark.parametrize(("predict", "guesses"), [("separate", True), ("shared", False), ("joint", True)])
 def test_rows_do_not_matter(loras, predict, guesses):
     """*rows do not matter*: a batch is its single pictures, and calls in parts give what whole ones give."""
     request = two_concepts(predict=predict)
@@ -425,8 +434,9 @@ def test_comprehension_looks_without_control(monkeypatch):
     assert len(asked) >= 3
 
 
-def test_a_failed_second_pass_leaves_the_first_picture(loras):
-    """*nothing remains*, of an error within the ControlNet too."""
+@pytest.mark.parametrize("first_pass", ["whole", "prefix"])
+def test_a_failed_second_pass_leaves_the_ordinary_picture(loras, first_pass):
+    """*nothing remains*, of an error within the ControlNet too; the ordinary picture is controlled."""
     calls = iter(range(100))
 
     def fail(model: Any, args: Any) -> None:
@@ -435,13 +445,12 @@ def test_a_failed_second_pass_leaves_the_first_picture(loras):
 
     handle = controlnet().controlnet_mid_block.register_forward_pre_hook(fail)
     try:
-        result = generate(pipeline(), two_concepts(), loras=loras, controls=[control()])
+        result = generate(pipeline(), two_concepts(first_pass=first_pass), loras=loras, controls=[control()])
     finally:
         handle.remove()
-    assert torch.equal(result.latents, result.first_pass_latents)
     assert "torn cable" in result.warnings[0]
-    again = generate(pipeline(), {"concepts": left_and_right(), "blend_start": 1}, controls=[control()])
-    assert torch.equal(result.latents, again.latents)
+    ordinary = generate(pipeline(), {"concepts": left_and_right(), "blend_start": 1}, controls=[control()])
+    assert torch.equal(result.latents, ordinary.latents)
 
 
 # --- what is refused ---

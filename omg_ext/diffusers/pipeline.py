@@ -115,7 +115,8 @@ class OMGPipeline:
             latents: initial noise of unit variance, [B, C, h, w], instead of noise from the seed; it decides size and
                 number of the pictures.
             eta: for schedulers that take it.
-            controls: ControlNets that act on all of it; what several add is summed.
+            controls: ControlNets that act on all of it; what several add is summed. One that belongs to the pipeline
+                is asked only if it is given here.
             output_type: "pil" or "latent".
 
         Raises:
