@@ -86,8 +86,7 @@ class DiffusersHost:
 
     def sample(self, tap: Tap) -> Tensor:
         """A diffusers scheduler's loop. Guidance is left out at scales up to 1, as diffusers does."""
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(self.steps, device=self.device)
+        scheduler = scheduler_of(self.pipe, self.steps, self.device)
         known = inspect.signature(scheduler.step).parameters
         generators = list(self.generators) if len(self.generators) > 1 else self.generators[0]
         options = {name: value for name, value in (("generator", generators), ("eta", self.eta)) if name in known}
@@ -129,6 +128,11 @@ class DiffusersHost:
         return self.loader.reworded(prompts)
 
     def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
+        """See :class:`omg_ext.host.Host`. ControlNets do not act here, whatever the pictures were made with.
+
+        What is looked for is the difference that words make. A ControlNet holds both predictions to the same outlines,
+        which makes it smaller; and it too reads the prompts, so a part of the difference would be its own.
+        """
         scheduler = self.pipe.scheduler
         t = round((1 - at) * (scheduler.config.num_train_timesteps - 1))
         kept = float(scheduler.alphas_cumprod[t])
@@ -186,6 +190,13 @@ class _Guidance:
         if kind == "v_prediction":
             return signal * self.x - noise * prediction
         return (self.x - noise * prediction) / signal
+
+
+def scheduler_of(pipe: DiffusionPipeline, steps: int, device: torch.device) -> Any:
+    """A new scheduler, as the pipeline's is, at the start of so many steps."""
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps, device=device)
+    return scheduler
 
 
 def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:

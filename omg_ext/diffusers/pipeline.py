@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,9 +27,11 @@ from ..passes.session import Drawn, Session
 from ..request import Layout, Request, parse_request
 from ..request.tags import parse_tags, refuse_tags
 from .concepts import Loader, networks
-from .host import DiffusersHost, decode
+from .controls import Control, never_acting, row_controls
+from .host import DiffusersHost, decode, scheduler_of
 from .loras import LoraFiles, LoraSource
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
+from .residuals import RowControls
 
 # runs on one model take turns: the scheduler's progress, the autoencoder's dtype and the UNet's hooks are shared
 _LOCKS: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
@@ -93,7 +96,8 @@ class OMGPipeline:
                  negative_prompt: str | None = None, prompt_embeds: PromptEmbeds | None = None,
                  concept_embeds: Mapping[int, PromptEmbeds] | None = None, steps: int = 50, cfg_scale: float = 7.5,
                  height: int | None = None, width: int | None = None, batch_size: int = 1, seed: int = 0,
-                 latents: Tensor | None = None, eta: float = 0.0, output_type: str = "pil") -> OMGOutput:
+                 latents: Tensor | None = None, eta: float = 0.0, controls: Sequence[Control] = (),
+                 output_type: str = "pil") -> OMGOutput:
         """Generate. Calls on one model, from several threads too, take turns.
 
         Args:
@@ -113,6 +117,8 @@ class OMGPipeline:
             latents: initial noise of unit variance, [B, C, h, w], instead of noise from the seed; it decides size and
                 number of the pictures.
             eta: for schedulers that take it.
+            controls: ControlNets that act on all of it; what several add is summed. One that belongs to the pipeline
+                is asked only if it is given here.
             output_type: "pil" or "latent".
 
         Raises:
@@ -128,6 +134,9 @@ class OMGPipeline:
             batch_size, height, width = len(latents), latents.shape[2] * factor, latents.shape[3] * factor
         size = self._side(height, "height"), self._side(width, "width")
         generators = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch_size)]
+        # some samplers ask the UNet more often than once a step, and diffusers counts each time
+        asked = len(scheduler_of(self.pipe, steps, self._device).timesteps) if controls else 0
+        acting = row_controls(self.pipe, controls, size, batch_size, asked)
         with _LOCKS.setdefault(self.pipe.unet, threading.Lock()):
             text, tags = parse_tags(prompt or "", "prompt")
             refuse_tags(negative_prompt or "", "negative_prompt")
@@ -145,8 +154,11 @@ class OMGPipeline:
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
                                  latents.to(self._device, self.pipe.unet.dtype), size)
-            session = Session(host, request, self._memory, self._models)
-            return self._output(request, _drawn(session, request), output_type)
+            interventions = [partial(RowControls, controls=acting)] if acting else []
+            session = Session(host, request, self._memory, self._models, interventions)
+            drawn = _drawn(session, request)
+            drawn.warnings.extend(never_acting(controls, asked))
+            return self._output(request, drawn, output_type)
 
     def _output(self, request: Request, drawn: Drawn, output_type: str) -> OMGOutput:
         wants_overlay = "overlay" in request.show or request.preview
