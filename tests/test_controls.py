@@ -551,3 +551,32 @@ def test_a_controlnet_on_another_device():
     error = refusal(controls=[Control(model, picture())])
     assert error.field == "controls[0].model"
     assert 'on "meta", the pipeline on "cpu"' in error.message
+
+
+# --- concepts that are kept free of it ---
+
+FREE = {"control_concepts": False}
+
+
+@pytest.mark.parametrize("guess_mode", [False, True])
+def test_a_concept_everywhere_that_is_kept_free_is_plain(loras, guess_mode):
+    """*everywhere is plain*, with nothing of the control but in the first picture."""
+    pipe = pipeline()
+    result = generate(pipe, {**everywhere("old man<lora:one>"), **FREE}, loras=loras,
+                      controls=[control(guess_mode=guess_mode)])
+    with merged(pipe, loras / "one.safetensors", 1.0, 1.0):
+        expected = plain(pipe, "old man")
+    assert difference(result.latents, expected) < ROUNDING
+    assert difference(result.first_pass_latents, plain(pipe)) > VISIBLE
+
+
+@pytest.mark.parametrize("predict", ["shared", "joint"])
+def test_concepts_that_are_kept_free_are_not_guided_away_from_it(loras, predict):
+    """The picture's unconditional prediction has the control, so it is none for them: they have one of their own."""
+    places = {**two_concepts(), "concepts": [{**each, "where": {"box": [0, 0, 1, 1]}} for each in
+                                             two_concepts()["concepts"]],
+              "layout": {"cross": 0, "self": 0}, "mask": {"grow": 0, "feather": 0}, "predict": predict}
+    own = {**places, "concepts": [{**each, "negative_prompt": "dog"} for each in places["concepts"]]}
+    without = generate(pipeline(), own, loras=loras, negative_prompt="dog")
+    with_it = generate(pipeline(), {**places, **FREE}, loras=loras, negative_prompt="dog", controls=[control()])
+    assert difference(with_it.latents, without.latents) < ROUNDING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ ControlNet is to fill)"""
 class Control:
     """A ControlNet and what it is shown.
 
-    It acts on every row: on the global prompt's and on each concept's own, in both passes. In a row it attends to the
+    It acts on every row: on the global prompt's and, unless the request's ``control_concepts`` is off, on each
+    concept's own, in both passes. In a row it attends to the
     prompt that the row starts from. That is the concept's own in rows of its own (``separate``, ``shared``), and the
     global one in the row of all concepts (``joint``): there the ControlNet's cross-attention is not regional. Networks
     never act within it.
@@ -58,20 +59,21 @@ class Control:
 
 
 def row_controls(pipe: DiffusionPipeline, controls: Sequence[Control], size: tuple[int, int], batch: int,
-                 steps: int) -> list[RowControl]:
+                 steps: int, on_concepts: bool) -> list[RowControl]:
     """What acts on the UNet.
 
     Args:
         size: of the pictures, height and width in pixels.
         batch: pictures.
         steps: at how many timesteps the UNet is asked.
+        on_concepts: whether it acts on concepts' rows, too.
 
     Raises:
         OMGError: a model that is no ControlNet for this pipeline, a picture that is none, or numbers out of range.
     """
     if not isinstance(controls, (list, tuple)):
         raise OMGError("controls", f"expected a list of Control, got {_type(controls)}")
-    return [_row_control(pipe, control, f"controls[{number}]", size, batch, steps)
+    return [_row_control(pipe, control, f"controls[{number}]", size, batch, steps, on_concepts)
             for number, control in enumerate(controls)]
 
 
@@ -83,7 +85,7 @@ def never_acting(controls: Sequence[Control], steps: int) -> list[str]:
 
 
 def _row_control(pipe: DiffusionPipeline, control: Any, field: str, size: tuple[int, int], batch: int,
-                 steps: int) -> RowControl:
+                 steps: int, on_concepts: bool) -> RowControl:
     if not isinstance(control, Control):
         raise OMGError(field, f"expected a Control, got {_type(control)}")
     model = control.model
@@ -99,7 +101,7 @@ def _row_control(pipe: DiffusionPipeline, control: Any, field: str, size: tuple[
             f"it has {pictures.shape[1]} channels, the ControlNet reads {model.config.conditioning_channels}; give a "
             "picture of the kind that the ControlNet was trained on"))
     guesses = control.guess_mode or model.config.global_pool_conditions  # as in diffusers
-    which: Which = is_cond if guesses else every_row
+    which = _WHICH[on_concepts, guesses]
     pictures = pictures.to(pipe._execution_device, model.dtype)
     return RowControl(model, pictures.expand(batch, -1, -1, -1), control.scales(steps), which, guesses)
 
@@ -107,6 +109,17 @@ def _row_control(pipe: DiffusionPipeline, control: Any, field: str, size: tuple[
 def is_cond(row: Row) -> bool:
     """Picks conditional rows, whoever's prompt it is."""
     return row.part is not None
+
+
+def is_global(row: Row) -> bool:
+    """Picks the rows of the global prompt."""
+    return row.concept is None
+
+
+_WHICH: Mapping[tuple[bool, bool], Which] = {
+    (True, False): every_row, (True, True): is_cond, (False, False): is_global,
+    (False, True): lambda row: is_global(row) and is_cond(row)}
+"""By whether it acts on concepts, and on conditional rows alone"""
 
 
 # --- the model ---

@@ -23,6 +23,7 @@ from ..unet.calls import Row
 from ..unet.deltas import Sources
 from .concepts import Loader
 from .prompts import words
+from .residuals import RowControl, RowControls
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class DiffusersHost:
         generators: one per picture.
         noise: initial latents of unit variance, [B, C, h, w].
         size: height and width in pixels.
+        controls: ControlNets that act while it samples.
     """
 
     pipe: DiffusionPipeline
@@ -52,6 +54,7 @@ class DiffusersHost:
     generators: Sequence[torch.Generator]
     noise: Tensor
     size: tuple[int, int]
+    controls: Sequence[RowControl] = ()
     stopped = False
     tag_arguments = ()
     context_name = "encoder_hidden_states"
@@ -94,6 +97,8 @@ class DiffusersHost:
         rows, cond = self._global_rows(scale is not None)
         parts = [[(picture, 1.0)] for picture in range(batch)]
         latents = self.noise * scheduler.init_noise_sigma
+        if self.controls:
+            RowControls(tap.patches, self.controls)
         with self.pipe.progress_bar(total=len(scheduler.timesteps)) as bar:
             bar.set_description(tap.title)
             # as numbers all at once: each by itself would make a GPU wait

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,7 +30,6 @@ from .controls import Control, never_acting, row_controls
 from .host import DiffusersHost, decode, scheduler_of
 from .loras import LoraFiles, LoraSource
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
-from .residuals import RowControls
 
 # runs on one model take turns: the scheduler's progress, the autoencoder's dtype and the UNet's hooks are shared
 _LOCKS: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
@@ -136,7 +134,7 @@ class OMGPipeline:
         generators = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch_size)]
         # some samplers ask the UNet more often than once a step, and diffusers counts each time
         asked = len(scheduler_of(self.pipe, steps, self._device).timesteps) if controls else 0
-        acting = row_controls(self.pipe, controls, size, batch_size, asked)
+        acting = row_controls(self.pipe, controls, size, batch_size, asked, request.control_concepts)
         with _LOCKS.setdefault(self.pipe.unet, threading.Lock()):
             text, tags = parse_tags(prompt or "", "prompt")
             refuse_tags(negative_prompt or "", "negative_prompt")
@@ -153,9 +151,8 @@ class OMGPipeline:
                             concept_embeds or {})
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
-                                 latents.to(self._device, self.pipe.unet.dtype), size)
-            interventions = [partial(RowControls, controls=acting)] if acting else []
-            session = Session(host, request, self._memory, self._models, interventions)
+                                 latents.to(self._device, self.pipe.unet.dtype), size, acting)
+            session = Session(host, request, self._memory, self._models)
             drawn = _drawn(session, request)
             drawn.warnings.extend(never_acting(controls, asked))
             return self._output(request, drawn, output_type)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,7 +26,7 @@ from ..unet.class_tokens import ClassTokenAttention
 from ..unet.evaluator import Evaluator
 from ..unet.layout import LayoutRecorder, LayoutReplay
 from ..unet.networks import RowNetworks
-from ..unet.patches import Intervention, Patches
+from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
 from .contrast import Contrast
 from .first import FirstResult, FirstTap
@@ -64,15 +63,10 @@ class Session:
         host: see :class:`Host`.
         request: validated.
         memory: see :class:`Memory`.
-        models: the detectors'.
-        interventions: what else acts on the UNet whenever it samples, as ControlNets do. Visual comprehension does
-            without: it compares what prompts alone make of a picture that is there.
     """
 
-    def __init__(self, host: Host, request: Request, memory: Memory, models: Models,
-                 interventions: Sequence[Intervention] = ()):
+    def __init__(self, host: Host, request: Request, memory: Memory, models: Models):
         self._host, self._request, self._memory, self._models = host, request, memory, models
-        self._interventions = interventions
 
     def draw(self, first: FirstResult | None = None) -> Drawn:
         """All of it.
@@ -159,7 +153,7 @@ class Session:
         """The ordinary picture, and all that the other stages need of it."""
         host, request = self._host, self._request
         noise = Noise.of(host.generators)
-        with self._patches() as patches:
+        with Patches(host.unet) as patches:
             # style first: what is recorded must include it
             RowNetworks(patches, [(every_row, host.style)])
             recorder = LayoutRecorder(patches, request.layout,
@@ -216,7 +210,7 @@ class Session:
         if first is not None:
             first.noise.restore(host.generators)
         try:
-            with self._patches() as patches:
+            with Patches(host.unet) as patches:
                 stage = Stage(host, request, self._memory, patches, concepts,
                               first.layout.store.drop_device if first is not None else lambda: False)
                 replay = LayoutReplay(patches, first.layout) if first is not None else None
@@ -279,7 +273,7 @@ class Session:
             return stage.blending(places) if places and concepts else None
 
         try:
-            with self._patches() as patches:
+            with Patches(host.unet) as patches:
                 stage = Stage(host, self._request, self._memory, patches, concepts)
                 attention = self._class_token_attention(patches)
                 tap = OnePassTap(stage.evaluator, self._request.blend_start, comprehend)
@@ -302,17 +296,9 @@ class Session:
 
     def _plain(self) -> Tensor:
         """The ordinary picture, of which nothing is kept."""
-        with self._patches() as patches:
+        with Patches(self._host.unet) as patches:
             stage = Stage(self._host, self._request, self._memory, patches, [])
             return self._host.sample(SecondTap(stage.evaluator, 1.0, None))
-
-    @contextmanager
-    def _patches(self) -> Iterator[Patches]:
-        """The UNet's hooks for sampling."""
-        with Patches(self._host.unet) as patches:
-            for intervene in self._interventions:
-                intervene(patches)
-            yield patches
 
     def heat_phrases(self) -> list[str]:
         """The phrases whose cross-attention the detector asks for."""

@@ -109,10 +109,6 @@ class Patches:
             self._handles.pop().remove()
 
 
-Intervention = Callable[[Patches], object]
-"""Hooks what it does to some rows into a network, and acts while the hooks live"""
-
-
 def modules_named(unet: nn.Module, last: str, child: str) -> dict[str, nn.Module]:
     """The submodules ``child`` of every module whose name ends in ``last``, e.g. the ``to_q`` of every ``attn2``."""
     return {name: getattr(module, child) for name, module in unet.named_modules()
