@@ -89,7 +89,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         strength: share of the concept's prediction inside its mask.
         cfg_scale: classifier-free guidance scale of this concept; ``[from, to]`` changes evenly from the initiation
             timestep to the end; None takes the global one, with ``shared`` and ``joint`` four times as much at first
-            (:data:`omg_ext.predict.base.LEAD`). 1 or less is no guidance.
+            (:data:`omg_ext.predict.base.LEAD`). 1 is no guidance.
         lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks.
 
     Raises:
