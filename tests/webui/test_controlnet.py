@@ -306,14 +306,18 @@ def test_empty_second_pass_is_the_first(controlled: WebUI, model: str, payload: 
         np.testing.assert_array_equal(ours, wanted)
 
 
-@pytest.mark.parametrize(("first_pass", "budget"), [("whole", None), ("whole", 0), ("prefix", None)])
+@pytest.mark.parametrize(("first_pass", "blend_start", "budget"), [
+    ("whole", 0, None), ("whole", 0, 0), ("whole", 0.3, None), ("prefix", 0.3, None)])
 @pytest.mark.parametrize("model", ONE_OF_EACH)
-def test_layout_of_a_picture_with_a_unit(controlled: WebUI, model: str, first_pass: str, budget: int | None) -> None:
-    """A concept that is drawn like the picture leaves it as it is, with its attention kept, computed again or both."""
+def test_layout_of_a_picture_with_a_unit(controlled: WebUI, model: str, first_pass: str, blend_start: float,
+                                         budget: int | None) -> None:
+    """A concept that is drawn like the picture leaves it as it is, with the attention beside it kept or computed
+    again."""
     set_checkpoint_of(controlled, model)
     units = [unit(model, guidance_end=0.6)]
     plain = draw(controlled, units, prompt=PROMPT).image
-    data = {"concepts": [concept(PROMPT)], "predict": "separate", "first_pass": first_pass, "blend_start": 0.3}
+    data = {"concepts": [concept(PROMPT, LEFT)], "predict": "separate", "first_pass": first_pass,
+            "blend_start": blend_start}
     settings = {} if budget is None else {"omg_device_budget_mb": budget, "omg_host_budget_mb": budget}
     assert_close(draw(controlled, units, data, prompt=PROMPT, override_settings=settings).image, plain)
 
