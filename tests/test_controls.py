@@ -142,8 +142,7 @@ def untouched() -> Iterator[None]:
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     # name: (options of each control, of the call)
     "one": ([{}], {}),
-    "from": ([{"start": 0.3}], {"steps": 5}),
-    "until": ([{"end": 0.5}], {"steps": 5}),
+    "span": ([{"start": 0.2, "end": 0.7}], {"steps": 5}),
     "several": ([{"scale": 0.4, "end": 0.7}, {"scale": 1.2, "start": 0.2}], {"steps": 5}),
     "several that guess": ([{"guess_mode": True, "scale": 0.8}, {"guess_mode": True, "start": 0.3}], {}),
     "batch": ([{}, {"start": 0.4}], {"batch_size": 2}),
@@ -199,15 +198,15 @@ def test_a_model_that_pools_what_it_sees():
         assert difference(result.latents, reference(pipeline(), controls)) < ROUNDING
 
 
-@torch.no_grad()
 def test_half_precision():
-    """bfloat16 throughout, bit for bit: nothing of it passes through another type. (float16 has too small a range for
-    random weights.)"""
-    pipe = copy.deepcopy(pipeline()).to(torch.bfloat16)
-    controls = [Control(copy.deepcopy(controlnet()).to(torch.bfloat16), picture())]
-    result = generate(pipe, {"concepts": left_and_right(), "blend_start": 1}, controls=controls)
-    assert result.latents.dtype == torch.bfloat16
-    assert difference(result.latents, reference(pipe, controls)) < 0.05
+    """In what is drawn with concepts, too."""
+    pipe = copy.deepcopy(pipeline()).to(torch.float16)
+    controls = [Control(copy.deepcopy(controlnet()).to(torch.float16), picture())]
+    result = generate(pipe, everywhere("old dog"), controls=controls)
+    assert result.latents.dtype == torch.float16
+    assert result.warnings == []
+    assert difference(result.first_pass_latents, reference(pipe, controls)) < 0.02  # half precision's rounding
+    assert difference(result.latents, reference(pipe, controls, "old dog")) < 0.02
 
 
 def test_a_controlnet_of_another_precision():
@@ -242,7 +241,7 @@ def test_grey_pictures():
 
 # --- concept rows are controlled ---
 
-@pytest.mark.parametrize("options", [{}, {"guess_mode": True}, {"start": 0.3, "scale": 0.7}], ids=str)
+@pytest.mark.parametrize("options", [{"start": 0.3, "scale": 0.7}, {"guess_mode": True}], ids=str)
 @pytest.mark.parametrize("kind", ["sdxl", "sd15"])
 def test_one_concept_everywhere_is_an_ordinary_picture(tmp_path, kind, options):
     """*everywhere is plain*, with ControlNets."""
@@ -395,7 +394,6 @@ def test_both_passes_in_one(loras, predict):
     whole, prefix = (generate(pipeline(), {**request, "first_pass": first}, loras=loras, controls=[control(end=0.8)],
                               steps=5) for first in ("whole", "prefix"))
     assert difference(prefix.latents, whole.latents) < ROUNDING
-    assert difference(generate(pipeline(), request, loras=loras, steps=5).latents, whole.latents) > VISIBLE
 
 
 def test_a_request_that_is_switched_off():
