@@ -114,7 +114,7 @@ class Units:
                     stack.enter_context(_resting_for_concepts(hook, patches))
                 for unit in hook.control_params:
                     if unit.control_model_type.name == "IPAdapter":
-                        stack.enter_context(_image_of_rows(unit.control_model, hook, patches))
+                        stack.enter_context(_image_of_rows(unit.control_model, patches))
                 if reference.units_of(hook):
                     stack.enter_context(self._reference.acting(hook, patches))
                 stack.enter_context(_lllite_before(hook, patches))
@@ -183,16 +183,16 @@ def _resting_for_concepts(hook: Any, patches: Patches) -> Iterator[None]:
 class _ImageOfRows:
     """Stands in for an IP-Adapter's image prompt, which is one for conditional rows and another for the others.
 
-    Its keys and values are kept by the extension as the first call's rows had them, whatever rows come later.
+    Its keys and values are kept by the extension as the first call's rows had them, whatever rows come later: in the
+    second sampling of Hires. fix, too, whose rows have no marks.
 
     Args:
         model: the extension's, with its image prompt: ``eval(marks of n rows [n, 1, 1, 1]) -> [n, tokens, width]``.
-        hook: the extension's.
-        patches: know whose places cross-attention is evaluated for.
+        patches: know what the rows of cross-attention are, which may be those of places.
     """
 
-    def __init__(self, model: Any, hook: Any, patches: Patches):
-        self._model, self._hook, self._patches = model, hook, patches
+    def __init__(self, model: Any, patches: Patches):
+        self._model, self._patches = model, patches
         self._image, self._kept = model.image_emb, model.cache
         self._kept_of: dict[tuple[bool, ...], dict[str, Tensor]] = {}
         self._marks: dict[tuple[bool, ...], Tensor] = {}
@@ -201,24 +201,21 @@ class _ImageOfRows:
         call = self._patches.call
         if call is None:
             return self._image.eval(cond_mark)
-        # where rows have no marks the extension takes all for conditional ones
-        is_marked = bool(self._hook.current_uc_indices)
-        is_cond = tuple(row.part is not None or not is_marked for row in call.rows)
-        if isinstance(call, PlacesCall):
-            if is_cond not in self._marks:
-                self._marks[is_cond] = cond_mark.new_tensor(is_cond)[:, None, None, None]
-            cond_mark = self._marks[is_cond]
+        is_cond = tuple(row.part is not None for row in call.rows)
         rows = next((len(kept) for kept in self._kept.values()), len(is_cond))
-        # the picture's own rows have what they have without concepts
-        is_usual = all(row.concept is None for row in call.rows) and rows == len(is_cond)
-        self._model.cache = self._kept if is_usual else self._kept_of.setdefault(is_cond, {})
-        return self._image.eval(cond_mark)
+        if rows == len(is_cond) and all(row.concept is None for row in call.rows):
+            self._model.cache = self._kept  # the picture's own rows have what they have without concepts
+            return self._image.eval(cond_mark)
+        self._model.cache = self._kept_of.setdefault(is_cond, {})
+        if is_cond not in self._marks:
+            self._marks[is_cond] = cond_mark.new_tensor(is_cond)[:, None, None, None]
+        return self._image.eval(self._marks[is_cond])
 
 
 @contextmanager
-def _image_of_rows(model: Any, hook: Any, patches: Patches) -> Iterator[None]:
+def _image_of_rows(model: Any, patches: Patches) -> Iterator[None]:
     """An IP-Adapter has its image prompt for the rows of the running calls."""
-    with replaced(model, "cache", model.cache), replaced(model, "image_emb", _ImageOfRows(model, hook, patches)):
+    with replaced(model, "cache", model.cache), replaced(model, "image_emb", _ImageOfRows(model, patches)):
         yield
 
 
