@@ -36,7 +36,8 @@ class Case:
 
 def request(*concepts: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A request to compute as at the commit whose pictures are kept."""
-    return {"concepts": list(concepts), "detector": "attention", "predict": "separate", "strict": True, **fields}
+    return {"concepts": list(concepts), "detector": "attention", "predict": "separate", "blend_start": 0.3,
+            "strict": True, **fields}
 
 
 def found(phrase: str, prompt: str, **fields: Any) -> dict[str, Any]:
