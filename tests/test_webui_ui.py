@@ -21,12 +21,11 @@ from omg_ext.webui.fields import (
     NO_PREVIEW,
     PREVIEW,
     arg_fields,
-    args_from_request,
-    request_from_args,
 )
 from omg_ext.webui.fields import (
     choice_of as place,
 )
+from omg_ext.webui.form import args_from_request, request_from_args
 from omg_ext.webui.infotext import KEY, infotext_value, paste_fields
 
 # as in the web UI's modules/infotext_utils.py

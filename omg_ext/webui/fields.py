@@ -1,14 +1,11 @@
-"""The one table of fields behind the accordion, and the way from component values to a request and back.
+"""The one table of fields behind the accordion.
 
-The table drives the components (:mod:`.ui`), their values -> request, request -> their values, and so what a pasted
-infotext restores (:mod:`.infotext`). Defaults and limits are those of :mod:`omg_ext.request`. No Gradio in here.
+It drives the components (:mod:`.ui`), the way from their values to a request and back (:mod:`.form`), and so what a
+pasted infotext restores (:mod:`.infotext`). Defaults and limits are those of :mod:`omg_ext.request`. No Gradio in here.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +14,7 @@ from typing import Any
 import msgspec
 
 from ..errors import OMGError
-from ..request import Concept, Request, dump_request, parse_request
-
-Values = dict[str, Any]
-"""Component values by field name."""
+from ..request import Concept, Request
 
 
 @dataclass(frozen=True)
@@ -287,152 +281,3 @@ def arg_fields(groups: int) -> list[tuple[int, Field]]:
 def concept_count(args: int) -> int:
     """How many concept groups there are behind this many component values."""
     return (args - len(GLOBAL_FIELDS)) // len(CONCEPT_FIELDS)
-
-
-def request_from_args(args: Sequence[Any]) -> dict[str, Any] | None:
-    """The request that the script's component values ask for, as the API would take it; None if OMG is off.
-
-    Args:
-        args: in the order of :func:`arg_fields`. Anything in the API slot, the first, is the request, as an object or
-            its JSON text, and the rest does not count, but that the page may ask for a preview of it.
-
-    Raises:
-        OMGError: naming the field, if the request in the slot is not valid or a value in the fields cannot be read.
-            Fields are not validated beyond that; :func:`omg_ext.request.parse_request` does it.
-    """
-    values, concepts = _named(args)
-    preview = {"preview": True} if values["preview"] == PREVIEW else {}
-    slot = values["api"]
-    if slot is not None and slot != "":
-        return {**dump_request(parse_request(slot)), **preview}
-    if not (values["enabled"] or preview):
-        return None
-    shown = concepts[:max(0, _count(values["count"]))]
-    request = _gather(GLOBAL_FIELDS, values) | preview
-    if preview:
-        shown = [_without_empty_place(concept, values["detector"]) for concept in shown]
-    request["concepts"] = [_concept(index, concept) for index, concept in enumerate(shown)]
-    return request
-
-
-def _named(args: Sequence[Any]) -> tuple[Values, list[Values]]:
-    """The request's values, and each concept's."""
-    groups = concept_count(len(args))
-    named: list[Values] = [{} for _ in range(1 + groups)]
-    for (number, each), value in zip(arg_fields(groups), args, strict=True):
-        named[number][each.name] = value
-    return named[0], named[1:]
-
-
-def _count(value: Any) -> int:
-    try:
-        return int(value or 0)
-    except (TypeError, ValueError):
-        raise OMGError("Number of concepts", f"expected a whole number, got {value!r}") from None
-
-
-def _without_empty_place(values: Values, detector: str) -> Values:
-    """A concept's values for a preview: a place that is chosen and not yet given is what the picture is wanted for.
-
-    The concept is sought then; if it cannot be, it is everywhere.
-    """
-    place = next((place for place in PLACES if place.choice == values["where"]), PLACES[0])
-    given = values["where_text"] if place.label else values["mask_picture"]
-    if given if place.kind else detector != "painted":
-        return values
-    if values["phrase"] and detector != "painted":
-        return {**values, "where": PLACES[0].choice}
-    return {**values, "where": choice_of("box"), "where_text": "0, 0, 1, 1"}
-
-
-def args_from_request(request: Request, groups: int) -> list[Any]:
-    """The component values, in the order of :func:`request_from_args`, that ask for this request.
-
-    A mask is its base64 text; :mod:`.ui` makes a picture of it.
-
-    Args:
-        groups: number of concept groups in the accordion. A request that the fields cannot show (more concepts than
-            that, a negative prompt that is empty on purpose) also goes into the API slot, as JSON.
-    """
-    count = max(1, min(len(request.concepts), groups))
-    values = {"enabled": request.enabled, "count": count,
-              "preview": PREVIEW if request.preview and request.enabled else NO_PREVIEW,
-              **_spread(GLOBAL_FIELDS, request)}
-    named = [values, *map(_concept_values, request.concepts), *[{}] * groups]
-    args = [named[number].get(each.name, each.default) for number, each in arg_fields(groups)]
-    if request.enabled and not _ask_for(request, args):
-        args[0] = request_text(request)
-    return args
-
-
-def _ask_for(request: Request, args: Sequence[Any]) -> bool:
-    try:
-        return parse_request(request_from_args(args)) == request
-    except OMGError:
-        return False
-
-
-def request_text(request: Request) -> str:
-    """The request as compact JSON, defaults left out."""
-    return json.dumps(dump_request(request), ensure_ascii=False, separators=(",", ":"))
-
-
-def _gather(table: Sequence[Field], values: Values, index: int = 0) -> dict[str, Any]:
-    """The values that have a path, as the nested object of the request, or of the concept of this index."""
-    gathered: dict[str, Any] = {}
-    for each in table:
-        if each.path:
-            put(gathered, each, values[each.name], index)
-    return gathered
-
-
-def _spread(table: Sequence[Field], struct: msgspec.Struct) -> Values:
-    """The opposite of :func:`_gather`."""
-    found = {each.name: each.shown(value_at(struct, each.path)) for each in table if each.path}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _concept(index: int, values: Values) -> dict[str, Any]:
-    name = f"Concept {index + 1}"
-    if all(values[each.name] == each.default for each in CONCEPT_FIELDS):
-        raise OMGError(f"concepts[{index}]",
-                       f"{name} is empty: fill in its phrase and prompt, or lower the number of concepts")
-    concept = _gather(CONCEPT_FIELDS, values, index)
-    place = next((place for place in PLACES if place.choice == values["where"]), None)
-    if place is None:
-        raise OMGError(f"concepts[{index}].where", f"{name}: choose one of {', '.join(p.choice for p in PLACES)}")
-    if place.kind:
-        concept["where"] = {place.kind: _where_value(f"concepts[{index}].where.{place.kind}", name, place, values)}
-    return concept
-
-
-def _where_value(where: str, name: str, place: Place, values: Values) -> Any:
-    picture = values["mask_picture"]
-    if place.kind == "mask" and picture is None:
-        raise OMGError(where, f"{name} has no mask: paint it on the picture that Find concepts shows, or upload one "
-                              "that is white where the concept is")
-    if place.kind == "mask":
-        return picture if isinstance(picture, str) else _png_text(picture)
-    text = str(values["where_text"] or "")
-    try:
-        return place.parse(text)
-    except ValueError:
-        raise OMGError(where, f"{name}: expected {place.expected}, such as {place.hint}, got {text!r}") from None
-
-
-def _concept_values(concept: Concept) -> Values:
-    """The opposite of :func:`_concept`."""
-    values = _spread(CONCEPT_FIELDS, concept)
-    if concept.where is not None:
-        place = next(place for place in PLACES if place.kind == concept.where.kind)
-        values["where"] = place.choice
-        text = place.show(getattr(concept.where, place.kind))
-        values["mask_picture" if place.kind == "mask" else "where_text"] = text
-    return values
-
-
-def _png_text(picture: Any) -> str:
-    """A PIL picture as base64 PNG."""
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()

@@ -9,7 +9,7 @@ import msgspec
 
 from ..comprehension.masks import shrink_mask_text
 from ..request import Request, Where
-from .fields import request_text
+from .form import request_text
 
 KEY = "OMG"
 """The infotext key of the request."""

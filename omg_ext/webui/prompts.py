@@ -14,7 +14,7 @@ from modules.styles import extract_style_text_from_prompt
 from ..errors import OMGError
 from ..host import Prompts
 from ..request import Concept, Request, parse_request
-from .fields import request_text
+from .form import request_text
 
 # by the beginnings of their titles: scripts that rewrite `p.all_prompts`, picture by picture with its seed, and do
 # nothing else that a copy of the processing object could not bear

@@ -24,11 +24,10 @@ from .fields import (
     PLACES,
     Field,
     arg_fields,
-    args_from_request,
     concept_count,
     concept_fields,
-    request_from_args,
 )
+from .form import args_from_request, request_from_args
 from .prompts import unstyled
 
 __all__ = ["build", "request_from_args"]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omg_ext.request import parse_request
-from omg_ext.webui.fields import args_from_request
+from omg_ext.webui.form import args_from_request
 from tests.webui.host import Result, WebUI, distance, install_extension, make_data_dir
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, assert_close, assert_is_plain, concept, omg, request
