@@ -29,10 +29,9 @@ class Control:
     """A ControlNet and what it is shown.
 
     It acts on every row: on the global prompt's and, unless the request's ``control_concepts`` is off, on each
-    concept's own, in both passes. In a row it attends to the
-    prompt that the row starts from. That is the concept's own in rows of its own (``separate``, ``shared``), and the
-    global one in the row of all concepts (``joint``): there the ControlNet's cross-attention is not regional. Networks
-    never act within it.
+    concept's own, in both passes. In a row it attends to the prompt that the row starts from. That is the concept's own
+    in rows of its own (``separate``, ``shared``), and the global one in the row of all concepts (``joint``): there the
+    ControlNet's cross-attention is not regional. Networks never act within it.
 
     Attributes:
         model: made for the pipeline's kind of model, on its device. It is asked in its own type, and left as it was.
