@@ -19,7 +19,7 @@ from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
 from bench.table import Row, formatted, hardware, save
-from bench.ways import COUNTS, peaks, ways
+from bench.ways import COUNTS, defaults, peaks, ways
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("memory", "speed", "ways", "detectors")
@@ -78,6 +78,7 @@ def main() -> None:
             report(whole_runs(subject, steps))
         if "ways" in args.only:
             report(ways(subject, min(steps, 20), args.counts))
+            report(defaults(subject, steps))
             report(peaks(subject, args.counts))
     if "detectors" in args.only and not args.quick:
         report(detectors(args.threads))

@@ -35,6 +35,11 @@ def call_rows(steps: int, before: int) -> list[int]:
     return [2] * steps + [2, 2 * K] * (steps - before)
 
 
+def looks() -> int:
+    """UNet rows that the contrast detector asks for, whatever the steps."""
+    return len(PLAN.times) * PLAN.noises * (K + 1)
+
+
 @torch.no_grad()
 def bare_calls(subject: Subject, rows: list[int]) -> None:
     """UNet calls of these batch shapes and nothing else."""
@@ -53,7 +58,6 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
     """Rows evaluated and wall time of whole runs, K = 2."""
     before = steps_before(subject, steps)
     calls = call_rows(steps, before)
-    looks = len(PLAN.times) * PLAN.noises * (K + 1)
 
     def runner(work: Callable[[Subject], None], expected: int) -> Runner:
         twin = subject.twin()
@@ -66,7 +70,7 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
         "engine": runner(lambda twin: twin.omg(steps, tags=False), sum(calls)),
         "given": runner(lambda twin: twin.omg(steps), sum(calls)),
         "found": runner(lambda twin: twin.omg(steps, given=False, detector="attention"), sum(calls)),
-        "contrast": runner(lambda twin: twin.omg(steps, given=False, detector="contrast"), sum(calls) + looks),
+        "contrast": runner(lambda twin: twin.omg(steps, given=False, detector="contrast"), sum(calls) + looks()),
     }
     Turns(runners).run()
     start = now()
@@ -78,7 +82,7 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
     return [
         Row("UNet rows of a whole run", given.rows, "rows", note=about, exactly=sum(calls)),
         Row("The same with the attention detector", found.rows, "rows", note=about, exactly=sum(calls)),
-        Row("The same with the contrast detector", contrast.rows, "rows", note=about, exactly=sum(calls) + looks),
+        Row("The same with the contrast detector", contrast.rows, "rows", note=about, exactly=sum(calls) + looks()),
         Row("Reading both LoRA files, once per pipeline and not part of the runs", reading, "s", note=about),
         Row("Plain txt2img", plain.seconds, "s", note=about),
         Row("Bare UNet calls of a whole run", bare.seconds, "s", note=about),

@@ -9,11 +9,12 @@ from typing import Any
 
 from bench.memory import MIB, watched
 from bench.scene import write_loras
-from bench.speed import steps_before
+from bench.speed import looks, steps_before
 from bench.subject import BLEND_START, Subject
 from bench.table import Row
 from bench.timing import Runner, Turns
 from omg_ext.diffusers import OMGPipeline
+from omg_ext.request import Request
 
 COUNTS = (1, 2, 3, 5)
 MOST = 5
@@ -52,6 +53,7 @@ class Way:
 WAYS = (Way("separate"), Way("shared"), Way("joint"), Way("joint", "prefix"))
 MOST_OVER_PLAIN = {"joint": 2.1, "joint, prefix": 1.45}
 MOST_FOR_FIVE = 1.3
+MOST_BY_DEFAULT = 2.4
 
 
 def _drawing(subject: Subject, way: Way, count: int) -> Callable[[int], object]:
@@ -92,6 +94,27 @@ def ways(subject: Subject, steps: int, counts: Sequence[int] = COUNTS) -> list[R
             rows.append(Row(f"Five concepts over two: {way}", ratio, "times",
                             most=MOST_FOR_FIVE if way.predict == "joint" else None))
     return rows
+
+
+def defaults(subject: Subject, steps: int) -> list[Row]:
+    """Rows and wall time over plain txt2img of two concepts, found by their phrases, with all else by default.
+
+    As by the cost model of 50 steps: what the detector asks of the UNet does not grow with the steps.
+    """
+    usual = Request(concepts=())
+    fields = {name: getattr(usual, name) for name in ("predict", "first_pass", "blend_start", "detector")}
+    before = steps_before(subject, steps, usual.blend_start)
+    plain, twin = subject.twin(), subject.twin()
+    plain.plain(2)
+    twin.omg(2, given=False, **fields)
+    ordinary = Runner(lambda: plain.plain(steps), plain.pipe.unet, 2 * steps)
+    omg = Runner(lambda: twin.omg(steps, given=False, **fields), twin.pipe.unet,
+                 Way(usual.predict, usual.first_pass).rows(steps, before, 2) + looks())
+    Turns({"plain": ordinary, "omg": omg}).run()
+    about = f"rank {subject.rank}, {steps} steps, {before} before the blend start, {subject.size} x {subject.size}"
+    return [Row("UNet rows: the defaults, 2 concepts", omg.rows, "rows", note=about, exactly=omg.expected),
+            Row("Time over plain: the defaults, 2 concepts", omg.seconds / ordinary.seconds, "times", note=about,
+                most=MOST_BY_DEFAULT)]
 
 
 def peaks(subject: Subject, counts: Sequence[int] = COUNTS) -> list[Row]:

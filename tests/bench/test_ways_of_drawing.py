@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.subject import Subject
-from bench.ways import Way, peaks, ways
+from bench.ways import Way, defaults, peaks, ways
 from tests.models.tiny import tiny_sdxl
 
 
@@ -21,6 +21,13 @@ def test_every_way_evaluates_the_rows_of_the_cost_model(tmp_path):
     exact = [row for row in measured if row.exactly is not None]
     assert len(exact) == 8
     assert all(row.met for row in exact)
+
+
+def test_the_defaults_evaluate_the_rows_that_the_documents_tell(tmp_path):
+    rows, time = defaults(Subject(tiny_sdxl(), 64, tmp_path, 4), 50)
+    assert rows.met
+    assert rows.exactly == 214
+    assert time.value > 1
 
 
 def test_peaks_are_of_one_pipeline_at_a_time(tmp_path):
