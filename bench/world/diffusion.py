@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -98,7 +98,7 @@ class Task:
         return Task(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.weights[rows],
                     self.conditioning[rows], self.size_ids[rows])
 
-    def loss(self, unet: nn.Module) -> Tensor:
+    def loss(self, unet: Callable[..., Any]) -> Tensor:
         """Weighted mean squared error of the predicted noise.
 
         Args:

@@ -22,7 +22,10 @@ from bench.world import (
     model,
     prompt_accuracy,
     readers,
+    run,
+    sweeps,
     train_autoencoder,
+    train_control,
     train_detector,
     train_dreambooth,
     train_embedding,
@@ -33,6 +36,7 @@ from bench.world import (
 )
 from bench.world.attributes import IDENTITIES
 from bench.world.likeness import likeness
+from bench.world.methods import NoLora
 
 SEED = 0
 
@@ -109,6 +113,20 @@ def make_dreambooth() -> dict[str, Any]:
             "likeness": _compared(pipe, name, IDENTITIES[name].trigger)}
 
 
+def make_control() -> dict[str, Any]:
+    """Trains a ControlNet on silhouettes; returns how well figures keep to them."""
+    train_control.main(["--seed", str(SEED)])
+    return {"pictures": train_control.PICTURES, "rows": train_control.STEPS * train_control.BATCH,
+            **_obedience()}
+
+
+def _obedience() -> dict[str, float | None]:
+    """Of ordinary pictures of two: how far figures overlap their silhouettes, how many pictures differ from them."""
+    runner = run.trained(run.Sampling(seeds=64, steps=25, cfg_scale=sweeps.CFG_SCALE, batch=8))
+    made, = run.made_by(runner, [sweeps.Cell(sweeps.PAIR, NoLora(), 0.3, True)])
+    return {name: made.result.figures[name].mean for name in ("start", "conflict")}
+
+
 def _compared(pipe: StableDiffusionXLPipeline, name: str, word: str) -> dict[str, float]:
     """Likeness with the word, and without it."""
     return {"with_word": round(likeness(pipe, name, word), 3), "without": round(likeness(pipe, name, ""), 3)}
@@ -123,10 +141,11 @@ PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {
     "loras": (make_loras, [weights.lora(name) for name in IDENTITIES]),
     "embedding": (make_embedding, [weights.embedding(train_embedding.IDENTITY)]),
     "dreambooth": (make_dreambooth, []),
+    "control": (make_control, []),
 }
 """In the order in which they need each other: how to make it, and the files that it leaves."""
-ON_DEMAND = ("dreambooth",)
-"""What is as large as the UNet, and not kept in the repository."""
+ON_DEMAND = ("dreambooth", "control")
+"""What is nearly as large as the UNet, and not kept in the repository."""
 
 
 def make(names: Iterable[str]) -> None:

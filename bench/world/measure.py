@@ -46,10 +46,13 @@ FIGURES: Mapping[str, str] = {
     "layout": "IoU of each figure with its place in the first pass; 0 if it is gone",
     "background": "mean change of the first pass away from its figures, grey levels of 255",
     "masks": "IoU of the mask that the method was given with the concept's place",
+    "conflict": "share of pictures with a figure missing, merged with another, or elsewhere than asked for",
     "start": "IoU of each place in the first pass with that in the rendering it started from",
     "rows": "UNet rows per picture",
     "seconds": "seconds per picture",
 }
+# a figure that overlaps its place less is elsewhere
+LEAST_OVERLAP = 0.5
 # pixels around a figure that do not count as background: one cell of the latent grid
 RIM = 8
 
@@ -179,6 +182,9 @@ def _of_take(shot: Shot, take: Take, reference: Reference, judges: Judges, place
             values[name][picture] = value
     values["text"] = np.array([reading.scene == shot.scene and _classes(reading) == sorted(cast.kinds)
                                for reading in readings], dtype=np.float64)
+    if reference.wanted is not None:
+        values["conflict"] = np.array([conflicts(reading, cast.kinds, wanted) for reading, wanted in
+                                       zip(readings, reference.wanted, strict=True)], dtype=np.float64)
     values["background"] = _background_change(take.pictures, reference)
     values["rows"] = np.full(count, take.rows / count)
     values["seconds"] = np.full(count, take.seconds / count)
@@ -241,6 +247,19 @@ class _OnePicture:
         if self.places[concept] is None:
             return None
         return len(self.reading.figures) + sum(place is not None for place in self.places[:concept])
+
+
+def conflicts(reading: Reading, kinds: Sequence[str], wanted: Places) -> bool:
+    """Whether a picture's layout is not what was asked for.
+
+    Args:
+        kinds: classes of the figures that were asked for.
+        wanted: where.
+    """
+    fits = np.array([[_iou(place, figure.mask) if figure.kind == kind else 0.0 for figure in reading.figures]
+                     for kind, place in zip(kinds, wanted, strict=True)])
+    rows, columns = linear_sum_assignment(fits, maximize=True)
+    return len(rows) < len(kinds) or bool((fits[rows, columns] < LEAST_OVERLAP).any())
 
 
 def _iou(place: Mask | None, other: Mask | None) -> float:

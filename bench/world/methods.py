@@ -20,7 +20,7 @@ from bench.world.casts import Cast
 from bench.world.regional import regional_attention
 from omg_ext.comprehension import FirstPicture, Models
 from omg_ext.comprehension.places import find_places, given_masks
-from omg_ext.diffusers import OMGPipeline
+from omg_ext.diffusers import Control, OMGPipeline
 from omg_ext.diffusers.prompts import encode
 from omg_ext.request import parse_request
 
@@ -55,11 +55,13 @@ class Shot:
     Attributes:
         cast, scene: what is to be seen.
         latents: initial noise [B, 4, h, w].
+        controls: the spatial conditions of all that is drawn.
     """
 
     cast: Cast
     scene: str
     latents: Tensor
+    controls: Sequence[Control] = ()
 
     @property
     def everyone(self) -> tuple[int, ...]:
@@ -103,7 +105,8 @@ class Studio:
         """Both passes, from the shot's noise."""
         with counted(self.pipe.unet) as rows:
             start = time.perf_counter()
-            result = self.omg(dict(request), prompt, steps=self.steps, cfg_scale=self.cfg_scale, latents=shot.latents)
+            result = self.omg(dict(request), prompt, steps=self.steps, cfg_scale=self.cfg_scale, latents=shot.latents,
+                              controls=shot.controls)
             seconds = time.perf_counter() - start
         pictures = np.stack([np.asarray(picture) for picture in result.images or []])
         return Take(pictures, shown, sum(rows), seconds, result.masks)

@@ -180,6 +180,9 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
     wanted = cells if args.again else unknown(cells, record)
+    if any(cell.is_conditioned for cell in wanted) and not weights.CONTROL.exists():
+        print("Without those after silhouettes, whose ControlNet `make world ARGS=control` trains")
+        wanted = [cell for cell in wanted if not cell.is_conditioned]
     print(f"{hardware()}; {len(wanted)} cells of {args.seeds} pictures into {path}")
     sampling = Sampling(args.seeds, args.steps, args.cfg_scale, args.batch)
     enter(made_by_processes(sampling, wanted, args.jobs), record, len(wanted))

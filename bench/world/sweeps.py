@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.world import weights
+from bench.world import train_control, weights
 from bench.world.casts import Cast
 from bench.world.measure import FIGURES, Judges, Mean, Reference, Values, measure, summary
 from bench.world.methods import Method, NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, ordinary
 from bench.world.scenes import SCENES
+from bench.world.silhouettes import of_picture
 from bench.world.starts import inverted, noise, strangers
+from omg_ext.diffusers import Control
 from omg_ext.request import Request
 
 PAIR = Cast(("Rusty", "Azura"))
@@ -52,6 +54,7 @@ METHODS: tuple[Method, ...] = (
     SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION,
     CONTRAST, YOLO, ALONE, SHARED, JOINT, DEFAULTS)
 FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG, JOINT)
+CONDITIONED: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,20 @@ class Cell:
         cast: who.
         method: how.
         occlusion: of the rendering that each picture's noise comes from; None starts from plain noise.
+        is_conditioned: plain noise, and the rendering's silhouettes are a spatial condition (the paper's Fig. 8).
     """
 
     cast: Cast
     method: Method
     occlusion: float | None = None
+    is_conditioned: bool = False
 
     @property
     def start(self) -> str:
         """What it starts from, in words."""
-        return str(self.cast) if self.occlusion is None else f"{self.cast} occluded {self.occlusion:g}"
+        if self.occlusion is None:
+            return str(self.cast)
+        return f"{self.cast} {'after silhouettes ' if self.is_conditioned else ''}occluded {self.occlusion:g}"
 
     @property
     def name(self) -> str:
@@ -130,6 +137,8 @@ TABLES: Mapping[str, Sequence[Cell]] = {
     "concepts": [Cell(Cast(CROWD[:count]), method) for count in range(1, len(CROWD) + 1) for method in FEW_METHODS],
     "occlusion": [Cell(PAIR, method, occlusion) for occlusion in OCCLUSIONS
                   for method in (*FEW_METHODS[:3], Regional(), BLENDING, OMG, JOINT)],
+    "condition": [*(Cell(PAIR, method, occlusion, True) for occlusion in OCCLUSIONS for method in CONDITIONED),
+                  *(Cell(cast, method, 0.15, True) for cast in (*PAIRS, TWO_MEN) for method in CONDITIONED)],
     "frontier": [Cell(cast, method) for cast in (*PAIRS, TWO_MEN) for method in _ON_CURVES],
 }
 
@@ -196,22 +205,28 @@ class Runner:
         """Those of the last cell are kept: cells that start alike follow each other."""
         if self._start != cell.start:
             batches = range(math.ceil(self.seeds / self.batch))
-            self._shots = [self._shot(cell.cast, cell.occlusion, number) for number in batches]
+            self._shots = [self._shot(cell, number) for number in batches]
             self._start = cell.start
         return self._shots
 
-    def _shot(self, cast: Cast, occlusion: float | None, number: int) -> tuple[Shot, Reference]:
+    def _shot(self, cell: Cell, number: int) -> tuple[Shot, Reference]:
+        cast = cell.cast
         first = number * self.batch
         seeds = range(first, min(first + self.batch, self.seeds))
         scene = SCENES[number % len(SCENES)]
-        wanted = None
         latents = noise(seeds, self.studio.pipe.unet.config.sample_size)
-        if occlusion is not None:
-            renderings = [strangers(cast, scene, occlusion, seed) for seed in seeds]
+        if cell.occlusion is None:
+            shot = Shot(cast, scene, latents)
+            return shot, Reference.of(shot, ordinary(self.studio, shot), self.judges)
+        renderings = [strangers(cast, scene, cell.occlusion, seed) for seed in seeds]
+        wanted = [[figure.visible for figure in picture.figures] for picture in renderings]
+        controls: Sequence[Control] = ()
+        if cell.is_conditioned:
+            controls = [Control(train_control.load(), [of_picture(picture) for picture in renderings])]
+        else:
             images = np.stack([picture.image for picture in renderings])
             latents = inverted(self.studio.pipe, images, cast.prompt(scene), self.studio.steps)
-            wanted = [[figure.visible for figure in picture.figures] for picture in renderings]
-        shot = Shot(cast, scene, latents)
+        shot = Shot(cast, scene, latents, controls)
         return shot, Reference.of(shot, ordinary(self.studio, shot), self.judges, wanted)
 
 

@@ -44,7 +44,10 @@ class Examples:
 
     def batch(self, rows: int) -> Examples:
         """Random examples, drawn with torch's global generator."""
-        index = torch.randint(0, len(self.latents), (rows,))
+        return self.at(torch.randint(0, len(self.latents), (rows,)))
+
+    def at(self, index: Tensor) -> Examples:
+        """The examples of these numbers."""
         return Examples(self.latents[index].float(), Conditioning(
             self.conditioning.context[index].float(), self.conditioning.pooled[index].float()))
 

@@ -14,6 +14,8 @@ FIGURES = WEIGHTS / "figures.safetensors"
 IDENTITY = WEIGHTS / "identity.safetensors"
 DETECTOR = WEIGHTS / "figures-seg.pt"
 """A YOLO-seg of ultralytics, which is a pickle."""
+CONTROL = OUT / "control"
+"""A diffusers folder of a ControlNet; as large as the UNet's encoder, so it is made when it is needed."""
 CARD = WEIGHTS / "card.json"
 
 

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel
 from safetensors.torch import load_file, save_file
 
 from bench.scene import random_lora
-from bench.speed import steps_before
-from bench.world import IDENTITIES, SCENES, VOCABULARY, frontier, model, render
+from bench.speed import looks, steps_before
+from bench.world import IDENTITIES, SCENES, VOCABULARY, frontier, model, render, train_control
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
-from bench.world.measure import Judges, Mean, Reference, measure, summary
+from bench.world.measure import Judges, Mean, Reference, conflicts, measure, summary
 from bench.world.methods import NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, Take, ordinary
 from bench.world.pixels import as_tensor
 from bench.world.readers import ReadFigure, Reading
@@ -26,10 +27,11 @@ from bench.world.regional import regional_attention
 from bench.world.render import Picture
 from bench.world.report import Record, averages, pooled, targets
 from bench.world.run import arguments, enter, made_by, report, unknown
+from bench.world.silhouettes import of_picture
 from bench.world.starts import inverted, noise, strangers
-from bench.world.sweeps import BLENDING, OMG, PAIRS, TABLES, Cell, Runner, chosen
+from bench.world.sweeps import BLENDING, CONDITIONED, DEFAULTS, OMG, PAIRS, TABLES, Cell, Runner, chosen
 from omg_ext.comprehension import DETECTORS
-from omg_ext.diffusers import OMGPipeline, PromptEmbeds
+from omg_ext.diffusers import Control, OMGPipeline, PromptEmbeds
 from omg_ext.diffusers.prompts import encode
 
 # on models of this size threads only get in each other's way
@@ -280,8 +282,8 @@ def test_the_right_individuals_where_they_belong_are_perfect():
     masks = [[figure.visible.astype(np.float32) for figure in picture.figures]]
     wanted = [[figure.visible for figure in picture.figures]]
     assert measured(PAIR, picture, picture, masks=masks, wanted=wanted) == {
-        "identity": 1, "bleed": 0, "text": 1, "layout": 1, "background": 0, "masks": 1, "start": 1, "rows": 8,
-        "seconds": 2}
+        "identity": 1, "bleed": 0, "text": 1, "layout": 1, "background": 0, "masks": 1, "conflict": 0, "start": 1,
+        "rows": 8, "seconds": 2}
 
 
 def test_swapped_individuals_bleed_if_somebody_said_who_stands_where():
@@ -327,6 +329,23 @@ def test_only_what_lies_away_from_the_figures_is_background():
     assert measured(PAIR, first, Picture(other.image, "", "night", first.figures))["text"] == 0
 
 
+@pytest.mark.parametrize(("kinds", "columns", "is_one"), [
+    (["man", "woman"], [(0, 40), (60, 100)], False),
+    (["man", "woman"], [(0, 35), (65, 100)], False),  # a little off
+    (["man"], [(0, 40)], True),  # missing
+    (["man", "woman"], [(0, 100), (60, 100)], True),  # merged: one is over both
+    (["man", "woman"], [(0, 40), (20, 60)], True),  # elsewhere
+    (["woman", "man"], [(0, 40), (60, 100)], True),  # the other class
+    ([], [], True),
+])
+def test_a_layout_is_as_asked_for_or_in_conflict(kinds, columns, is_one):
+    def mask(first: int, last: int) -> np.ndarray:
+        return np.tile((np.arange(100) >= first) & (np.arange(100) < last), (10, 1))
+
+    reading = Reading("park", tuple(ReadFigure(kind, mask(*span)) for kind, span in zip(kinds, columns, strict=True)))
+    assert conflicts(reading, ["man", "woman"], [mask(0, 40), mask(60, 100)]) == is_one
+
+
 def test_a_summary_has_mean_and_standard_error_of_what_there_is():
     assert summary(np.array([1, 3, np.nan])) == Mean(2, 1, 2)
     assert summary(np.array([np.nan])) == Mean(None, None, 0)
@@ -358,7 +377,7 @@ def test_a_bench_is_written_cell_by_cell_and_goes_on_where_it_was(runner, tmp_pa
     record = Record.open(path, strips, settings)
     assert set(record.cells) == {"Rusty+Azura: no LoRA"}
     capsys.readouterr()
-    left = unknown(chosen(["Rusty+Azura: no LoRA", "Rusty+Azura: single LoRA", "*0.3: OMG"]), record)
+    left = unknown(chosen(["Rusty+Azura: no LoRA", "Rusty+Azura: single LoRA", "*Azura occluded 0.3: OMG"]), record)
     enter(made_by(runner, left), record, len(left))
     assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
         "[1/2] Rusty+Azura", "[2/2] Rusty+Azura occluded 0.3"]
@@ -406,6 +425,36 @@ def test_a_cell_without_a_class_in_any_picture_has_no_identity(studio):
         result = Runner(studio, judges, seeds=1)(Cell(PAIR, OMG))
     assert result.figures["identity"] == Mean(None, None, 0)
     assert result.figures["rows"].mean == 2 * STEPS
+
+
+@pytest.fixture
+def control(monkeypatch) -> ControlNetModel:
+    """A ControlNet that does nothing yet, in place of the trained one."""
+    made = train_control.untrained(model.parts(0))
+    monkeypatch.setattr(train_control, "load", lambda: made)
+    return made
+
+
+@pytest.mark.parametrize("method", CONDITIONED, ids=lambda method: method.name)
+def test_every_method_is_under_the_condition(studio, control, method):
+    conditioned = Shot(PAIR, SCENES[0], noise([0]), [Control(control, of_picture(strangers(PAIR, SCENES[0], 0.3, 0)))])
+    asked: list[int] = []
+    control.register_forward_pre_hook(lambda net, args: asked.append(len(args[0])))
+    plain = ordinary(studio, conditioned)
+    takes = method(studio, conditioned, plain)
+    # the ordinary picture counts as theirs, or the contrast detector asks the UNet alone
+    others = {"no LoRA": plain.rows, "regional prompts": plain.rows, DEFAULTS.name: looks()}.get(method.name, 0)
+    assert sum(asked) == plain.rows + sum(take.rows for take in takes) - others
+
+
+def test_a_cell_under_a_condition_counts_its_conflicts(studio, control):
+    judges = Judges(SceneReader(), Meter(), {name: torch.tensor([1.0, 0, 0]) for name in NAMES})
+    runner = Runner(studio, judges, seeds=1)
+    with reader_masks(judges.figures):
+        under, free = (runner(Cell(PAIR, NoLora(), 0.3, is_conditioned)) for is_conditioned in (True, False))
+    # the reader sees halves of the picture, where the rendering has figures
+    assert under.figures["conflict"].mean == 1
+    assert under.figures["start"] == free.figures["start"]
 
 
 def test_quick_is_short():
