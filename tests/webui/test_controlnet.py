@@ -403,6 +403,18 @@ def test_region_of_an_ip_adapter(controlled: WebUI) -> None:
     assert_is_plain(controlled, [masked], ways=("separate", "shared"))
 
 
+@pytest.mark.parametrize("fields", [{"predict": "joint"}, {"concepts": [concept("a dog <lora:no-such-lora:1>")]}],
+                         ids=["the unit", "something else"])
+def test_picture_without_a_unit_after_a_refusal(controlled: WebUI, fields: dict[str, Any]) -> None:
+    """Which is what it tells to do. The extension has marked the prompts that the web UI keeps for the next picture."""
+    controlled.set_checkpoint("tiny-sdxl")
+    data = request(concept(PROMPT, LEFT), predict="separate")
+    plain, usual = draw(controlled, []).image, draw(controlled, [], data).image
+    for wanted, after in ((plain, None), (usual, data)):
+        refused(controlled, [unit("sdxl-reference_only")], {**data, **fields})
+        np.testing.assert_array_equal(draw(controlled, [], after).image, wanted)
+
+
 @pytest.mark.parametrize("payload", [
     {}, {"override_settings": {"batch_cond_uncond": False}}, {"batch_size": 2}], ids=str)
 @pytest.mark.parametrize("way", WAYS)
@@ -443,16 +455,19 @@ def _label(choice: Any) -> str:
     ([], "All", True), (["sdxl-cn"], "All", True), (["sdxl-cn", "sdxl-cn-diffusers"], "Each", False)], ids=str)
 def test_options_for_batches(controlled: WebUI, batch_options: Callable[[str, bool], None], models: list[str],
                              word: str, is_aligned: bool) -> None:
-    """They align the pictures of a batch, or give each a unit of its own."""
+    """They align the pictures of a batch, or give each a unit of its own; all is well again without."""
     controlled.set_checkpoint("tiny-sdxl")
     units = [unit(model) for model in models]
     data = request(concept(PROMPT, LEFT))
-    plain = draw(controlled, units, batch_size=2).images
+    plain, usual = draw(controlled, units, batch_size=2).images, draw(controlled, units, data, batch_size=2).images
     batch_options(word, is_aligned)
     assert distance(draw(controlled, units, batch_size=2).images[0], plain[0]) > 0.5
     for way in WAYS:
         message = refused(controlled, units, {**data, "predict": way}, batch_size=2)
         assert "ControlNet: its batch options tell pictures apart by their number" in message
+    batch_options("All", False)
+    for ours, wanted in zip(draw(controlled, units, data, batch_size=2).images, usual, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 # in the browser
