@@ -126,6 +126,8 @@ def postprocess(p: Any, processed: Any) -> None:
 
     Save, Zip and the buttons that reuse a seed read it.
     """
+    if not processed.images:
+        return  # ADetailer calls all scripts so, with nothing, before it redraws a batch's first picture
     job = getattr(p, "omg_job", None)
     if job is not None and not job.has_drawn and not shared.state.interrupted and not shared.state.skipped:
         # what the user reads is written by now
