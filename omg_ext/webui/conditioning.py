@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import devices, prompt_parser, sd_hijack_open_clip, sd_samplers, shared
+from modules import devices, processing, prompt_parser, sd_hijack_open_clip, sd_samplers, shared
 from torch import Tensor
 
 from ..comprehension.phrases import Stage, Word, words_of
@@ -87,6 +87,18 @@ def encode(p: Any, prompts: Sequence[str], negatives: Sequence[str] | None) -> E
         return EncodedPrompts(
             prompt_parser.get_multicond_learned_conditioning(shared.sd_model, conds, *schedule),
             prompt_parser.get_learned_conditioning(shared.sd_model, unconds, *schedule))
+
+
+def forget_kept() -> None:
+    """Have the web UI encode the next picture's prompts anew, whatever it has kept.
+
+    sd-webui-controlnet marks what is kept, and forgets it once the UNet has been called. If that never happens, the
+    next picture without a unit would be drawn with the marks for words.
+    """
+    for kind, names in ((processing.StableDiffusionProcessing, ("cached_c", "cached_uc")),
+                        (processing.StableDiffusionProcessingTxt2Img, ("cached_hr_c", "cached_hr_uc"))):
+        for name in names:
+            setattr(kind, name, [None, None])
 
 
 def prompt_words(p: Any) -> dict[tuple[int, int], list[Stage]]:

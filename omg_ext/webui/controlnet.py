@@ -53,7 +53,7 @@ def refuse(script: Any, asked: Request) -> None:
     if hook is None:
         return
     for unit in hook.control_params or ():
-        kind, preprocessor = unit.control_model_type.name, unit.preprocessor["name"]
+        kind, preprocessor = _kind_of(unit), unit.preprocessor["name"]
         if kind not in KINDS or "+lama" in preprocessor or _has_several_pictures(unit):
             name = preprocessor if "+lama" in preprocessor else kind
             raise OMGError("ControlNet", f"a unit with {name} does not act on concepts as on the picture; "
@@ -66,8 +66,14 @@ def refuse(script: Any, asked: Request) -> None:
                                      "choose all units for all images, without StyleAlign")
 
 
+def _kind_of(unit: Any) -> str:
+    """What it is. SparseCtrl, which draws the pictures of a film, goes by the name of a ControlNet."""
+    network = getattr(getattr(unit, "control_model", None), "control_model", None)
+    return "SparseCtrl" if type(network).__name__ == "SparseCtrl" else str(unit.control_model_type.name)
+
+
 def _has_several_pictures(unit: Any) -> bool:
-    """SparseCtrl and batches of animations have one for each row."""
+    """Batches of animations have one for each row."""
     hint = getattr(unit, "hint_cond", None)
     return isinstance(hint, Tensor) and len(hint) > 1
 

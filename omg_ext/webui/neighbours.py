@@ -39,6 +39,11 @@ def refuse(p: Any, asked: Request) -> None:
         if script.title() == "NegPiP" and getattr(script, "active", False):
             raise OMGError("NegPiP", "it puts the main prompt's words of negative weight into every concept, too; "
                                      "write them into the negative prompt instead, or turn NegPiP off")
+        if script.title() == "Regional Prompter" and getattr(script, "active", False):
+            # the web UI leaves this out after a refusal, and after two its latent mode's settings would stay
+            script.postprocess(p, processing.Processed(p, []))
+            raise OMGError("Regional Prompter", "its regions do not reach the concepts, which have prompts and places "
+                                                "of their own; turn it off for pictures with OMG")
         if controlnet.is_controlnet(script):
             controlnet.refuse(script, asked)
     _refuse_hooks()

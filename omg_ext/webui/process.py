@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import OMGError
 from ..request import Request, parse_request
+from .conditioning import forget_kept
 from .infotext import FOUND, KEY, picture_infotext
 from .job import Job
 from .preview import Preview
@@ -71,6 +72,7 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
                 if awaited is not None and job.places is not None:
                     awaited.add(job.places)
         except OMGError as error:
+            forget_kept()
             raise RefusedRequest(error) from error
         finally:
             shared.state.textinfo = None
@@ -124,6 +126,8 @@ def postprocess(p: Any, processed: Any) -> None:
 
     Save, Zip and the buttons that reuse a seed read it.
     """
+    if not processed.images:
+        return  # ADetailer calls all scripts so, with nothing, before it redraws a batch's first picture
     job = getattr(p, "omg_job", None)
     if job is not None and not job.has_drawn and not shared.state.interrupted and not shared.state.skipped:
         # what the user reads is written by now

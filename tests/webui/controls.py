@@ -3,8 +3,8 @@
 ``<model>-cn`` is a ControlNet in the layout of its authors (``control_model.*``: a trained one starts as a copy of its
 UNet's encoder, and so does this), ``<model>-cn-diffusers`` one as diffusers saves it, ``<model>-t2i`` and
 ``<model>-t2i-diffusers`` are T2I-Adapters, ``<model>-lllite`` is a ControlNet-LLLite; ``<model>`` is ``sdxl`` or
-``sd15``. ``sd15-ip`` is an IP-Adapter: the extension takes SDXL's by its full width alone. The extension knows the
-version by the name.
+``sd15``. ``sd15-ip`` is an IP-Adapter: the extension takes SDXL's by its full width alone. ``sd15-sparse`` is a
+SparseCtrl, which is made for SD 1.5 alone. The extension knows the version by the name.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def write_controls(checkpoints: Path, folder: Path) -> None:
                   "t2i": as_authors(adapter), "t2i-diffusers": adapter, "lllite": lllite(unet, generator)}
         for suffix, state in states.items():
             save_file(state, folder / f"{name}-{suffix}.safetensors")
+        if name == "sd15":
+            save_file(sparsectrl(unet, generator), folder / "sd15-sparse.safetensors")
     save_file(ip_adapter(torch.Generator().manual_seed(300)), folder / "sd15-ip.safetensors")
 
 
@@ -71,6 +73,35 @@ def controlnet(unet: Mapping[str, Tensor], generator: torch.Generator) -> State:
     channels = _out_channels(unet, blocks - 1)
     state |= layer("middle_block_out.0", (channels, channels, 1, 1), generator, 0.3)
     return {f"control_model.{name}": value for name, value in state.items()}
+
+
+def sparsectrl(unet: Mapping[str, Tensor], generator: torch.Generator) -> State:
+    """A ControlNet that gets its picture encoded, with a mask of where it counts, and looks along a film's pictures."""
+    state = {name.removeprefix("control_model."): value for name, value in controlnet(unet, generator).items()
+             if "input_hint_block" not in name}
+    state |= layer("input_hint_block.0", (unet["input_blocks.0.0.weight"].shape[0], 5, 3, 3), generator)
+    for level, width in enumerate(SHAPES["sd15"]["block_out_channels"]):
+        for number in range(2):
+            name = f"down_blocks.{level}.motion_modules.{number}.temporal_transformer"
+            state |= motion_module(name, width, generator)
+    return state
+
+
+def motion_module(name: str, width: int, generator: torch.Generator) -> State:
+    """One of AnimateDiff's: self-attention and feed-forward over the pictures of a film, which may be 32."""
+    block = f"{name}.transformer_blocks.0"
+    state = {f"{block}.attention_blocks.0.pos_encoder.pe": torch.zeros(1, 32, width)}
+    for part, shape in (("proj_in", (width, width)), ("proj_out", (width, width))):
+        state |= layer(f"{name}.{part}", shape, generator)
+    for part, shape in (("attention_blocks.0.to_out.0", (width, width)), ("ff.net.0.proj", (8 * width, width)),
+                        ("ff.net.2", (width, 4 * width))):
+        state |= layer(f"{block}.{part}", shape, generator)
+    for part in ("to_q", "to_k", "to_v"):
+        key = f"{block}.attention_blocks.0.{part}"
+        state[f"{key}.weight"] = layer(key, (width, width), generator)[f"{key}.weight"]
+    for norm in (f"{name}.norm", f"{block}.norms.0", f"{block}.ff_norm"):
+        state |= {f"{norm}.weight": torch.ones(width), f"{norm}.bias": torch.zeros(width)}
+    return state
 
 
 def _out_channels(unet: Mapping[str, Tensor], block: int) -> int:

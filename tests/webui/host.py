@@ -226,17 +226,16 @@ class WebUI:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.data_dir = data_dir
-        self._installation = installation
         self._log = data_dir / "log.txt"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         command = [str(python_of(installation)), "launch.py", *FLAGS, *flags, "--precision",
                    "autocast" if half else "full", "--data-dir", str(data_dir),
                    "--port", str(port)]
-        code = data_dir / "webui"
-        copy_code(installation, code)
+        self._code = data_dir / "webui"
+        copy_code(installation, self._code)
         env = clean_environment(OMG_TEST_OPENCLIP=str(data_dir / "openclip"), OMG_TEST_HALF="1" if half else "")
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=code, env=env, stdout=log, stderr=subprocess.STDOUT,
+            self._process = subprocess.Popen(command, cwd=self._code, env=env, stdout=log, stderr=subprocess.STDOUT,
                                              stdin=subprocess.DEVNULL)
         try:
             self._wait_until_ready()
@@ -311,7 +310,7 @@ class WebUI:
             ApiError: the web UI refused it.
         """
         answer = self.post("/sdapi/v1/txt2img", payload)
-        pictures = [_decode(text) for text in answer["images"]]
+        pictures = [decode(text) for text in answer["images"]]
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))
 
     def encode(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
@@ -340,8 +339,8 @@ class WebUI:
         return dict(self.get("/omg-tests/doubles"))
 
     def served_file(self, name: str) -> Path:
-        """A file that the page asks for, relative to the installation unless its path is absolute."""
-        return self._installation / name
+        """A file that the page asks for, relative to the running code unless its path is absolute."""
+        return self._code / name
 
     def interrupt(self) -> None:
         self.post("/sdapi/v1/interrupt")
@@ -397,5 +396,6 @@ def _detail(text: str) -> str:
     return str(answer.get("detail") or answer.get("errors") or text) if isinstance(answer, dict) else text
 
 
-def _decode(text: str) -> np.ndarray:
+def decode(text: str) -> np.ndarray:
+    """A picture of the API's, uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))

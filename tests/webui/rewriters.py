@@ -24,7 +24,7 @@ class Wildcards(scripts.Script):
         return scripts.AlwaysVisible
 
     def process(self, p: Any, *args: Any) -> None:
-        hires = [p.all_hr_prompts, p.all_hr_negative_prompts] if p.enable_hr else []
+        hires = [p.all_hr_prompts, p.all_hr_negative_prompts] if getattr(p, "enable_hr", False) else []
         for prompts in (p.all_prompts, p.all_negative_prompts, *hires):
             for number, prompt in enumerate(prompts):
                 colour = random.Random(p.all_seeds[number]).choice(COLOURS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ from tests.webui.test_browser import (
 pytestmark = pytest.mark.webui
 
 EXTENSION = "sd-webui-controlnet"
+# whose motion modules SparseCtrl has
+FILMS = "sd-webui-animatediff"
 WAYS = ("separate", "shared", "joint")
 BACKGROUND = "a photo of a man and a woman"
 # models by checkpoint, see controls.py
@@ -75,6 +77,9 @@ def controlled(installation: Path, checkpoints: Path, tmp_path_factory: pytest.T
     narrow = "narrow.py"
     (folder / "extensions" / "omg-test-support" / "scripts" / narrow).symlink_to(Path(__file__).with_name(narrow))
     shutil.copytree(extension, folder / "extensions" / EXTENSION, ignore=shutil.ignore_patterns(".git"))
+    films = find_extension(FILMS)
+    if films is not None:
+        shutil.copy(films / "motion_module.py", folder / "extensions" / "omg-test-support")
     with WebUI(installation, folder) as started:
         started.options(control_net_no_detectmap=True)
         for name in started.checkpoints():
@@ -396,6 +401,73 @@ def test_region_of_an_ip_adapter(controlled: WebUI) -> None:
     message = refused(controlled, [masked], request(concept(PROMPT, LEFT), predict="joint"))
     assert "predict: joint looks at each concept's place for itself, and ControlNet's IP-Adapter" in message
     assert_is_plain(controlled, [masked], ways=("separate", "shared"))
+
+
+@pytest.mark.parametrize("fields", [{"predict": "joint"}, {"concepts": [concept("a dog <lora:no-such-lora:1>")]}],
+                         ids=["the unit", "something else"])
+def test_picture_without_a_unit_after_a_refusal(controlled: WebUI, fields: dict[str, Any]) -> None:
+    """Which is what it tells to do. The extension has marked the prompts that the web UI keeps for the next picture."""
+    controlled.set_checkpoint("tiny-sdxl")
+    data = request(concept(PROMPT, LEFT), predict="separate")
+    plain, usual = draw(controlled, []).image, draw(controlled, [], data).image
+    for wanted, after in ((plain, None), (usual, data)):
+        refused(controlled, [unit("sdxl-reference_only")], {**data, **fields})
+        np.testing.assert_array_equal(draw(controlled, [], after).image, wanted)
+
+
+@pytest.mark.parametrize("payload", [
+    {}, {"override_settings": {"batch_cond_uncond": False}}, {"batch_size": 2}], ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_sparsectrl(controlled: WebUI, way: str, payload: dict[str, Any]) -> None:
+    """It looks from row to row, as if they were pictures of one film."""
+    if find_extension(FILMS) is None:
+        pytest.skip(f"no {FILMS}: put it into OMG_EXTENSIONS")
+    controlled.set_checkpoint("tiny-sd15")
+    units = [unit("sd15-sparse")]
+    if "batch_size" not in payload:  # it needs as many pictures as the film has
+        plain = draw(controlled, units, **payload).image
+        assert distance(plain, draw(controlled, [], **payload).image) > 0.5
+    message = refused(controlled, units, request(concept(PROMPT, LEFT), predict=way), **payload)
+    assert "ControlNet: a unit with SparseCtrl does not act on concepts as on the picture" in message
+
+
+@pytest.fixture
+def batch_options(controlled: WebUI) -> Iterator[Callable[[str, bool], None]]:
+    """Chooses them as the page does, for which the API has no fields: a word of the option, and whether to align."""
+    config = controlled.get("/config")
+    radio = next(each for each in config["components"]
+                 if each["props"].get("elem_id") == "txt2img_controlnet_controlnet_batch_option_radio")
+    number = next(number for number, each in enumerate(config["dependencies"]) if radio["id"] in each["targets"])
+
+    def select(word: str, is_aligned: bool) -> None:
+        choice = next(text for text in map(_label, radio["props"]["choices"]) if word in text)
+        controlled.post("/run/predict", {"fn_index": number, "data": [choice, is_aligned]})
+
+    yield select
+    select("All", False)
+
+
+def _label(choice: Any) -> str:
+    return str(choice if isinstance(choice, str) else choice[0])
+
+
+@pytest.mark.parametrize(("models", "word", "is_aligned"), [
+    ([], "All", True), (["sdxl-cn"], "All", True), (["sdxl-cn", "sdxl-cn-diffusers"], "Each", False)], ids=str)
+def test_options_for_batches(controlled: WebUI, batch_options: Callable[[str, bool], None], models: list[str],
+                             word: str, is_aligned: bool) -> None:
+    """They align the pictures of a batch, or give each a unit of its own; all is well again without."""
+    controlled.set_checkpoint("tiny-sdxl")
+    units = [unit(model) for model in models]
+    data = request(concept(PROMPT, LEFT))
+    plain, usual = draw(controlled, units, batch_size=2).images, draw(controlled, units, data, batch_size=2).images
+    batch_options(word, is_aligned)
+    assert distance(draw(controlled, units, batch_size=2).images[0], plain[0]) > 0.5
+    for way in WAYS:
+        message = refused(controlled, units, {**data, "predict": way}, batch_size=2)
+        assert "ControlNet: its batch options tell pictures apart by their number" in message
+    batch_options("All", False)
+    for ours, wanted in zip(draw(controlled, units, data, batch_size=2).images, usual, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 # in the browser

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import expect
 
-from tests.webui.host import SETTINGS, ApiError, WebUI, distance, find_extension, install_extension, make_data_dir
+from tests.webui.host import (
+    DEFAULTS,
+    SETTINGS,
+    ApiError,
+    Result,
+    WebUI,
+    decode,
+    distance,
+    find_extension,
+    install_extension,
+    make_data_dir,
+)
 from tests.webui.networks import write_networks
-from tests.webui.test_api import PROMPT, assert_close, concept, omg, request
+from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
+from tests.webui.test_browser import (
+    SECONDS,
+    ask_for_a_small_picture,
+    browsing,
+    fill_concepts,
+    generate,
+    load,
+    open_accordion,
+)
 
 pytestmark = pytest.mark.webui
 
 EXTENSIONS = ("sd-dynamic-thresholding", "sd-webui-kohya-hiresfix", "sd-webui-freeu", "sd_webui_SAG",
               "sd-webui-incantations", "sd-webui-negpip", "multidiffusion-upscaler-for-automatic1111",
-              "sd-webui-controlnet", "sd-dynamic-prompts")
+              "sd-webui-controlnet", "sd-dynamic-prompts", "sd-webui-regional-prompter", "adetailer",
+              "a1111-sd-webui-tagcomplete")
 # Dynamic Prompts registers its settings with its script, too late for a first start: they stand in a user's file
 PROMPT_SETTINGS = {f"dp_{name}": value for name, value in {
     "auto_purge_cache": False, "ignore_whitespace": False, "limit_jinja_prompts": False, "magicprompt_batch_size": 1,
@@ -35,6 +62,10 @@ KOHYA = {"Kohya Hires.fix": {"args": [True, True, 3, 4, 0.15, 0.3, "bicubic", 0.
 TILED = {"Tiled Diffusion": {"args": [True, "MultiDiffusion", False, True, 1024, 1024, 16, 16, 4, 2]}}
 SAG = {"Self Attention Guidance": {"args": [True, 0.75, 1.0]}}
 NEGPIP = {"NegPiP": {"args": [True]}}
+# what ADetailer prints with, which the web UI's environment lacks: pure Python, as the tests' own environment has it
+PRINTING = ("rich", "pygments", "markdown_it", "mdurl")
+# what boxes.py has it see
+FACES = ([76.0, 40.0, 108.0, 96.0], [16.0, 24.0, 48.0, 72.0])
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +82,21 @@ def beside(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempP
     (folder / "ui-config.json").write_text("{}")  # NegPiP asks for it at the first start already
     for path in found:
         shutil.copytree(path, folder / "extensions" / path.name, ignore=shutil.ignore_patterns(".git"))
+        if path.name == "adetailer":
+            add_packages(folder / "extensions" / path.name, PRINTING)
+    script = "boxes.py"
+    (folder / "extensions" / "omg-test-support" / "scripts" / script).symlink_to(Path(__file__).with_name(script))
     with WebUI(installation, folder) as started:
         yield started
     shutil.rmtree(folder / "models")
+
+
+def add_packages(folder: Path, names: Sequence[str]) -> None:
+    """Put packages into an extension's folder, from where its scripts can import them."""
+    for name in names:
+        found = find_spec(name)
+        if found is not None and found.origin is not None:
+            shutil.copytree(Path(found.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +112,13 @@ def need(webui: WebUI, title: str) -> list[Any]:
     pytest.skip(f"{title} is not there, or does not start in this web UI")
 
 
+def draw(webui: WebUI, scripts: dict[str, Any], data: dict[str, Any], **payload: Any) -> Result:
+    """A picture with OMG and these."""
+    return webui.txt2img(alwayson_scripts={"OMG": {"args": [data]}, **scripts}, **payload)
+
+
 def beside_omg(webui: WebUI, scripts: dict[str, Any], data: dict[str, Any], **payload: Any) -> np.ndarray:
-    return webui.txt2img(alwayson_scripts={"OMG": {"args": [data]}, **scripts}, **payload).image
+    return draw(webui, scripts, data, **payload).image
 
 
 @pytest.mark.parametrize(("scripts", "payload"), [
@@ -160,3 +208,193 @@ def test_idle_extensions_change_nothing(beside: WebUI) -> None:
     """*everywhere is plain* while all of them are there and off."""
     plain = beside.txt2img(prompt=f"{PROMPT} <lora:sdxl-lora:1>").image
     assert_close(omg(beside, request(concept(f"{PROMPT} <lora:sdxl-lora:1>"))).image, plain)
+
+
+# Regional Prompter
+
+REGIONS = "a red man BREAK a green woman"
+
+
+def regional(calc: str = "Attention", tab: str = "Matrix") -> dict[str, Any]:
+    """Two columns, or what stands where the last words of the second region are read."""
+    return {"Regional Prompter": {"args": [
+        True, False, tab, "Columns", "Mask", "Prompt", "1,1", "0.2", False, False, False, calc, [], "0", "0", "0.4",
+        None, "0", "0", False]}}
+
+
+@pytest.mark.parametrize(("calc", "tab", "prompt"), [
+    ("Attention", "Matrix", REGIONS), ("Latent", "Matrix", REGIONS),
+    ("Attention", "Prompt", "a man and a woman BREAK red hair, woman")])
+def test_regional_prompter_is_refused(beside: WebUI, calc: str, tab: str, prompt: str) -> None:
+    """Its regions are those of the main prompt's rows. It is as it was afterwards, and so are plain pictures: a second
+    picture that ends without its last callback would leave the web UI in its latent mode."""
+    need(beside, "Regional Prompter")
+    scripts, network = regional(calc, tab), f"{PROMPT} <lora:sdxl-lora:1>"
+    plain, patches = beside.txt2img(prompt=network).image, beside.patches()
+    without = beside.txt2img(prompt=prompt).image
+    regions = beside.txt2img(prompt=prompt, alwayson_scripts=scripts).image
+    assert distance(regions, without) > 1
+    off = {"enabled": False, "concepts": [concept("a dog", LEFT)]}
+    np.testing.assert_array_equal(beside_omg(beside, scripts, off, prompt=prompt), regions)
+    for _ in range(2):
+        message = refused(beside, scripts, concept("a dog", LEFT), prompt=prompt)
+        assert "Regional Prompter: its regions do not reach the concepts" in message
+    np.testing.assert_array_equal(beside.txt2img(prompt=network).image, plain)
+    np.testing.assert_array_equal(beside.txt2img(prompt=prompt).image, without)
+    # latent mode has what networks of the last picture are still in the weights, hence the picture without before
+    np.testing.assert_array_equal(beside.txt2img(prompt=prompt, alwayson_scripts=scripts).image, regions)
+    beside.txt2img()
+    assert beside.patches() == patches
+    assert beside.options()["lora_functional"] is False
+
+
+def test_regional_prompter_without_regions_is_let_be(beside: WebUI) -> None:
+    """Its box may stay ticked: it does nothing where the main prompt names no regions."""
+    need(beside, "Regional Prompter")
+    data = request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT))
+    np.testing.assert_array_equal(beside_omg(beside, regional(), data), omg(beside, data).image)
+
+
+# ADetailer
+
+def detailed(**fields: Any) -> dict[str, Any]:
+    """ADetailer redraws the faces."""
+    return {"ADetailer": {"args": [True, False, {"ad_model": "mediapipe_face_full", "ad_dilate_erode": 0, **fields}]}}
+
+
+def redrawn(webui: WebUI, picture: np.ndarray, prompts: Sequence[str], seed: int) -> np.ndarray:
+    """What ADetailer does to a picture, asked for through img2img."""
+    for number, (box, prompt) in enumerate(zip(FACES, prompts, strict=True)):
+        answer = webui.post("/sdapi/v1/img2img", {
+            **DEFAULTS, "prompt": prompt, "seed": seed + number, "init_images": [png(picture)],
+            "mask": white(tuple(box)), "mask_blur": 4, "inpainting_fill": 1, "inpaint_full_res": True,
+            "inpaint_full_res_padding": 32, "denoising_strength": 0.4})
+        picture = decode(answer["images"][0])
+    return picture
+
+
+@cache
+def white(box: tuple[float, ...]) -> str:
+    mask = Image.new("L", (DEFAULTS["width"], DEFAULTS["height"]))
+    ImageDraw.Draw(mask).rectangle(box, fill=255)
+    return png(np.asarray(mask))
+
+
+def png(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+TWO = {"concepts": [concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-loha:1>", RIGHT)],
+       "blend_start": 0.3, "show": ["first_pass", "masks"]}
+
+
+@pytest.mark.parametrize("prompts", [["", ""], ["a red car <lora:sdxl-lora:1>", "a dog <lora:sdxl-loha:1>"]], ids=str)
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2}, {"prompt": "a street <lora:sdxl-style:0.7>"}], ids=str)
+def test_adetailer_redraws_the_picture_with_its_concepts(beside: WebUI, prompts: list[str],
+                                                        payload: dict[str, Any]) -> None:
+    """With its own prompts, or the main one, and no concept's. The web UI takes some of the noise for img2img from
+    where the last picture left it, so the picture without ADetailer is drawn right before."""
+    need(beside, "ADetailer")
+    scripts = detailed(ad_prompt=" [SEP] ".join(prompts) if any(prompts) else "")
+    made = draw(beside, scripts, TWO, **payload)
+    without = draw(beside, {}, TWO, **payload)
+    main = payload.get("prompt", DEFAULTS["prompt"])
+    count = payload.get("batch_size", 1)
+    for number in range(count):
+        wanted = redrawn(beside, without.images[number], [prompt or main for prompt in prompts],
+                         DEFAULTS["seed"] + number)
+        np.testing.assert_array_equal(made.images[number], wanted)
+        assert distance(made.images[number], without.images[number]) > 1
+
+
+@pytest.mark.parametrize("payload", [{"batch_size": 2}, {"n_iter": 2}], ids=str)
+def test_adetailer_leaves_extra_pictures_alone(beside: WebUI, payload: dict[str, Any]) -> None:
+    """It calls all scripts once more for each batch."""
+    need(beside, "ADetailer")
+    log = len(beside.log())
+    made, without = draw(beside, detailed(), TWO, **payload), draw(beside, {}, TWO, **payload)
+    assert len(made.images) == len(without.images) == 2 + 2 * 3
+    assert len(made.info["infotexts"]) == len(made.images)
+    for ours, wanted in zip(made.images[2:], without.images[2:], strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    assert "sd-webui-omg" not in beside.log()[log:]
+
+
+@pytest.mark.parametrize("is_selective", [True, False])
+@pytest.mark.parametrize("data", [
+    {"concepts": [concept("a dog <lora:sdxl-lora:1>")], "blend_start": 1},
+    {"enabled": False, "concepts": [concept("a dog <lora:sdxl-lora:1>")]}], ids=["empty second pass", "off"])
+def test_adetailer_draws_no_concepts(beside: WebUI, data: dict[str, Any], is_selective: bool) -> None:
+    """*empty second pass*, *off is off*: its pictures are as without OMG, also if it is to call all scripts."""
+    need(beside, "ADetailer")
+    beside.options(ad_only_selected_scripts=is_selective)
+    plain, patches = beside.txt2img(alwayson_scripts=detailed()).image, beside.patches()
+    np.testing.assert_array_equal(draw(beside, detailed(), data).image, plain)
+    assert distance(plain, beside.txt2img().image) > 1
+    assert beside.patches() == patches
+    beside.options(ad_only_selected_scripts=True)
+
+
+def test_adetailer_after_a_preview(beside: WebUI) -> None:
+    """What goes on from the first picture that was seen is the same to the bit, faces included."""
+    need(beside, "ADetailer")
+    wanted = draw(beside, detailed(), TWO)
+    draw(beside, detailed(), {**TWO, "preview": True})
+    made = draw(beside, detailed(), TWO)
+    assert any("is that of the preview" in comment for comment in made.comments)
+    np.testing.assert_array_equal(made.image, wanted.image)
+
+
+def test_adetailer_beside_a_unit_of_controlnet(beside: WebUI) -> None:
+    """*everywhere is plain*, away from the faces: ADetailer takes the unit off for its own pictures, and the next batch
+    has another hook than the first."""
+    need(beside, "ADetailer")
+    need(beside, "ControlNet")
+    stripes = np.tile(np.arange(128, dtype=np.uint8)[:, None, None] * 2, (1, 128, 3))
+    unit = {"enabled": True, "module": "reference_only", "model": "None", "image": png(stripes)}
+    scripts = {"ControlNet": {"args": [unit]}, **detailed()}
+    prompt = f"{PROMPT} <lora:sdxl-lora:1>"
+    plain = beside.txt2img(prompt=prompt, alwayson_scripts=scripts, n_iter=2)
+    made = draw(beside, scripts, request(concept(prompt)), prompt="a street", n_iter=2)
+    without = beside.txt2img(prompt=prompt, alwayson_scripts=detailed(), n_iter=2)
+    for ours, wanted, other in zip(made.images[:2], plain.images[:2], without.images[:2], strict=True):
+        assert_close(ours[108:], wanted[108:])
+        assert distance(wanted[108:], other[108:]) > 1
+
+
+# tag autocomplete
+
+PROMPTS = {"concept 1": "#script_omg_concept1_prompt", "main prompt": "#txt2img_prompt"}
+FIELDS = (*PROMPTS.values(), "#script_omg_concept2_prompt", "#script_omg_concept6_prompt", "#txt2img_neg_prompt",
+          "#script_omg_concept1_negative_prompt")
+
+
+@pytest.mark.browser
+def test_tags_are_completed_in_all_prompts(beside: WebUI) -> None:
+    """In the main prompts and in concepts', and what was completed is what the web UI gets. Nothing of a phrase is a
+    tag."""
+    if "a1111-sd-webui-tagcomplete" not in {path.name for path in (beside.data_dir / "extensions").iterdir()}:
+        pytest.skip("tag autocomplete is not there")
+    with browsing(beside) as page:
+        load(beside, page)
+        ask_for_a_small_picture(page)
+        open_accordion(page)
+        for field in FIELDS:
+            expect(page.locator(f"{field} textarea.autocomplete")).to_have_count(1, timeout=60 * SECONDS)
+        assert page.locator("#script_omg_concept1_phrase .autocomplete").count() == 0
+        fill_concepts(page)
+        for field in PROMPTS.values():
+            box = page.locator(f"{field} textarea")
+            box.fill("a knight, ")
+            box.press("End")
+            box.press_sequentially("blue_hai", delay=50)
+            results = page.locator(f"{field} .autocompleteResults").first
+            expect(results).to_contain_text("blue_hair")
+            box.press("Tab")
+            expect(box).to_have_value(re.compile(r"^a knight, blue hair,? *$"))
+            box.blur()
+        generate(page)
+        info = page.locator("#html_info_txt2img.prose")
+        expect(info).to_contain_text('"prompt\\":\\"a knight, blue hair')
