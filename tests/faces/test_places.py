@@ -77,6 +77,8 @@ def test_over_the_pictures_edge() -> None:
     half_out = face(10, 100)
     assert in_masks([half_out], [mask(0, 200)]) == [half_out]
     assert in_masks([face(-60, 100)], [mask(0, 200)]) == [NO_FACE]
+    # nor is it on the other side
+    assert in_masks([face(-60, 100)], [mask(200, 400)]) == [NO_FACE]
 
 
 def test_nobody_there() -> None:
