@@ -23,7 +23,7 @@ from omg_ext.unet.image_prompts import ImagePrompt, ImagePrompts, file_order
 from omg_ext.unet.patches import Patches, cross_attentions
 from tests.diffusers_host import difference, pipeline, write_lora
 from tests.models.tiny import tiny_sd15, tiny_sdxl
-from tests.models.tiny_faces import EMBEDDING, adapter_state, embedding, flat, image_proj
+from tests.models.tiny_instantid import EMBEDDING, adapter_state, embedding, flat, image_proj
 
 CLOSE = 1e-4
 FIELD = "faces.adapter"

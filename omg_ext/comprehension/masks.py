@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from ..errors import OMGError
-from .pictures import read_picture
+from ..request.pictures import decode_picture
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -41,10 +41,9 @@ def decode_mask(text: str, field: str) -> FloatArray:
         float32 ``[H, W]`` in 0..1, in the picture's own size.
 
     Raises:
-        OMGError: the text is no picture, see :func:`omg_ext.comprehension.pictures.read_picture`, or shows nothing but
-            black.
+        OMGError: see :func:`..request.pictures.decode_picture`; or it shows nothing but black.
     """
-    brightness, alpha = read_picture(text, field, _channels)
+    brightness, alpha = _read(decode_picture(text, field))
     mask = brightness * alpha
     if mask.max() < _BLACK and alpha.min() < alpha.max():
         mask = alpha  # black strokes on a transparent ground
@@ -156,7 +155,7 @@ def is_vanished(mask: Tensor) -> bool:
     return mask.sum().item() < 0.5
 
 
-def _channels(picture: Image.Image) -> tuple[FloatArray, FloatArray]:
+def _read(picture: Image.Image) -> tuple[FloatArray, FloatArray]:
     """The brightest channel and alpha, each float32 ``[H, W]`` in 0..1."""
     if picture.mode.startswith("I"):
         # 16-bit grey, which Pillow would clip to 255

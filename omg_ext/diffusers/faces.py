@@ -13,10 +13,14 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..comprehension import Models
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..faces.adapter import FaceAdapter
+from ..faces.analysis import FaceAnalyser
 from ..faces.base import Analysis, ConceptFace, DrawPoints, Face, Picture
+from ..faces.files import checked
+from ..faces.keypoints import draw
 from ..faces.reference import embedding_of
 from ..request import Concept, IdentityNet, Request
 from ..unet.regions import Regions
@@ -36,14 +40,15 @@ class FaceModels:
         adapter: InstantID's image prompt adapter: a file, or a folder that has it by one of its usual names. Its
             weights stay in host memory.
         identitynet: InstantID's ControlNet: a model, a folder in diffusers' form, or one file; None does without.
-        analysis: finds faces; None if embeddings are given, and no IdentityNet.
-        draw_points: makes the picture that the IdentityNet is shown.
+        analysis: finds faces and reads whose they are: insightface with the models of a folder, antelopev2's, or
+            something else. None if embeddings are given, and no IdentityNet.
+        draw_points: makes the picture that the IdentityNet is shown: InstantID's five points by default.
     """
 
     adapter: str | Path | FaceAdapter
     identitynet: str | Path | ControlNetModel | None = None
-    analysis: Analysis | None = None
-    draw_points: DrawPoints | None = None
+    analysis: str | Path | Analysis | None = None
+    draw_points: DrawPoints = draw
 
     def read_adapter(self) -> FaceAdapter:
         """
@@ -53,6 +58,21 @@ class FaceModels:
         if not isinstance(self.adapter, FaceAdapter):
             self.adapter = FaceAdapter.read(_in_folder(self.adapter, _ADAPTERS, "faces.adapter"), "faces.adapter")
         return self.adapter
+
+    def read_analysis(self, device: torch.device, what: str) -> Analysis:
+        """
+        Args:
+            what: it does, for the message that there is none.
+
+        Raises:
+            OMGError: there is none, packages or files are missing, or a file is another one.
+        """
+        if self.analysis is None:
+            raise OMGError("faces.analysis", f"there is nothing that {what}; give the folder of antelopev2")
+        if isinstance(self.analysis, (str, Path)):
+            files = checked(Models(folders=[Path(self.analysis)]), "faces.analysis")
+            self.analysis = FaceAnalyser.open(*files, device, "faces.analysis")
+        return self.analysis
 
     def read_identitynet(self, pipe: DiffusionPipeline) -> ControlNetModel:
         """For a pipeline; one that this reads is put into its type and onto its device.
@@ -104,17 +124,14 @@ class ConceptFaces:
         adapter.check(self.pipe.unet, "faces.adapter")
         if any(scales):
             self.models.read_identitynet(self.pipe)
-            _require(self.models.analysis, "faces.analysis", "finds the face that IdentityNet draws")
-            _require(self.models.draw_points, "faces.draw_points", "makes the picture that IdentityNet is shown")
-        tokens = self._tokens(concept, index, adapter, self.models.analysis)
+            self._analysis("finds the face that IdentityNet draws")
+        tokens = self._tokens(concept, index, adapter)
         return ConceptFace(tokens, adapter.prompt(self.pipe.unet, tokens, concept.face_scale)
                            if concept.face_scale else None, scales)
 
     def find(self, picture: Picture) -> Sequence[Face]:
         """All faces in a picture [H, W, 3]."""
-        assert self.models is not None
-        assert self.models.analysis is not None
-        return self.models.analysis.faces(picture)
+        return self._analysis("finds faces").faces(picture)
 
     def control(self, faces: Sequence[ConceptFace | None], places: Places, size: tuple[int, int],
                 regions: Regions | None) -> IdentityControl:
@@ -127,7 +144,6 @@ class ConceptFaces:
             regions: see :class:`IdentityControl`.
         """
         assert self.models is not None
-        assert self.models.draw_points is not None
         model: Any = self.models.read_identitynet(self.pipe)
         height, width = size
         shown: dict[tuple[int, int], Tensor] = {}
@@ -154,18 +170,16 @@ class ConceptFaces:
         has_one = self.models is not None and self.models.identitynet is not None
         return steps_between(self.steps, wished.start, wished.end, wished.scale) if has_one else []
 
-    def _tokens(self, concept: Concept, index: int, adapter: FaceAdapter, analysis: Analysis | None) -> Tensor:
+    def _analysis(self, what: str) -> Analysis:
+        assert self.models is not None
+        return self.models.read_analysis(self.pipe._execution_device, what)
+
+    def _tokens(self, concept: Concept, index: int, adapter: FaceAdapter) -> Tensor:
         if index in self.embeds:
             return adapter.tokens(self.embeds[index], f"face_embeds[{index}]")
-        _require(analysis, "faces.analysis", "reads whose face it is")
-        assert analysis is not None
+        analysis = self._analysis("reads whose face it is")
         embedding = embedding_of(concept, f"concepts[{index}]", analysis)
         return adapter.tokens(torch.from_numpy(embedding), f"concepts[{index}].face")
-
-
-def _require(given: object | None, field: str, what: str) -> None:
-    if given is None:
-        raise OMGError(field, f"give what {what}")
 
 
 def _in_folder(path: str | Path, names: Sequence[str], field: str) -> Path:

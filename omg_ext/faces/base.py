@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,26 +21,26 @@ class Face(Protocol):
     """One face in a picture.
 
     Attributes:
-        embedding: who it is, float32 [E], not normalised.
+        box: float32 [4], left, top, right and bottom in pixels; it may reach over the picture's edge.
         points: its key points, float32 [P, 2]: x and y in pixels.
-        box: around it, x0, y0, x1, y1 in pixels.
     """
 
     @property
-    def embedding(self) -> FloatArray: ...
+    def box(self) -> FloatArray: ...
 
     @property
     def points(self) -> FloatArray: ...
-
-    @property
-    def box(self) -> Sequence[float] | FloatArray: ...
 
 
 class Analysis(Protocol):
     """Finds faces and reads whose they are."""
 
-    def faces(self, picture: Picture) -> Sequence[Face]:
-        """All faces in a picture, in any order."""
+    def faces(self, picture: Picture) -> Sequence[Any]:
+        """All faces in a picture (:class:`Face`), from left to right."""
+        ...
+
+    def embedding(self, picture: Picture, face: Any) -> FloatArray:
+        """Whose face it is, one of those found in the picture: float32 [E], not normalised."""
         ...
 
 

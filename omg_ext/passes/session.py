@@ -18,7 +18,7 @@ from ..comprehension.masks import FloatArray
 from ..comprehension.phrases import find
 from ..comprehension.places import Places, find_places, given_masks
 from ..errors import OMGError
-from ..faces.placed import find_faces
+from ..faces.places import find_faces
 from ..host import ConceptPrompt, Host, LoadedConcept
 from ..request import Concept, Request
 from ..request.tags import parse_tags, refuse_tags

@@ -1,4 +1,4 @@
-"""Pictures as requests carry them: files in base64, which are not to be trusted."""
+"""Pictures in a request: base64 PNG, JPEG and WebP, refused by their headers if they are too large to be decoded."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import base64
 import io
 import re
 import struct
-from collections.abc import Callable
-from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import OMGError
 
 MAX_PIXELS = 4096 * 4096
-_Read = TypeVar("_Read")
 _DATA_PREFIX = re.compile(r"data:[^,]*,")
 # what Pillow raises for damaged files, beside its own kinds of OSError
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
-def read_picture(text: str, field: str, read: Callable[[Image.Image], _Read]) -> _Read:
-    """What ``read`` makes of a base64 PNG, JPEG or WebP, with or without a ``data:`` prefix, upright as its EXIF says.
+def decode_picture(text: str, field: str) -> Image.Image:
+    """A picture from a base64 PNG, JPEG or WebP, with or without a ``data:`` prefix, upright as its EXIF says.
 
     Args:
         field: the request field that errors name.
@@ -36,15 +35,22 @@ def read_picture(text: str, field: str, read: Callable[[Image.Image], _Read]) ->
         width, height = _size(data, kind)
         if width * height > MAX_PIXELS:
             raise OMGError(field, f"the {kind} is {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
-        # the checksums first: decoding can be set to take a truncated file for a black one
-        with Image.open(io.BytesIO(data), formats=[kind]) as opened:
-            opened.verify()
-        with Image.open(io.BytesIO(data), formats=[kind]) as opened:
-            return read(ImageOps.exif_transpose(opened))
+        return _decode(data, kind)
     except UnidentifiedImageError:
         raise OMGError(field, f"the {kind} is damaged: its header cannot be read; save it again") from None
     except _DAMAGED as error:
         raise OMGError(field, f"the {kind} is damaged ({error}); save it again") from None
+
+
+def rgb(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    """The colours of a picture of any mode, uint8 ``[H, W, 3]``, on white where it is transparent."""
+    if picture.mode.startswith("I"):
+        # 16-bit grey, which Pillow would clip to 255
+        grey = (np.asarray(picture, dtype=np.float32) / np.float32(257)).round().clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    opaque = picture.convert("RGBA")
+    white = Image.new("RGBA", opaque.size, "white")
+    return np.asarray(Image.alpha_composite(white, opaque).convert("RGB"))
 
 
 def _bytes(text: str, field: str) -> bytes:
@@ -103,3 +109,11 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     else:
         raise ValueError("its header cannot be read")
     return width, height
+
+
+def _decode(data: bytes, kind: str) -> Image.Image:
+    # the checksums first: decoding can be set to take a truncated file for a black one
+    with Image.open(io.BytesIO(data), formats=[kind]) as opened:
+        opened.verify()
+    with Image.open(io.BytesIO(data), formats=[kind]) as opened:
+        return ImageOps.exif_transpose(opened)
