@@ -202,10 +202,10 @@ def test_beside_a_lora(models, folder):
 
 
 @pytest.mark.parametrize("options", [{}, {"lora_guidance": 3}, {"negative_prompt": "blue dog"}], ids=str)
-def test_joint_everywhere_is_its_own_row(models, options):
-    request = everywhere("sks man", face=photo(1), **options)
-    joint, own = (generate(pipeline(), {**request, "predict": predict}, faces=models, batch_size=2).latents
-                  for predict in ("joint", "shared"))
+def test_joint_everywhere_is_its_own_row(models, folder, options):
+    request = everywhere("sks man<lora:one>", face=photo(1), **options)
+    joint, own = (generate(pipeline(), {**request, "predict": predict}, faces=models, loras=folder,
+                           batch_size=2).latents for predict in ("joint", "shared"))
     assert difference(joint, own) < ROUNDING
 
 
@@ -274,18 +274,19 @@ def test_each_scale_is_off_by_itself(models, predict):
 
 @pytest.mark.parametrize(("predict", "rows"), [("separate", 4), ("shared", 2), ("joint", 2)])
 def test_identitynet_is_asked_for_concepts_rows_alone(folder, predict, rows):
-    """In the second pass, at its steps; no row of the UNet comes with it."""
+    """In the second pass, at its steps; not for rows without networks, and no row of the UNet comes with it."""
     models = FaceModels(folder, identitynet(), at_both_sides(), draw_points)
     request = two_faces(predict=predict, blend_start=0.35)
-    request["concepts"] = [{**each, "identitynet": {"end": 0.8}} for each in request["concepts"]]
+    request["concepts"] = [{**each, "prompt": "old man<lora:one>", "identitynet": {"end": 0.8}, "lora_guidance": 1,
+                            "negative_prompt": "blue dog"} for each in request["concepts"]]
     with control_rows(identitynet()) as asked, unet_rows(pipeline()) as all_rows:
-        generate(pipeline(), request, faces=models, steps=5)
+        generate(pipeline(), request, faces=models, loras=folder, steps=5)
     assert sum(asked) == 3 * rows  # of four steps with concepts
     assert max(asked) <= max(all_rows)
     bare = {**request, "concepts": [{name: value for name, value in each.items() if name not in ("face", "identitynet")}
                                     for each in request["concepts"]]}
     with unet_rows(pipeline()) as plain_rows:
-        generate(pipeline(), bare, steps=5)
+        generate(pipeline(), bare, loras=folder, steps=5)
     assert all_rows == plain_rows
 
 
@@ -334,14 +335,19 @@ def test_in_a_joint_row_each_residual_acts_in_its_place(folder, monkeypatch):
 
 
 def test_beside_a_users_control(models):
-    """What both say is summed, in whichever order they were added."""
-    for first_pass in ("whole", "prefix"):
-        request = {**everywhere("old dog", face=photo(1)), "first_pass": first_pass}
-        request["blend_start"] = 0.35
-        results = [generate(pipeline(), request, faces=models, controls=own, steps=4).latents
-                   for own in ([control()], [control(scale=0.5), control(scale=0.5)], [])]
-        assert difference(results[0], results[1]) < ROUNDING
-        assert difference(results[0], results[2]) > VISIBLE
+    """What both say is summed, in whichever order they were added: in a pass of its own IdentityNet comes first."""
+    request = {**everywhere("old dog", face=photo(1)), "blend_start": 0.35}
+    bare = {**request, "concepts": [{**request["concepts"][0], "identitynet": {"scale": 0}}]}
+    whole, prefix, halves, without, alone = (
+        generate(pipeline(), {**own, "first_pass": first}, faces=models, controls=controls, steps=4).latents
+        for own, first, controls in (
+            (request, "whole", [control()]), (request, "prefix", [control()]),
+            (request, "whole", [control(scale=0.5), control(scale=0.5)]), (bare, "whole", [control()]),
+            (request, "whole", [])))
+    assert difference(whole, prefix) < ROUNDING
+    assert difference(whole, halves) < ROUNDING
+    assert difference(whole, without) > VISIBLE
+    assert difference(whole, alone) > VISIBLE
     free = {**everywhere("old dog", face=photo(1)), "control_concepts": False}
     kept = generate(pipeline(), free, faces=models, controls=[control()], latents=NOISE)
     assert difference(kept.latents, generate(pipeline(), free, faces=models, latents=NOISE).latents) < ROUNDING

@@ -63,7 +63,7 @@ class Stage:
         return Blending(weights.to(host.device), predict)
 
     def _add_faces(self, places: Places, regions: Regions | None) -> None:
-        """Concepts' faces act on their rows. They come last: what attends to them has its networks by then."""
+        """Concepts' faces act on their rows, or in their places."""
         faces = [concept.face for concept in self._concepts]
         ImagePrompts(self._patches, [None if face is None else face.prompt for face in faces])
         if places.points:

@@ -54,7 +54,7 @@ class ImagePrompts:
     networks have none. K_ip F and V_ip F are made once for each layer, and kept.
 
     Args:
-        patches: the UNet's; networks that act on queries have been added before.
+        patches: the UNet's. Hooks change outputs in place, so whatever acts on a query is in the one that is kept.
         prompts: of each concept; None if it has none.
     """
 
