@@ -31,7 +31,7 @@ DETECTORS_READY := $(if $(WEBUI_PYTHON),$(DETECTORS)/ready)
 test: lint $(DETECTORS_READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 ifdef OMG_WEBUI
-	$(DETECTORS)/bin/python -m pytest tests/detectors $(ARGS) || [ $$? = 5 ]  # ARGS may choose none of them
+	$(DETECTORS)/bin/python -m pytest tests/detectors tests/faces $(ARGS) || [ $$? = 5 ]  # ARGS may choose none of them
 endif
 
 lint: $(READY)
@@ -78,5 +78,5 @@ $(DETECTORS)/ready: $(READY)
 	sed 's/ *#.*//' "$(OMG_WEBUI)/requirements_versions.txt" > $(DETECTORS)/pins.txt
 	$(BIN)/python -m pip --python $(DETECTORS)/bin/python install --quiet --constraint $(DETECTORS)/pins.txt \
 	  "ultralytics>=8.3.75,<9" "groundingdino-py==0.4.0" "segment-anything==1.0" "opencv-python<4.12" \
-	  "pytest>=8,<10" "hypothesis>=6.100,<7"
+	  "insightface>=1,<3" "onnxruntime>=1.17,<2" "pytest>=8,<10" "hypothesis>=6.100,<7"
 	@touch $@

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .comprehension.phrases import Stage
+from .comprehension.places import Places
+from .faces.base import ConceptFace, Face
 from .request import Concept
 from .request.tags import Tag
 from .unet.calls import Row
 from .unet.deltas import Sources
 from .unet.patches import Patches
+from .unet.regions import Regions
 
 Evaluate = Callable[[Tensor, Tensor, Any], Tensor]
 """The host's UNet: ``(x [n, C, h, w], t [n], the host's conditioning of n rows) -> output [n, C, h, w]``"""
@@ -147,7 +150,8 @@ class LoadedConcept(Protocol):
 
     Attributes:
         networks: by the UNet's layers.
-        has_networks: whether any acts on it, in the UNet or in the text encoders.
+        has_networks: whether any acts on it, in the UNet or in the text encoders; a face counts as one.
+        face: its face; None if it has none.
         warnings: what the user should know.
     """
 
@@ -156,6 +160,9 @@ class LoadedConcept(Protocol):
 
     @property
     def has_networks(self) -> bool: ...
+
+    @property
+    def face(self) -> ConceptFace | None: ...
 
     @property
     def warnings(self) -> Sequence[str]: ...
@@ -269,4 +276,20 @@ class Host(Protocol):
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         """One picture of a batch of latents, uint8 [H, W, 3]."""
+        ...
+
+    def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
+        """All faces in a picture [H, W, 3]. Asked only if a concept has an IdentityNet."""
+        ...
+
+    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
+             regions: Regions | None) -> None:
+        """Let IdentityNets act on the rows of concepts in whose places faces were found, while the hooks live.
+
+        Args:
+            patches: the UNet's.
+            faces: of each concept; None if it has none.
+            places: with the key points that were found.
+            regions: where each concept acts in a row of all; None if they have rows of their own.
+        """
         ...

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from omg_ext.comprehension.masks import encode_mask
-from omg_ext.diffusers import OMGOutput, OMGPipeline
+from omg_ext.diffusers import FaceModels, OMGOutput, OMGPipeline
 from omg_ext.diffusers.concepts import Loader
+from omg_ext.diffusers.faces import ConceptFaces
 from omg_ext.diffusers.host import DiffusersHost
 from omg_ext.diffusers.loras import LoraFiles
 from omg_ext.diffusers.prompts import encode, time_ids
@@ -65,9 +66,11 @@ def with_scheduler(pipe: Any, scheduler: Any, **options: Any) -> Any:
 
 
 def generate(pipe: Any, request: dict[str, Any], prompt: str | None = PROMPT, *, loras: Any = None,
-             budgets: tuple[int, int] = (2 << 30, 8 << 30), rows_per_call: int = 0, **options: Any) -> OMGOutput:
+             budgets: tuple[int, int] = (2 << 30, 8 << 30), rows_per_call: int = 0, faces: FaceModels | None = None,
+             **options: Any) -> OMGOutput:
     """Both passes, small and short unless ``options`` say otherwise, to latents; in the paper's way, too."""
-    omg = OMGPipeline(pipe, loras, device_budget=budgets[0], host_budget=budgets[1], rows_per_call=rows_per_call)
+    omg = OMGPipeline(pipe, loras, device_budget=budgets[0], host_budget=budgets[1], rows_per_call=rows_per_call,
+                      faces=faces)
     return omg(as_in_paper(request), prompt,
                **{"height": SIZE, "width": SIZE, "steps": 3, "output_type": "latent", **options})
 
@@ -85,7 +88,8 @@ def host_of(pipe: Any, request: dict[str, Any], *, loras: Any = None, batch_size
     size = (SIZE, SIZE)
     generators = [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
     noise = torch.cat([torch.randn(1, 4, LATENT, LATENT, generator=generator) for generator in generators])
-    loader = Loader(pipe, LoraFiles(loras), parse_request(as_in_paper(request)), size, None, {}, (), {})
+    parsed = parse_request(as_in_paper(request))
+    loader = Loader(pipe, LoraFiles(loras), parsed, size, None, {}, (), {}, ConceptFaces(pipe, None, parsed, {}, steps))
     return DiffusersHost(pipe, loader, PROMPT, embeds.conditioning(batch_size, time_ids(*size, embeds)), {}, steps, 0.0,
                          cfg_scale, generators, noise, size)
 

@@ -21,6 +21,8 @@ WHEELS = {
     ("detector", "1.0"): ("held>=1", "part>=1"), ("part", "1.5"): (), ("part", "3.0"): ("held>=2",),
     ("mover", "1.0"): ("held>=2",),
     ("eyes", "1.0"): ("opencv-python>=4", "part"),
+    ("onnxruntime", "1.23.2"): (), ("onnxruntime_gpu", "1.23.2"): (),
+    ("faces", "1.0"): ("onnxruntime", "part"),
 }
 
 
@@ -96,6 +98,15 @@ def test_no_opencv_beside_another(environment: Environment) -> None:
     assert "opencv-python" not in environment.versions()
     environment.pip("uninstall", "--yes", "opencv-python-headless", "eyes")
     assert set(environment.install("eyes")) == {"eyes==1.0", "opencv-python==4.11.0"}
+
+
+def test_no_onnxruntime_beside_that_for_gpus(environment: Environment) -> None:
+    """Both are one folder: the second would overwrite the first, and faces be slow from then on."""
+    environment.pip("install", "onnxruntime-gpu")
+    assert "faces==1.0" in environment.install("faces", "onnxruntime>=1.17")
+    assert "onnxruntime" not in environment.versions()
+    environment.pip("uninstall", "--yes", "onnxruntime-gpu", "faces")
+    assert set(environment.install("faces")) == {"faces==1.0", "onnxruntime==1.23.2"}
 
 
 def test_what_nobody_has(environment: Environment) -> None:

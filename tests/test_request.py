@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec import inspect as types
 
 from omg_ext.errors import OMGError
-from omg_ext.request import Concept, Layout, Mask, Request, Show, Where, dump_request, parse_request
+from omg_ext.request import Concept, IdentityNet, Layout, Mask, Request, Show, Where, dump_request, parse_request
 from omg_ext.request.validate import check
 from omg_ext.request.values import refuse_odd_values
 
@@ -50,6 +50,8 @@ def test_defaults_are_those_of_the_contract():
     assert parsed.layout == Layout(cross=1.0, self_=0.4)
     only = parsed.concepts[0]
     assert (only.negative_prompt, only.where, only.strength, only.cfg_scale) == (None, None, 1.0, None)
+    assert (only.face, only.faces, only.face_index, only.face_scale) == (None, (), None, 0.8)
+    assert only.identitynet == IdentityNet(scale=0.8, start=0.0, end=1.0)
     assert 0 < parsed.mask.grow < 0.05
     assert 0 < parsed.mask.feather < 0.05
 
@@ -63,6 +65,9 @@ def test_every_field_is_read():
             {"prompt": "c", "where": {"box": [0, 0.25, 1, 0.75]}},
             {"prompt": "d", "where": {"mask": "iVBOR"}},
             {"prompt": "e", "where": {"outline": [0, 0.25, 1, 0.75]}},
+            {"prompt": "f", "phrase": "man", "face": "iVBOR", "face_index": 1, "face_scale": 1,
+             "identitynet": {"scale": 0.5, "start": 0.25, "end": 0.75}},
+            {"prompt": "g", "phrase": "man", "face": ["iVBOR", "/9j/"], "identitynet": {"scale": 0}},
         ],
         "enabled": False, "detector": "other", "blend_start": 1, "layout": {"cross": 0.5, "self": 0},
         "mask": {"grow": 0, "feather": 0.5}, "strict": True, "show": ["masks", "first_pass"],
@@ -75,10 +80,18 @@ def test_every_field_is_read():
             Concept(prompt="c", where=Where(box=(0.0, 0.25, 1.0, 0.75))),
             Concept(prompt="d", where=Where(mask="iVBOR")),
             Concept(prompt="e", where=Where(outline=(0.0, 0.25, 1.0, 0.75))),
+            Concept(prompt="f", phrase="man", face="iVBOR", face_index=1, face_scale=1.0,
+                    identitynet=IdentityNet(scale=0.5, start=0.25, end=0.75)),
+            Concept(prompt="g", phrase="man", face=("iVBOR", "/9j/"), identitynet=IdentityNet(scale=0.0)),
         ),
         enabled=False, detector="other", blend_start=1.0, layout=Layout(cross=0.5, self_=0.0),
         mask=Mask(grow=0.0, feather=0.5), strict=True, show=("masks", "first_pass"),
     )
+
+
+def test_a_face_is_one_picture_or_several():
+    assert [parse_request(concept(face=face)).concepts[0].faces for face in ("a", ["a"], ["a", "b"], None)] == [
+        ("a",), ("a",), ("a", "b"), ()]
 
 
 @pytest.mark.parametrize("as_sent", [json.dumps(request()), json.dumps(request()).encode(), request(),
@@ -188,6 +201,19 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "where: null": (where(point=None), "concepts[0].where.point", "expected a list, got null"),
     "where: mask of bytes": (where(mask=b"x"), "concepts[0].where.mask", "expected text, got bytes"),
     "where: no object": (concept(where="left"), "concepts[0].where", "expected an object or null, got 'left'"),
+    # faces
+    "face: no text": (concept(face=1), "concepts[0].face", "expected text or a list or null, got 1"),
+    "face: none in a list": (concept(face=[]), "concepts[0].face", "the list is empty; give at least one entry"),
+    "face: null in a list": (concept(face=["a", None]), "concepts[0].face[1]", "expected text, got null"),
+    "face: negative number": (concept(face="a", face_index=-1), "concepts[0].face_index", "of at least 0, got -1"),
+    "face: a number without one": (concept(face_index=0), "concepts[0].face_index", "there is no face to choose from"),
+    "face: too much": (concept(face="a", face_scale=3.5), "concepts[0].face_scale", "of at most 3, got 3.5"),
+    "identitynet: a number": (concept(identitynet=0.5), "concepts[0].identitynet", "expected an object, got 0.5"),
+    "identitynet: unknown": (concept(identitynet={"stat": 0}), "concepts[0].identitynet.stat",
+                             "did you mean `start`?"),
+    "identitynet: turned": (concept(identitynet={"start": 0.5, "end": 0.5}), "concepts[0].identitynet.start",
+                            "expected less than the end (0.5), got 0.5"),
+    "identitynet: too late": (concept(identitynet={"end": 1.5}), "concepts[0].identitynet.end", "at most 1, got 1.5"),
     # numbers
     "too much": (concept(strength=1.5), "concepts[0].strength", "expected a number of at most 1, got 1.5"),
     "too little": (request(blend_start=-0.1), "blend_start", "expected a number of at least 0, got -0.1"),
@@ -348,7 +374,7 @@ def test_a_new_field_is_taken_by_its_type(data):
     assert msgspec_takes(data, Knobs)
 
 
-@pytest.mark.parametrize("struct", [Request, Concept, Where, Layout, Mask])
+@pytest.mark.parametrize("struct", [Request, Concept, Where, IdentityNet, Layout, Mask])
 def test_no_union_of_the_request_crashes_msgspec(struct):
     """As validate.py says: a tuple of fixed length beside a member with limits."""
     kind = types.type_info(struct)
@@ -386,10 +412,14 @@ indices = st.integers(0, 2**53).map(lambda index: Where(index=index))
 boxes = st.tuples(edges, edges).map(lambda xy: Where(box=(xy[0][0], xy[1][0], xy[0][1], xy[1][1])))
 masks = st.text().map(lambda mask: Where(mask=mask))
 
+identitynets = st.tuples(st.floats(0.0, 3.0), edges).map(lambda net: IdentityNet(net[0], *net[1]))
+
 
 def concepts(phrases: st.SearchStrategy[str], places: st.SearchStrategy[Where | None]) -> st.SearchStrategy[Concept]:
     return st.builds(Concept, prompt=filled, phrase=phrases, negative_prompt=st.none() | st.text(), where=places,
-                     strength=fractions, cfg_scale=st.none() | st.floats(0.0, 100.0))
+                     strength=fractions, cfg_scale=st.none() | st.floats(0.0, 100.0),
+                     face=st.none() | st.text() | st.lists(st.text(), min_size=1, max_size=2).map(tuple),
+                     face_scale=st.floats(0.0, 3.0), identitynet=identitynets)
 
 
 requests = st.builds(
@@ -411,6 +441,7 @@ json_values = st.recursive(
 )
 # values at places where the parser looks, so that the refusals below the top level are reached
 known_names = st.sampled_from([*Request.__struct_fields__, *Concept.__struct_fields__, *Where.__struct_fields__,
+                               *IdentityNet.__struct_fields__,
                                "self", "cross", "grow", "feather"])
 objects = st.recursive(json_values, lambda inner: st.dictionaries(known_names, inner | st.lists(inner, max_size=2)))
 

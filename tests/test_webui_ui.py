@@ -49,7 +49,9 @@ concepts = st.fixed_dictionaries(
     {"prompt": words, "phrase": words},
     optional={"negative_prompt": st.text(), "where": places, "strength": fractions,
               "cfg_scale": st.one_of(scales, st.lists(scales, min_size=2, max_size=2)),
-              "lora_guidance": st.floats(0, 20)},
+              "lora_guidance": st.floats(0, 20), "face": st.text() | st.lists(st.text(), min_size=1, max_size=2),
+              "face_scale": st.floats(0, 3), "identitynet": st.fixed_dictionaries({}, optional={
+                  "scale": st.floats(0, 3), "start": st.floats(0, 0.5), "end": st.floats(0.6, 1)})},
 )
 requests = st.fixed_dictionaries(
     {"concepts": st.lists(concepts, min_size=1, max_size=4)},

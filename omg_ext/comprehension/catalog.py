@@ -1,4 +1,4 @@
-"""Model files that detectors can use and that can be downloaded: for each detector the least that makes it run.
+"""Model files that can be downloaded: for each detector, and for reading faces, the least that makes it run.
 
 Sizes and checksums are those that several independent sources give; where there are none, they are left out. Sizes that
 end in six zeros are rounded.
@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 
 _HUB = "https://huggingface.co"
 _ASSETS = "https://github.com/ultralytics/assets/releases/download"
+# the makers' own release is gone
+_ANTELOPE = f"{_HUB}/DIAMONIK7777/antelopev2/resolve/main"
+# tells of the licence: no commercial use
+_INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
 
 
 @dataclass(frozen=True)
@@ -76,5 +80,11 @@ CATALOG: dict[str, tuple[Download, ...]] = {
         "sam_vit_b_01ec64.pth", "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
         "https://github.com/facebookresearch/segment-anything", size=375_042_383,
         sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),),
+    "scrfd": (Download(
+        "scrfd_10g_bnkps.onnx", f"{_ANTELOPE}/scrfd_10g_bnkps.onnx", _INSIGHTFACE, "antelopev2", 16_923_827,
+        "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"),),
+    "glintr100": (Download(
+        "glintr100.onnx", f"{_ANTELOPE}/glintr100.onnx", _INSIGHTFACE, "antelopev2", 260_665_334,
+        "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf"),),
 }
 """By what they are: the files that are needed together, the one to look for first."""

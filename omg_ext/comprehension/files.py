@@ -24,6 +24,11 @@ def files(models: Models, suffixes: Collection[str]) -> list[Path]:
             if path.suffix.lower() in suffixes]
 
 
+def named(folders: Sequence[Path], names: Collection[str]) -> list[Path]:
+    """All files of one of these names, in the order of the folders."""
+    return [path for folder in folders for path in _below(folder, _DEPTH) if path.name in names]
+
+
 def model_folders(models: Models, types: Collection[str]) -> list[Path]:
     """All folders as ``save_pretrained`` of transformers writes them, of one of these ``model_type``."""
     return [path.parent for folder in models.folders for path in _below(folder, _DEPTH)
@@ -98,8 +103,13 @@ def file_need(models: Models, path: Path | None, recommended: str) -> Need:
 
 
 @contextmanager
-def reading(path: Path, hint: str = "get it again, or choose another model") -> Iterator[None]:
+def reading(path: Path, hint: str = "get it again, or choose another model",
+            field: str = "detector") -> Iterator[None]:
     """Within the block what a package says of a broken model becomes an error that names its file.
+
+    Args:
+        hint: what to do.
+        field: of the request, for the error.
 
     Raises:
         OMGError: see above. That memory is short is not the file's fault, and stays what it is.
@@ -110,5 +120,5 @@ def reading(path: Path, hint: str = "get it again, or choose another model") -> 
         raise
     except Exception as error:  # packages raise anything for a file that is damaged or made for another version
         said = str(error).strip().splitlines()
-        raise OMGError("detector", f"{path} cannot be used ({type(error).__name__}: {said[0] if said else 'no reason'}"
+        raise OMGError(field, f"{path} cannot be used ({type(error).__name__}: {said[0] if said else 'no reason'}"
                                    f"); {hint}") from error

@@ -9,28 +9,23 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
-import struct
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from ..errors import OMGError
+from ..request.pictures import decode_picture
 
 FloatArray = npt.NDArray[np.float32]
 
-MAX_PIXELS = 4096 * 4096
 # darker than this nothing counts as painted
 _BLACK = 1 / 16
-_DATA_PREFIX = re.compile(r"data:[^,]*,")
-# what Pillow raises for damaged files, beside its own kinds of OSError
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def decode_mask(text: str, field: str) -> FloatArray:
@@ -46,20 +41,9 @@ def decode_mask(text: str, field: str) -> FloatArray:
         float32 ``[H, W]`` in 0..1, in the picture's own size.
 
     Raises:
-        OMGError: the text is not base64, no such picture, damaged, larger than :data:`MAX_PIXELS` (found in the header,
-            before anything is decoded) or shows nothing but black.
+        OMGError: see :func:`..request.pictures.decode_picture`; or it shows nothing but black.
     """
-    data = _bytes(text, field)
-    kind = _kind(data, field)
-    try:
-        width, height = _size(data, kind)
-        if width * height > MAX_PIXELS:
-            raise OMGError(field, f"the {kind} is {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
-        brightness, alpha = _read(data, kind)
-    except UnidentifiedImageError:
-        raise OMGError(field, f"the {kind} is damaged: its header cannot be read; save it again") from None
-    except _DAMAGED as error:
-        raise OMGError(field, f"the {kind} is damaged ({error}); save it again") from None
+    brightness, alpha = _read(decode_picture(text, field))
     mask = brightness * alpha
     if mask.max() < _BLACK and alpha.min() < alpha.max():
         mask = alpha  # black strokes on a transparent ground
@@ -171,76 +155,13 @@ def is_vanished(mask: Tensor) -> bool:
     return mask.sum().item() < 0.5
 
 
-def _bytes(text: str, field: str) -> bytes:
-    text = "".join(_DATA_PREFIX.sub("", text.strip(), count=1).split())
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise OMGError(field, f"this is not base64 ({error}); encode the picture file's bytes") from None
-
-
-def _kind(data: bytes, field: str) -> str:
-    """The picture's format by its first bytes, as Pillow calls it but for WebP's small letters."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP"
-    raise OMGError(field, "this is no PNG, JPEG or WebP file; save the mask as PNG")
-
-
-def _size(data: bytes, kind: str) -> tuple[int, int]:
-    """Width and height by the header, without memory for a picture.
-
-    Raises:
-        ValueError, struct.error, OSError: the header is damaged, or the file is shorter than it says.
-    """
-    if kind == "PNG":
-        if data[12:16] != b"IHDR":
-            raise ValueError("its header cannot be read")
-        width, height = struct.unpack_from(">II", data, 16)
-        return width, height
-    if kind == "WebP":
-        return _webp_size(data)
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ValueError("its end is missing")
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:  # reads the header alone
-            return picture.size
-    except Image.DecompressionBombError:
-        return 1 << 16, 1 << 16  # Pillow's own limit, which lies above ours
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """By the header of the first chunk, see RFC 9649 and RFC 6386."""
-    if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise ValueError("its end is missing")
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        width, height = (int.from_bytes(data[start:start + 3], "little") + 1 for start in (24, 27))
-    elif chunk == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    elif chunk == b"VP8 ":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    else:
-        raise ValueError("its header cannot be read")
-    return width, height
-
-
-def _read(data: bytes, kind: str) -> tuple[FloatArray, FloatArray]:
-    """The brightest channel and alpha, each float32 ``[H, W]`` in 0..1, upright as its EXIF says."""
-    # the checksums first: decoding can be set to take a truncated file for a black one
-    with Image.open(io.BytesIO(data), formats=[kind]) as opened:
-        opened.verify()
-    with Image.open(io.BytesIO(data), formats=[kind]) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):
-            # 16-bit grey, which Pillow would clip to 255
-            grey = np.asarray(picture, dtype=np.float32) / np.float32(65535)
-            return grey, np.ones_like(grey)
-        channels = np.asarray(picture.convert("RGBA"), dtype=np.float32) / np.float32(255)
+def _read(picture: Image.Image) -> tuple[FloatArray, FloatArray]:
+    """The brightest channel and alpha, each float32 ``[H, W]`` in 0..1."""
+    if picture.mode.startswith("I"):
+        # 16-bit grey, which Pillow would clip to 255
+        grey = np.asarray(picture, dtype=np.float32) / np.float32(65535)
+        return grey, np.ones_like(grey)
+    channels = np.asarray(picture.convert("RGBA"), dtype=np.float32) / np.float32(255)
     return channels[:, :, :3].max(2), channels[:, :, 3]
 
 

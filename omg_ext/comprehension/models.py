@@ -59,12 +59,14 @@ class Models:
     Attributes:
         device: for their models.
         folders: where model files may lie, the first is OMG's own, into which new ones are put.
+        face_folders: where those of insightface may lie besides.
         is_keeping: whether models stay in memory after use.
         remedy: where people get what is missing, for messages.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folders: Sequence[Path] = ()
+    face_folders: Sequence[Path] = ()
     is_keeping: bool = False
     remedy: str = "Install packages with pip into the environment that runs this, with opencv-python<4.12 and numpy<2"
     _kept: dict[Hashable, Any] = field(default_factory=dict)
@@ -94,11 +96,13 @@ class Models:
             torch.cuda.empty_cache()
 
 
-def require(detector: str, needs: Sequence[Need], remedy: str) -> None:
-    """Refuse a detector that lacks something.
+def require(user: str, needs: Sequence[Need], remedy: str, field: str = "detector") -> None:
+    """Refuse a detector, or whatever else uses models, that lacks something.
 
     Args:
+        user: what lacks it, for the message.
         remedy: where to get it, see :class:`Models`.
+        field: of the request, for the error.
 
     Raises:
         OMGError: naming all that is missing, and how to get it.
@@ -106,4 +110,4 @@ def require(detector: str, needs: Sequence[Need], remedy: str) -> None:
     missing = [need for need in needs if not need.is_there]
     if missing:
         get = "" if all(need.kind == "place" for need in missing) else f". {remedy}"
-        raise OMGError("detector", f"`{detector}` needs {'; and '.join(map(str, missing))}{get}")
+        raise OMGError(field, f"`{user}` needs {'; and '.join(map(str, missing))}{get}")

@@ -59,12 +59,15 @@ class Places:
         masks: the grown and feathered masks, float32 [H, W] each, by picture and concept; None where not found.
         findings: by picture all that the detector saw, from left to right.
         warnings: a sentence per concept that was left out.
+        points: key points of the concepts' faces, by picture and concept, float32 [P, 2]: x and y in fractions of the
+            picture; None where none was looked for or found. Empty if nobody asked for any.
     """
 
     weights: Tensor
     masks: list[list[FloatArray | None]]
     findings: list[list[Finding]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    points: list[list[FloatArray | None]] = field(default_factory=list)
 
     @property
     def pictures(self) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The package ultralytics without its habits: it installs, downloads, reports and writes settings by itself."""
+"""Packages without their habits: ultralytics installs, downloads, reports and writes settings by itself; some print."""
 
 from __future__ import annotations
 
@@ -59,6 +59,16 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def unprinted(module: Any) -> Iterator[None]:
+    """Within the block what a module prints is not shown, while all others go on printing."""
+    module.print = lambda *args, **options: None  # before the built-in one
+    try:
+        yield
+    finally:
+        del module.print
 
 
 @contextmanager

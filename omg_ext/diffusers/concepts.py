@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
 
+from ..faces.base import ConceptFace
 from ..host import ConceptConditioning, ConceptPrompt
 from ..request import Request
 from ..request.tags import Tag, also_in_main_prompt
 from ..unet.deltas import Sources, summed
+from .faces import ConceptFaces
 from .loras import LoraFiles, on_text_encoders, on_unet
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 
@@ -23,6 +25,7 @@ class DiffusersConcept:
     has_networks: bool
     encoded: ConceptConditioning
     encoded_bare: ConceptConditioning
+    face: ConceptFace | None = None
     warnings: Sequence[str] = ()
 
     def conditioning(self, step: int) -> ConceptConditioning:
@@ -45,6 +48,7 @@ class Loader:
         style: the global prompt's networks in the text encoders, which act on concepts' prompts too.
         style_tags: what the global prompt names.
         embeds: concepts' prompts that come encoded, by index.
+        faces: loads the concepts' faces.
     """
 
     pipe: DiffusionPipeline
@@ -55,6 +59,7 @@ class Loader:
     style: Sources
     style_tags: Sequence[Tag]
     embeds: Mapping[int, PromptEmbeds]
+    faces: ConceptFaces
 
     def load(self, concept: ConceptPrompt, batch: int, cfg_scale: float) -> DiffusersConcept:
         """One concept for a batch of so many pictures.
@@ -67,7 +72,9 @@ class Loader:
         bare = self._encoded(concept, {}, batch, cfg_scale) if concept.needs_bare else encoded
         own, everywhere = ({tag.name: None for tag in tags} for tags in (concept.tags, self.style_tags))
         warnings = [also_in_main_prompt(concept.field, name) for name in own if name in everywhere]
-        return DiffusersConcept(unet, bool(concept.tags), encoded, bare, warnings)
+        face = self.faces.load(concept.index)
+        return DiffusersConcept(unet, bool(concept.tags) or face is not None, encoded, bare, face,
+                                [*warnings, *self.faces.warnings(concept.index)])
 
     def _encoded(self, concept: ConceptPrompt, networks: Sources, batch: int, cfg_scale: float) -> ConceptConditioning:
         """Its prompts, with networks in the text encoders, for a batch of so many pictures."""

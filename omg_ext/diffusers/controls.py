@@ -53,8 +53,12 @@ class Control:
 
     def scales(self, steps: int) -> list[float]:
         """The scale at each step of the sampler, 0 where it does not act."""
-        return [0.0 if step / steps < self.start or (step + 1) / steps > self.end else self.scale
-                for step in range(steps)]
+        return steps_between(steps, self.start, self.end, self.scale)
+
+
+def steps_between(steps: int, start: float, end: float, scale: float) -> list[float]:
+    """A scale for each of so many steps, 0 in those that do not lie wholly between two fractions of them."""
+    return [0.0 if step / steps < start or (step + 1) / steps > end else scale for step in range(steps)]
 
 
 def row_controls(pipe: DiffusionPipeline, controls: Sequence[Control], size: tuple[int, int], batch: int,
@@ -88,7 +92,7 @@ def _row_control(pipe: DiffusionPipeline, control: Any, field: str, size: tuple[
     if not isinstance(control, Control):
         raise OMGError(field, f"expected a Control, got {_type(control)}")
     model = control.model
-    _check_model(pipe, model, f"{field}.model")
+    check_model(pipe, model, f"{field}.model")
     _check_number(control.scale, f"{field}.scale")
     for name, value in (("start", control.start), ("end", control.end)):
         _check_number(value, f"{field}.{name}", 0, 1)
@@ -123,7 +127,12 @@ _WHICH: Mapping[tuple[bool, bool], Which] = {
 
 # --- the model ---
 
-def _check_model(pipe: DiffusionPipeline, model: Any, field: str) -> None:
+def check_model(pipe: DiffusionPipeline, model: Any, field: str) -> None:
+    """Refuse what is no ControlNet for the pipeline's UNet.
+
+    Raises:
+        OMGError: naming ``field``.
+    """
     if not isinstance(model, ControlNetModel):
         instead = ("give each of its nets as a control of its own" if hasattr(model, "nets")
                    else "load one with ControlNetModel.from_pretrained")

@@ -16,11 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..comprehension.phrases import Stage
+from ..comprehension.places import Places
+from ..faces.base import ConceptFace, Face
 from ..host import ConceptConditioning, ConceptPrompt, Guided, LoadedConcept, PromptParts, Prompts, Tap
 from ..predict.guidance import classifier_free_guidance
 from ..request import Concept
 from ..unet.calls import Row
 from ..unet.deltas import Sources
+from ..unet.patches import Patches
+from ..unet.regions import Regions
 from .concepts import Loader
 from .prompts import words
 from .residuals import RowControl, RowControls
@@ -146,6 +150,13 @@ class DiffusersHost:
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         return np.asarray(decode(self.pipe, latents[picture:picture + 1])[0])
+
+    def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
+        return self.loader.faces.find(picture)
+
+    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
+             regions: Regions | None) -> None:
+        RowControls(patches, [self.loader.faces.control(faces, places, self.size, regions)])
 
     def _global_rows(self, guided: bool) -> tuple[list[Row], dict[str, Tensor]]:
         """What the global rows are, and their conditioning: conditional ones first."""

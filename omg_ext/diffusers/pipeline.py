@@ -27,6 +27,7 @@ from ..request import Layout, Request, parse_request
 from ..request.tags import parse_tags, refuse_tags
 from .concepts import Loader, networks
 from .controls import Control, never_acting, row_controls
+from .faces import ConceptFaces, FaceModels
 from .host import DiffusersHost, decode, scheduler_of
 from .loras import LoraFiles, LoraSource
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
@@ -72,12 +73,14 @@ class OMGPipeline:
         rows_per_call: at most so many concept rows in one UNet call; 0 for all.
         detectors: folders with the model files of detectors.
         keep_detectors: whether these models stay in memory between calls.
+        faces: what draws concepts by a face.
     """
 
     def __init__(self, pipe: DiffusionPipeline, loras: LoraSource | None = None, *, device_budget: int = 2 << 30,
                  host_budget: int = 8 << 30, rows_per_call: int = 0, detectors: Sequence[str | Path] = (),
-                 keep_detectors: bool = False):
+                 keep_detectors: bool = False, faces: FaceModels | None = None):
         self.pipe = pipe
+        self._faces = faces
         self._models = Models(folders=[Path(folder) for folder in detectors], is_keeping=keep_detectors)
         self._files = LoraFiles(loras)
         self._memory = Memory(device_budget, host_budget, rows_per_call=rows_per_call)
@@ -92,7 +95,8 @@ class OMGPipeline:
     @torch.no_grad()
     def __call__(self, request: Request | dict[str, Any], prompt: str | None = None, *,
                  negative_prompt: str | None = None, prompt_embeds: PromptEmbeds | None = None,
-                 concept_embeds: Mapping[int, PromptEmbeds] | None = None, steps: int = 50, cfg_scale: float = 7.5,
+                 concept_embeds: Mapping[int, PromptEmbeds] | None = None,
+                 face_embeds: Mapping[int, Tensor] | None = None, steps: int = 50, cfg_scale: float = 7.5,
                  height: int | None = None, width: int | None = None, batch_size: int = 1, seed: int = 0,
                  latents: Tensor | None = None, eta: float = 0.0, controls: Sequence[Control] = (),
                  output_type: str = "pil") -> OMGOutput:
@@ -107,6 +111,8 @@ class OMGPipeline:
             prompt_embeds: instead of encoding ``prompt``.
             concept_embeds: by concept index, instead of encoding the concepts' prompts and negative prompts (their tags
                 still count).
+            face_embeds: by concept index, the embedding [E] of its face, not normalised, instead of reading its
+                pictures.
             steps: sampling steps.
             cfg_scale: classifier-free guidance scale; 1 evaluates no unconditional rows.
             height, width: in pixels; None takes the pipeline's default.
@@ -125,6 +131,10 @@ class OMGPipeline:
         request = parse_request(request)
         if not request.enabled:
             request = Request(concepts=(), layout=Layout(cross=0, self_=0))
+        for index in face_embeds or {} if request.concepts else ():
+            if index not in range(len(request.concepts)):
+                raise OMGError(f"face_embeds[{index}]", f"there is no such concept, only {len(request.concepts)}, "
+                                                        "counted from 0")
         if prompt is None and prompt_embeds is None:
             raise OMGError("prompt", "give the global prompt or prompt_embeds")
         factor = self.pipe.vae_scale_factor
@@ -133,7 +143,7 @@ class OMGPipeline:
         size = self._side(height, "height"), self._side(width, "width")
         generators = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch_size)]
         # some samplers ask the UNet more often than once a step, and diffusers counts each time
-        asked = len(scheduler_of(self.pipe, steps, self._device).timesteps) if controls else 0
+        asked = len(scheduler_of(self.pipe, steps, self._device).timesteps) if controls or self._faces else 0
         acting = row_controls(self.pipe, controls, size, batch_size, asked, request.control_concepts)
         with _LOCKS.setdefault(self.pipe.unet, threading.Lock()):
             text, tags = parse_tags(prompt or "", "prompt")
@@ -148,7 +158,8 @@ class OMGPipeline:
             request = _with_negatives(request, concept_embeds or {}, embeds)
             self._models.device = self._device
             loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, tags,
-                            concept_embeds or {})
+                            concept_embeds or {},
+                            ConceptFaces(self.pipe, self._faces, request, face_embeds or {}, asked))
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
                                  latents.to(self._device, self.pipe.unet.dtype), size, acting)

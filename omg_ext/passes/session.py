@@ -18,6 +18,7 @@ from ..comprehension.masks import FloatArray
 from ..comprehension.phrases import find
 from ..comprehension.places import Places, find_places, given_masks
 from ..errors import OMGError
+from ..faces.places import find_faces
 from ..host import ConceptPrompt, Host, LoadedConcept
 from ..request import Concept, Request
 from ..request.tags import parse_tags, refuse_tags
@@ -195,6 +196,15 @@ class Session:
         noise.restore(host.generators)  # encoding a blank picture for an inpainting model draws random numbers
         return places
 
+    def with_faces(self, concepts: list[LoadedConcept], places: Places, seen: Tensor) -> Places:
+        """The places with the key points of the faces that IdentityNets draw.
+
+        Args:
+            seen: the latents in which the places were found, [B, C, h, w].
+        """
+        return find_faces([concept.face for concept in concepts], places, partial(self._host.decode, seen),
+                          self._host.faces)
+
     def second(self, concepts: list[LoadedConcept], places: Places,
                first: FirstResult | None = None) -> tuple[Tensor, list[str]]:
         """The picture again, with the concepts in their places.
@@ -247,7 +257,7 @@ class Session:
         places: Places | None = None
         more: list[str] = []
         try:
-            places = self.find(first, given)
+            places = self.with_faces(concepts, self.find(first, given), first.latents)
             latents, more = self.second(concepts, places, first) if places else (first.latents, [])
         except OMGError:
             raise
@@ -269,7 +279,7 @@ class Session:
             nonlocal places, seen
             seen = estimate
             heat = attention.maps(host.latent_size) if attention is not None else None
-            places = self._find(estimate, heat, given)
+            places = self.with_faces(concepts, self._find(estimate, heat, given), estimate)
             return stage.blending(places) if places and concepts else None
 
         try:

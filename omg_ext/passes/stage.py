@@ -18,14 +18,16 @@ from ..request import Request
 from ..unet.calls import every_row
 from ..unet.deltas import Deltas
 from ..unet.evaluator import Evaluator
+from ..unet.image_prompts import ImagePrompts
 from ..unet.networks import RowNetworks, of_concept
 from ..unet.patches import Patches
+from ..unet.regions import Regions
 from .memory import Memory
 from .second import Blending
 
 
 class Stage:
-    """Networks on the rows of those that they belong to; they act while ``patches`` live.
+    """Networks and faces on the rows of those that they belong to; they act while ``patches`` live.
 
     Args:
         relieve: see :class:`omg_ext.unet.evaluator.Evaluator`.
@@ -54,13 +56,28 @@ class Stage:
                     zip(request.concepts, places.pictures, strict=True)]
         cast = Cast(host, self._of_concepts, request.concepts, self._concepts, pictures, request.blend_start,
                     1.0 if request.predict == "separate" else LEAD, request.control_concepts)
-        if request.predict == "joint":
-            # a concept is itself in its place, however much of that is blended in, and around it: what is seen of it
-            # in the end has all its neighbourhood, as in a row of its own
-            shares = self._weights(places, is_whole=True)
-            whole = torch.stack([spread(of_picture) for of_picture in shares[:, :, 0].unbind(1)], dim=1).unsqueeze(2)
-            return Blending(weights.to(host.device), Joint.of(cast, self._patches, self._deltas, whole))
-        return Blending(weights.to(host.device), OwnRows(cast, request.predict == "shared"))
+        regions = Regions(self._regions(places)) if request.predict == "joint" else None
+        predict = (OwnRows(cast, request.predict == "shared") if regions is None
+                   else Joint.of(cast, self._patches, self._deltas, regions))
+        self._add_faces(places, regions)
+        return Blending(weights.to(host.device), predict)
+
+    def _add_faces(self, places: Places, regions: Regions | None) -> None:
+        """Concepts' faces act on their rows, or in their places."""
+        faces = [concept.face for concept in self._concepts]
+        ImagePrompts(self._patches, [None if face is None else face.prompt for face in faces])
+        if places.points:
+            self._host.pose(self._patches, faces, places, regions)
+
+    def _regions(self, places: Places) -> Tensor:
+        """Where in a row of all each concept acts, [K, B, 1, h, w]: more than its mask.
+
+        A concept is itself in its place, however much of that is blended in, and around it: what is seen of it in the
+        end has all its neighbourhood, as in a row of its own. (Measured: with all space around the masks given to the
+        nearest concept, likeness is as high as in rows of their own.)
+        """
+        shares = self._weights(places, is_whole=True)
+        return torch.stack([spread(of_picture) for of_picture in shares[:, :, 0].unbind(1)], dim=1).unsqueeze(2)
 
     def _weights(self, places: Places, is_whole: bool = False) -> Tensor:
         """[K, B, 1, h, w].

@@ -36,16 +36,13 @@ class Joint:
     cast: Cast
 
     @classmethod
-    def of(cls, cast: Cast, patches: Patches, deltas: Deltas, weights: Tensor) -> Joint:
+    def of(cls, cast: Cast, patches: Patches, deltas: Deltas, regions: Regions) -> Joint:
         """
         Args:
             patches: the UNet's.
             deltas: of its networks.
-            weights: where in the row each concept acts, [K, B, 1, h, w]: more than its mask, as no more is blended in
-                than that. (Measured: with all space around the masks given to the nearest concept, likeness is as high
-                as in rows of their own.)
+            regions: where in the row each concept acts.
         """
-        regions = Regions(weights)
         regions.follow(patches)
         deltas.forget_low_rank()  # from here on they are kept all together
         RegionalNetworks(patches, regions, [concept.networks for concept in cast.concepts], deltas)

@@ -4,6 +4,7 @@ from .schema import (
     WHERE_KINDS,
     Concept,
     Detect,
+    IdentityNet,
     Layout,
     Mask,
     Request,
@@ -13,5 +14,5 @@ from .schema import (
     parse_request,
 )
 
-__all__ = ["WHERE_KINDS", "Concept", "Detect", "Layout", "Mask", "Request", "Show", "Where", "dump_request",
-           "parse_request"]
+__all__ = ["WHERE_KINDS", "Concept", "Detect", "IdentityNet", "Layout", "Mask", "Request", "Show", "Where",
+           "dump_request", "parse_request"]

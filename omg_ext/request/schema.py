@@ -19,6 +19,7 @@ from .values import in_words
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SmallFraction = Annotated[float, Meta(ge=0.0, le=0.5)]
 Scale = Annotated[float, Meta(ge=0.0, le=100.0)]
+FaceScale = Annotated[float, Meta(ge=0.0, le=3.0)]
 Show = Literal["first_pass", "masks", "overlay"]
 Predict = Literal["separate", "shared", "joint"]
 FirstPass = Literal["whole", "prefix"]
@@ -77,6 +78,27 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
                 raise OMGError("where", "the box is empty: it is [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
 
 
+class IdentityNet(Struct, frozen=True, forbid_unknown_fields=True):
+    """InstantID's ControlNet (arXiv 2401.07519), which draws a concept's face where the first picture has one.
+
+    Attributes:
+        scale: its residuals are multiplied by it; 0 is off.
+        start, end: fractions of the steps. It acts in step i of n if ``start <= i/n`` and ``(i + 1)/n <= end``.
+
+    Raises:
+        OMGError: naming ``start`` unless it is before the end.
+    """
+
+    scale: FaceScale = 0.8
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+
+    def __post_init__(self) -> None:
+        if self.start >= self.end:
+            raise OMGError("start", f"expected less than the end ({self.end:g}), got {self.start:g}; to turn it off "
+                                    "set its scale to 0")
+
+
 class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     """One personalised concept C^i (paper Sec. 3.3).
 
@@ -90,10 +112,15 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         cfg_scale: classifier-free guidance scale of this concept; ``[from, to]`` changes evenly from the initiation
             timestep to the end; None takes the global one, with ``shared`` and ``joint`` four times as much at first
             (:data:`omg_ext.predict.base.LEAD`). 1 is no guidance.
-        lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks.
+        lora_guidance: w in ``+ w (c - b)``: c is the concept's prediction, b the same without its networks and face.
+        face: a picture of the face that it is to have, or several of the same person: PNG, JPEG or WebP,
+            base64-encoded (a ``data:`` prefix is fine). It may have networks besides.
+        face_index: which face of each of these pictures, 0 for the leftmost; None takes the largest.
+        face_scale: w in ``Attn(q, K, V) + w Attn(q, K_face, V_face)``, the face's share of cross-attention; 0 is off.
+        identitynet: see :class:`IdentityNet`.
 
     Raises:
-        OMGError: naming ``phrase`` if it is blank and needed.
+        OMGError: naming ``phrase`` if it is blank and needed, or ``face_index`` if there is no face.
     """
 
     prompt: str
@@ -103,6 +130,15 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     strength: Fraction = 1.0
     cfg_scale: Scale | Annotated[tuple[Scale, ...], Meta(min_length=2, max_length=2)] | None = None
     lora_guidance: Annotated[float, Meta(ge=0.0, le=20.0)] = 0.0
+    face: str | Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    face_index: Annotated[int, Meta(ge=0)] | None = None
+    face_scale: FaceScale = 0.8
+    identitynet: IdentityNet = field(default_factory=IdentityNet)
+
+    @property
+    def faces(self) -> tuple[str, ...]:
+        """The pictures of its face; none if it has none."""
+        return (self.face,) if isinstance(self.face, str) else tuple(self.face or ())
 
     @property
     def needs_detection(self) -> bool:
@@ -113,6 +149,8 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         if self.needs_detection and not self.phrase.strip():
             raise OMGError("phrase", "say what to look for in the picture (for example man), "
                                      "or give where.box or where.mask")
+        if self.face_index is not None and self.face is None:
+            raise OMGError("face_index", "there is no face to choose from; give its picture as face, or leave this out")
 
 
 class Layout(Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..comprehension.heat import HeatMaps, Positions, stage_at
 from .calls import UNetCall, is_global_cond
-from .patches import Patches
+from .patches import Patches, split_heads
 
 
 class ClassTokenAttention:
@@ -71,7 +71,7 @@ class ClassTokenAttention:
             return
         for run in call.runs(is_global_cond):
             numbers = self._numbers_of(call, run)
-            queries, keys = _split_heads(query[run], heads), _split_heads(key[run], heads)
+            queries, keys = split_heads(query[run], heads), split_heads(key[run], heads)
             value = self._phrase_columns(keys)[numbers, None].expand(-1, heads, -1, -1)
             maps = scaled_dot_product_attention(queries, keys, value)[..., :len(self._phrases)]
             self._add(numbers, maps.mean(1, dtype=torch.float32))
@@ -104,8 +104,3 @@ class ClassTokenAttention:
                     columns[number, [p for p in positions if p < tokens], phrase] = 1 / max(len(positions), 1)
             self._columns[name] = columns.to(key)
         return self._columns[name]
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """``[rows, tokens, heads * d]`` as ``[rows, heads, tokens, d]``."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

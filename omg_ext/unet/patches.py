@@ -91,7 +91,8 @@ class Patches:
             return leave(call, inner, module, args, kwargs, output)
 
         self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+        # of several, the one that entered last leaves first
+        self._handles.append(module.register_forward_hook(after, with_kwargs=True, prepend=True))
 
     @property
     def _entered(self) -> list[tuple[UNetCall, Args, Kwargs]]:
@@ -124,3 +125,8 @@ def cross_attentions(unet: nn.Module) -> list[nn.Module]:
 def transformers(unet: nn.Module) -> list[nn.Module]:
     """The modules that make tokens of feature maps, and feature maps of these again."""
     return [module for module in unet.modules() if hasattr(module, "transformer_blocks")]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``[rows, tokens, heads * d]`` as ``[rows, heads, tokens, d]``: how both kinds of UNet lay heads out."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The part of the settings that says what each detector lacks, and gets it when its button is pressed."""
+"""The part of the settings that says what each detector, and reading faces, lacks, and gets it on a click."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from modules import script_callbacks, shared
 from ..comprehension import DETECTORS, Need
 from ..comprehension.downloads import download, wanted
 from ..errors import OMGError
+from ..faces import files as faces
 from ..request import Detect
 from . import packages
 from .models import models
 from .settings import SECTION
 
-ABOUT = """A detector finds in the first picture who is where. Nothing is installed or downloaded unless you press the
-button. Packages are added beside what the web UI has; where that is impossible, nothing changes. Some model files are
-pickles (.pt), which can run code when they are loaded: take them from sources you trust."""
+ABOUT = """A detector finds in the first picture who is where; face is what concepts with a photo of a face take.
+Nothing is installed or downloaded unless you press the button. Packages are added beside what the web UI has; where
+that is impossible, nothing changes. Some model files are pickles (.pt), which can run code when they are loaded: take
+them from sources you trust. The models for faces are free for non-commercial research only."""
 NO_ACCESS = ("This web UI is started with --share, --listen or a like option, so packages cannot be installed from the "
              "page; start it with --enable-insecure-extension-access, or install them by hand.")
 NOTHING = "{detector} has all it needs."
@@ -76,7 +78,7 @@ def _build(label: str, value: str, elem_id: str) -> Any:
 
 
 def table() -> str:
-    """Every detector that needs something, with what is there and what is missing, in HTML."""
+    """All that needs something, with what is there and what is missing, in HTML."""
     rows = "".join(f"<tr><td>{name}</td><td>{_state(needs)}</td></tr>" for name, needs in _needs().items() if needs)
     return f'<table class="omg-detectors"><tr><th>Detector</th><th>What it needs</th></tr>{rows}</table>'
 
@@ -122,7 +124,7 @@ def get(detector: str | None) -> Iterator[tuple[Any, str]]:
         the table, as it is or at the end anew, and how far it is.
     """
     if not _jobs or _jobs[-1].is_over:
-        if detector not in DETECTORS:
+        if detector not in (*DETECTORS, faces.NAME):
             yield gr.update(), "Choose a detector first."
             return
         _jobs[:] = [_Job(detector)]
@@ -176,8 +178,9 @@ def _with_needs() -> list[str]:
 
 def _needs() -> dict[str, list[Need]]:
     options, tools = Detect(), models()
-    return {name: [need for need in detector.needs(options, tools) if need.kind != "place"]
-            for name, detector in DETECTORS.items()}
+    found = {name: [need for need in detector.needs(options, tools) if need.kind != "place"]
+             for name, detector in DETECTORS.items()}
+    return {**found, faces.NAME: faces.needs(tools)}
 
 
 def _state(needs: Sequence[Need]) -> str:

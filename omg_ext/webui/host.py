@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from .. import request
 from ..comprehension.phrases import Stage
+from ..comprehension.places import Places
 from ..errors import OMGError
+from ..faces.base import ConceptFace, Face
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
+from ..unet.patches import Patches
+from ..unet.regions import Regions
 from .block_weights import ARGUMENTS
 from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words, wordings
 from .controlnet import Units
@@ -44,6 +48,7 @@ class WebUIConcept:
     bare_prompts: EncodedPrompts
     denoiser: Any
     warnings: Sequence[str] = ()
+    face = None
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return self.prompts.at(step, self.denoiser)
@@ -69,6 +74,7 @@ class WebUIHost:
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         _check(p)
+        _refuse_faces(asked)
         refuse(p, asked)
         self._p, self._sample, self._kept, self._concept_prompts = p, sample, kept, concept_prompts
         self._samplings = 0
@@ -170,6 +176,24 @@ class WebUIHost:
                                                      target_device=devices.cpu, check_for_nans=True)[0]
         pixels = ((decoded.float() + 1.0) / 2.0).clamp(0.0, 1.0)
         return (255.0 * pixels.permute(1, 2, 0).numpy()).astype(np.uint8)
+
+    def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
+        return ()
+
+    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
+             regions: Regions | None) -> None:
+        """Nothing: requests with faces are refused."""
+
+
+def _refuse_faces(asked: request.Request) -> None:
+    """
+    Raises:
+        OMGError: a concept has a face, which is not drawn here yet.
+    """
+    for index, concept in enumerate(asked.concepts):
+        if concept.face is not None:
+            raise OMGError(f"concepts[{index}].face", "faces are not drawn in the web UI yet, only by the Python "
+                                                      "pipeline; leave it out, or take a LoRA")
 
 
 def _check(p: Any) -> None:

@@ -1,11 +1,11 @@
-"""Where the web UI keeps the models that detectors work with, and which of them stay loaded."""
+"""Where the web UI keeps the models for finding things and faces, and which of them stay loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from modules import devices, paths
+from modules import devices, paths, shared
 
 from ..comprehension import Models
 from . import settings
@@ -24,4 +24,20 @@ def models() -> Models:
     _MODELS.device, _MODELS.is_keeping = device, settings.is_keeping_detectors()
     _MODELS.folders = [*(Path(paths.models_path) / name for name in _FOLDERS),
                        Path(paths.extensions_dir) / "sd-webui-segment-anything" / "models"]
+    _MODELS.face_folders = [folder / "insightface" / "models" for folder in (
+        Path(paths.models_path), _annotators(), _preprocessors())]
     return _MODELS
+
+
+def _annotators() -> Path:
+    """Where sd-webui-controlnet keeps the models of its preprocessors."""
+    chosen = shared.opts.data.get("control_net_modules_path") or getattr(
+        shared.cmd_opts, "controlnet_annotator_models_path", None)
+    usual = Path(paths.extensions_dir) / "sd-webui-controlnet" / "annotator" / "downloads"
+    return Path(paths.data_path) / chosen if chosen else usual
+
+
+def _preprocessors() -> Path:
+    """Where Forge does."""
+    chosen = getattr(shared.cmd_opts, "controlnet_preprocessor_models_dir", None)
+    return Path(chosen) if chosen else Path(paths.models_path) / "ControlNetPreprocessor"

@@ -17,8 +17,12 @@ from packaging.utils import canonicalize_name
 
 from ..errors import OMGError
 
-# all of them share one folder `cv2`: a second one breaks the first
-_OPENCV = "opencv"
+# the packages of each line share one folder: a second one breaks the first
+_ALIKE = (
+    ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm",
+     "onnxruntime-migraphx", "onnxruntime-qnn", "onnxruntime-silicon", "onnxruntime-training"),
+)
 # of a message, in characters
 _LONGEST = 800
 
@@ -53,7 +57,8 @@ def installed() -> dict[str, str]:
 
 
 def planned(report: Any) -> list[str]:
-    """What to install of what pip's report says it would, ``name==version`` each: no OpenCV beside another.
+    """What to install of what pip's report says it would, ``name==version`` each: nothing beside another of its
+    line in :data:`_ALIKE`.
 
     Raises:
         OMGError: something that is installed would be replaced. Constraints should not let it come to that.
@@ -63,8 +68,9 @@ def planned(report: Any) -> list[str]:
     moved = [f"{name} {there[name]} by {version}" for name, version in new if there.get(name, version) != version]
     if moved:
         raise OMGError("packages", f"nothing was installed, since it would replace {', '.join(moved)}")
-    opencvs = [name for name in (*there, *(name for name, _ in new)) if name.startswith(_OPENCV)]
-    return [f"{name}=={version}" for name, version in new if name not in opencvs[1:]]
+    names = [*there, *(name for name, _ in new)]
+    doubled = [name for alike in _ALIKE for name in [each for each in names if each in alike][1:]]
+    return [f"{name}=={version}" for name, version in new if name not in doubled]
 
 
 def _pip(*arguments: str) -> None:

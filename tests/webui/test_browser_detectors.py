@@ -125,6 +125,24 @@ def test_packages(webui: WebUI, settings: Page) -> None:
     assert webui.doubles_saw()["installed"] == ["groundingdino-py==0.4.0", "segment-anything==1.0"]
 
 
+@pytest.mark.parametrize("folder", [
+    "models/insightface/models/antelopev2", "models/ControlNetPreprocessor/insightface/models/antelopev2/antelopev2",
+    "extensions/sd-webui-controlnet/annotator/downloads/insightface/models/antelopev2"])
+def test_models_for_faces_where_others_keep_them(webui: WebUI, settings: Page, folder: str) -> None:
+    lacking = row(settings, "face")
+    assert "the Python package insightface>=1,<3" in lacking
+    assert "✗ antelopev2/glintr100.onnx, 261 MB" in lacking
+    path = webui.data_dir / folder
+    path.mkdir(parents=True)
+    for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
+        (path / name).write_bytes(b"")
+    open_settings(webui, settings)
+    there = row(settings, "face")
+    shutil.rmtree(webui.data_dir / folder)
+    assert "✓ scrfd_10g_bnkps.onnx" in there
+    assert "✓ glintr100.onnx" in there
+
+
 def test_settings_are_saved_as_ever(settings: Page) -> None:
     settings.locator("#settings_submit").click()
     expect(settings.locator("#settings_result.prose")).to_contain_text("settings changed")
