@@ -118,7 +118,8 @@ def fit(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], recipe: 
 
 
 def report(path: Path, losses: Sequence[float], seconds: float) -> str:
-    """A line on a training: its file, and the mean loss of its first and last tenth."""
+    """A line on a training: its file or folder, and the mean loss of its first and last tenth."""
     tenth = max(len(losses) // 10, 1)
     first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
-    return f"{path}: loss {first:.4f} -> {last:.4f}, {path.stat().st_size / 1e6:.2f} MB, {seconds:.0f} s"
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return f"{path}: loss {first:.4f} -> {last:.4f}, {size / 1e6:.2f} MB, {seconds:.0f} s"

@@ -53,7 +53,7 @@ UNTRIGGERED = SingleLora("single LoRA, no trigger", triggered=False)
 METHODS: tuple[Method, ...] = (
     SingleLora(), UNTRIGGERED, NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, STRONG, ATTENTION,
     CONTRAST, YOLO, ALONE, SHARED, JOINT, DEFAULTS)
-FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG, JOINT)
+FEW_METHODS: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), OMG, JOINT, DEFAULTS)
 CONDITIONED: tuple[Method, ...] = (SingleLora(), NoLora(), SimultaneousLoras(), Regional(), BLENDING, OMG, DEFAULTS)
 
 
@@ -136,9 +136,9 @@ TABLES: Mapping[str, Sequence[Cell]] = {
     "layout": [Cell(PAIR, _layout(name, *fractions)) for name, fractions in LAYOUTS.items()],
     "concepts": [Cell(Cast(CROWD[:count]), method) for count in range(1, len(CROWD) + 1) for method in FEW_METHODS],
     "occlusion": [Cell(PAIR, method, occlusion) for occlusion in OCCLUSIONS
-                  for method in (*FEW_METHODS[:3], Regional(), BLENDING, OMG, JOINT)],
+                  for method in (*FEW_METHODS[:3], Regional(), BLENDING, OMG, JOINT, DEFAULTS)],
     "condition": [*(Cell(PAIR, method, occlusion, True) for occlusion in OCCLUSIONS for method in CONDITIONED),
-                  *(Cell(cast, method, 0.15, True) for cast in (*PAIRS, TWO_MEN) for method in CONDITIONED)],
+                  *(Cell(TWO_MEN, method, 0.15, True) for method in CONDITIONED)],
     "frontier": [Cell(cast, method) for cast in (*PAIRS, TWO_MEN) for method in _ON_CURVES],
 }
 
