@@ -350,7 +350,7 @@ def test_schedule_that_ends_before_the_initiation_timestep_is_said(blend_start, 
 
     text = {"text": torch.zeros(1, 1)}
     prompt = ConceptConditioning(text, [[(0, 1.0)]], text)
-    concept = SimpleNamespace(networks={}, has_networks=False, conditioning=lambda step: prompt,
+    concept = SimpleNamespace(networks={}, has_networks=False, face=None, conditioning=lambda step: prompt,
                               bare=lambda step: prompt)
     host = SimpleNamespace(unet=UNet(), style={}, generators=[], latent_size=(1, 1), device="cpu", stopped=False,
                            sample=sample, unet_input=lambda cond, like, rows: cond)
