@@ -403,7 +403,7 @@ def test_region_of_an_ip_adapter(controlled: WebUI) -> None:
     assert_is_plain(controlled, [masked], ways=("separate", "shared"))
 
 
-@pytest.mark.parametrize("fields", [{"predict": "joint"}, {"concepts": [concept("a dog <lora:no-such-lora:1>")]}],
+@pytest.mark.parametrize("fields", [{"predict": "joint"}, {"blend_start": 2}],
                          ids=["the unit", "something else"])
 def test_picture_without_a_unit_after_a_refusal(controlled: WebUI, fields: dict[str, Any]) -> None:
     """Which is what it tells to do. The extension has marked the prompts that the web UI keeps for the next picture."""
