@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
@@ -25,6 +26,7 @@ from omg_ext.diffusers.host import DiffusersHost
 from omg_ext.diffusers.loras import LoraFiles
 from omg_ext.diffusers.prompts import encode, time_ids
 from omg_ext.request import parse_request
+from omg_ext.unet.regions import Regions
 from tests.models.tiny import tiny_sd15, tiny_sdxl
 from tests.webui.networks import RANK, State, make_network, save
 
@@ -273,3 +275,16 @@ def assert_untouched(pipe: Any, before: Sequence[Any]) -> None:
         assert not isinstance(module, LoraLayer)
         assert "forward" not in vars(module)
         assert "peft_config" not in vars(module)
+
+
+def given_regions(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """A list to which the weights are added that regions are made of."""
+    given: list[Tensor] = []
+    make = Regions.__init__
+
+    def keep(regions: Regions, weights: Tensor) -> None:
+        given.append(weights)
+        make(regions, weights)
+
+    monkeypatch.setattr(Regions, "__init__", keep)
+    return given

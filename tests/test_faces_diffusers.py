@@ -29,7 +29,6 @@ from omg_ext.faces.base import ConceptFace
 from omg_ext.faces.places import find_faces
 from omg_ext.faces.reference import mean_embedding, reference
 from omg_ext.faces.resampler import Resampler
-from omg_ext.unet.regions import Regions
 from tests.diffusers_host import (
     LATENT,
     PROMPT,
@@ -39,6 +38,7 @@ from tests.diffusers_host import (
     difference,
     everywhere,
     generate,
+    given_regions,
     left_and_right,
     merged,
     pipeline,
@@ -305,14 +305,7 @@ def test_in_a_joint_row_each_residual_acts_in_its_place(folder, monkeypatch):
         return sums[-1]
 
     monkeypatch.setattr(IdentityControl, "residuals", keep)
-    regions: list[Any] = []
-    make = Regions.__init__
-
-    def made(self: Regions, weights: Tensor) -> None:
-        regions.append(weights)
-        make(self, weights)
-
-    monkeypatch.setattr(Regions, "__init__", made)
+    regions = given_regions(monkeypatch)
     try:
         generate(pipeline(), two_faces(predict="joint"), faces=models, steps=1)
     finally:
@@ -557,7 +550,9 @@ def test_a_folder_of_antelopev2_reads_photos(folder, tmp_path):
     paint(photograph, 320, 320, mark=(-14, 12))
     request = everywhere("old dog", face=picture_text(photograph))
     result = generate(pipeline(), request, faces=FaceModels(folder, identitynet(), tmp_path))
-    assert [warning.split(";")[0] for warning in result.warnings] == ["concepts[0]: no face was found in its place"]
+    doubt, missing = result.warnings
+    assert doubt.startswith(f"concepts[0].face: {tmp_path / 'glintr100.onnx'} has ")
+    assert missing.startswith("concepts[0]: no face was found in its place;")
     analyser = FaceAnalyser.open(tmp_path / "scrfd_10g_bnkps.onnx", tmp_path / "glintr100.onnx", torch.device("cpu"),
                                  "face")
     e = torch.from_numpy(reference(analyser, [photograph], None, "face"))
@@ -611,6 +606,14 @@ def test_missing_models(folder, tmp_path):
     error = refusal(everywhere("old dog"), FaceModels(folder), face_embeds={0: torch.zeros(EMBEDDING + 1)})
     assert error.field == "face_embeds[0]"
     assert "which reads 512 numbers" in error.message
+
+
+def test_what_an_identitynet_is_to_do_without_one_is_refused(folder):
+    models, e = FaceModels(folder), {0: torch.from_numpy(embedding(1))}
+    error = refusal(everywhere("old dog", identitynet={"end": 0.5}), models, face_embeds=e)
+    assert error.field == "concepts[0].identitynet"
+    assert generate(pipeline(), everywhere("old dog", identitynet={"scale": 0}), faces=models, face_embeds=e,
+                    steps=1).warnings == []
 
 
 def test_an_identitynet_that_no_step_falls_to_is_told_of(models):

@@ -32,6 +32,7 @@ from tests.diffusers_host import (
     everywhere,
     factors,
     generate,
+    given_regions,
     left_and_right,
     mask_text,
     merged,
@@ -145,15 +146,7 @@ class Literal:
 @pytest.fixture
 def given_weights(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The places that joint rows were made with."""
-    given: list[Tensor] = []
-    make = Regions.__init__
-
-    def keep(regions: Regions, weights: Tensor) -> None:
-        given.append(weights)
-        make(regions, weights)
-
-    monkeypatch.setattr(Regions, "__init__", keep)
-    return given
+    return given_regions(monkeypatch)
 
 
 @pytest.fixture(params=["all space", "their masks"])

@@ -118,6 +118,10 @@ class ConceptFaces:
         scales = self._scales(concept.identitynet)
         if not self._has_face(index) or not (concept.face_scale or any(scales)):
             return None
+        wished = concept.identitynet
+        if self.models is not None and self.models.identitynet is None and wished.scale and wished != IdentityNet():
+            raise OMGError(f"{field}.identitynet", "there is no model for it; give FaceModels an identitynet, or leave "
+                                                   "this out")
         if self.models is None:
             raise OMGError(f"{field}.face", "there is no model that draws it; give OMGPipeline faces=FaceModels(...)")
         adapter = self.models.read_adapter()
@@ -157,11 +161,15 @@ class ConceptFaces:
 
     def warnings(self, index: int) -> list[str]:
         """What the user should know of a concept's face."""
-        scales = self._scales(self.request.concepts[index].identitynet)
-        if not self._has_face(index) or not self.request.concepts[index].identitynet.scale or not scales or any(scales):
-            return []
-        return [(f"concepts[{index}].identitynet: none of the {self.steps} steps lies wholly between its start and its "
-                 "end, so it did nothing; widen the span, or take more steps")]
+        concept, told = self.request.concepts[index], []
+        doubt = getattr(self.models and self.models.analysis, "doubt", "")
+        if doubt and concept.faces and index not in self.embeds:
+            told.append(f"concepts[{index}].face: {doubt}")
+        scales = self._scales(concept.identitynet)
+        if self._has_face(index) and concept.identitynet.scale and scales and not any(scales):
+            told.append(f"concepts[{index}].identitynet: none of the {self.steps} steps lies wholly between its start "
+                        "and its end, so it did nothing; widen the span, or take more steps")
+        return told
 
     def _has_face(self, index: int) -> bool:
         return bool(self.request.concepts[index].faces) or index in self.embeds
