@@ -120,5 +120,5 @@ def reading(path: Path, hint: str = "get it again, or choose another model",
         raise
     except Exception as error:  # packages raise anything for a file that is damaged or made for another version
         said = str(error).strip().splitlines()
-        raise OMGError(field, f"{path} cannot be used ({type(error).__name__}: {said[0] if said else 'no reason'}"
-                                   f"); {hint}") from error
+        raise OMGError(field, f"{path} cannot be used ({type(error).__name__}: {said[0] if said else 'no reason'}); "
+                              f"{hint}") from error

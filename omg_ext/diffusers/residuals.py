@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
 from diffusers import ControlNetModel
@@ -51,8 +50,9 @@ class RowControl:
         """
         runs = call.runs(self.which)
         rows = [index for run in runs for index in range(run.start, run.stop)]
+        own_x, own_t, own = select([x, t, cond], rows)
         pictures = select(self.pictures, [call.rows[index].picture for index in rows])
-        each = asked(self.model, *_selected(x, t, cond, rows), pictures, self.scales[call.step], self.guesses)
+        each = asked(self.model, own_x, own_t, own, pictures, self.scales[call.step], self.guesses)
         return [_placed(residual, runs, len(call.rows)) for residual in each]
 
 
@@ -86,7 +86,7 @@ class IdentityControl:
         # no more of them at once than the UNet has
         for concept in range(len(self.faces)):
             rows = self._rows(call, concept)
-            each = self._of_concept(call, concept, rows, *_selected(x, t, cond, rows)) if rows else []
+            each = self._of_concept(call, concept, rows, *select([x, t, cond], rows)) if rows else []
             sums = sums or [residual.new_zeros(len(call.rows), *residual.shape[1:]) for residual in each]
             for total, residual in zip(sums, each, strict=bool(each)):
                 maps = None if self.regions is None else self.regions.of_concepts(call, total)[:, concept].unsqueeze(1)
@@ -154,11 +154,6 @@ class RowControls:
             each.append([*kwargs[_DOWN], kwargs[_MIDDLE]])
         *down, middle = (reduce(torch.add, summands) for summands in zip(*each, strict=True))
         return call, args, {**kwargs, _DOWN: down, _MIDDLE: middle}
-
-
-def _selected(x: Tensor, t: Tensor, cond: Mapping[str, Tensor], rows: Sequence[int]) -> tuple[Tensor, Tensor, Any]:
-    """A UNet's inputs in some rows."""
-    return select(x, rows), select(t, rows), select(cond, rows)
 
 
 def _as_it_is(call: UNetCall, inner: UNetCall, unet: nn.Module, args: Args, kwargs: Kwargs, output: Tensor) -> Tensor:

@@ -41,21 +41,6 @@ class Face:
     points: FloatArray
     score: float
 
-    @property
-    def width(self) -> float:
-        """Of the box, in pixels."""
-        return float(self.box[2] - self.box[0])
-
-    @property
-    def height(self) -> float:
-        """Of the box, in pixels."""
-        return float(self.box[3] - self.box[1])
-
-    @property
-    def area(self) -> float:
-        """Of the box, in square pixels."""
-        return self.width * self.height
-
 
 @dataclass(frozen=True)
 class FaceAnalyser:

@@ -32,6 +32,12 @@ class Face(Protocol):
     def points(self) -> FloatArray: ...
 
 
+def sides(face: Face) -> tuple[float, float]:
+    """Width and height of a face's box, in pixels."""
+    left, top, right, bottom = map(float, face.box)
+    return right - left, bottom - top
+
+
 class Analysis(Protocol):
     """Finds faces and reads whose they are."""
 

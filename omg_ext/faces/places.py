@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ..comprehension.places import Places
-from .base import ConceptFace, Face, FloatArray, Picture
+from .base import ConceptFace, Face, FloatArray, Picture, sides
 
 LEAST_SHARE = 0.5
 """So much of a face has to be in a concept's place to be the concept's."""
@@ -74,7 +74,7 @@ def in_masks(faces: Sequence[Face], masks: Sequence[FloatArray | None],
             share = 0.0 if mask is None else _share(face, mask)
             if mask is not None and share >= LEAST_SHARE:
                 # the last factor decides between masks that hold as much of it
-                values[row, column] = max(math.prod(_sides(face)), 1e-6) * share ** 2 * (1 - 1e-3 * mask.mean())
+                values[row, column] = max(math.prod(sides(face)), 1e-6) * share ** 2 * (1 - 1e-3 * mask.mean())
     chosen: list[Face | str] = [NO_FACE] * len(masks)
     for row, column in zip(*linear_sum_assignment(values, maximize=True), strict=True):
         if values[row, column]:
@@ -97,13 +97,8 @@ def _share(face: Face, mask: FloatArray) -> float:
 
 
 def _large_enough(face: Face, least_side: float) -> Face | str:
-    width, height = _sides(face)
+    width, height = sides(face)
     if min(width, height) >= least_side:
         return face
     return (f"the face in its place is too small: {width:.0f} x {height:.0f} pixels, and at least {least_side:.0f} x "
             f"{least_side:.0f} are needed")
-
-
-def _sides(face: Face) -> tuple[float, float]:
-    left, top, right, bottom = map(float, face.box)
-    return right - left, bottom - top

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ..errors import OMGError
 from ..request import Concept
 from ..request.pictures import decode_picture, rgb
-from .base import Analysis, Face, FloatArray, Picture
+from .base import Analysis, Face, FloatArray, Picture, sides
 
 
 def embedding_of(concept: Concept, field: str, analysis: Analysis) -> FloatArray:
@@ -70,18 +71,13 @@ def choose(faces: Sequence[Face], index: int | None, field: str) -> Face:
         raise OMGError(field, "no face was found in the picture; take one that shows the face from the front, sharp, "
                               "and not cut off")
     if index is None:
-        return max(faces, key=_area)
+        return max(faces, key=lambda face: math.prod(sides(face)))
     if index >= len(faces):
         shown = "1 face, whose index is 0" if len(faces) == 1 else \
             f"{len(faces)} faces, with the indices 0 to {len(faces) - 1} from left to right"
         raise OMGError(f"{field}_index" if field.endswith(".face") else field,
                        f"there is no face {index}: the picture shows {shown}")
     return faces[index]
-
-
-def _area(face: Face) -> float:
-    left, top, right, bottom = map(float, face.box)
-    return (right - left) * (bottom - top)
 
 
 def _names(field: str, count: int) -> list[str]:
