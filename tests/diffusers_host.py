@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from omg_ext.comprehension.masks import encode_mask
 from omg_ext.diffusers import FaceModels, OMGOutput, OMGPipeline
 from omg_ext.diffusers.concepts import Loader
-from omg_ext.diffusers.faces import ConceptFaces
 from omg_ext.diffusers.host import DiffusersHost
 from omg_ext.diffusers.loras import LoraFiles
 from omg_ext.diffusers.prompts import encode, time_ids
+from omg_ext.faces.concepts import ConceptFaces
 from omg_ext.request import parse_request
 from omg_ext.unet.regions import Regions
 from tests.models.tiny import tiny_sd15, tiny_sdxl
@@ -91,7 +91,8 @@ def host_of(pipe: Any, request: dict[str, Any], *, loras: Any = None, batch_size
     generators = [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
     noise = torch.cat([torch.randn(1, 4, LATENT, LATENT, generator=generator) for generator in generators])
     parsed = parse_request(as_in_paper(request))
-    loader = Loader(pipe, LoraFiles(loras), parsed, size, None, {}, (), {}, ConceptFaces(pipe, None, parsed, {}, steps))
+    faces = ConceptFaces(None, pipe.unet, parsed.concepts, {}, steps)
+    loader = Loader(pipe, LoraFiles(loras), parsed, size, None, {}, (), {}, faces)
     return DiffusersHost(pipe, loader, PROMPT, embeds.conditioning(batch_size, time_ids(*size, embeds)), {}, steps, 0.0,
                          cfg_scale, generators, noise, size)
 

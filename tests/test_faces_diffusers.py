@@ -21,7 +21,6 @@ from torch import Tensor
 from omg_ext.comprehension.places import Places
 from omg_ext.diffusers import Control, FaceModels, OMGOutput
 from omg_ext.diffusers.prompts import encode, time_ids
-from omg_ext.diffusers.residuals import IdentityControl
 from omg_ext.errors import OMGError
 from omg_ext.faces import places as places_of_faces
 from omg_ext.faces.analysis import FaceAnalyser
@@ -29,6 +28,7 @@ from omg_ext.faces.base import ConceptFace
 from omg_ext.faces.places import find_faces
 from omg_ext.faces.reference import mean_embedding, reference
 from omg_ext.faces.resampler import Resampler
+from omg_ext.unet.identity import IdentityControl
 from tests.diffusers_host import (
     LATENT,
     PROMPT,

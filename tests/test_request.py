@@ -203,6 +203,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "where: no object": (concept(where="left"), "concepts[0].where", "expected an object or null, got 'left'"),
     # faces
     "face: no text": (concept(face=1), "concepts[0].face", "expected text or a list or null, got 1"),
+    "face: empty": (concept(face=" "), "concepts[0].face", "it is empty; give a picture"),
     "face: none in a list": (concept(face=[]), "concepts[0].face", "the list is empty; give at least one entry"),
     "face: null in a list": (concept(face=["a", None]), "concepts[0].face[1]", "expected text, got null"),
     "face: negative number": (concept(face="a", face_index=-1), "concepts[0].face_index", "of at least 0, got -1"),
@@ -418,7 +419,7 @@ identitynets = st.tuples(st.floats(0.0, 3.0), edges).map(lambda net: IdentityNet
 def concepts(phrases: st.SearchStrategy[str], places: st.SearchStrategy[Where | None]) -> st.SearchStrategy[Concept]:
     return st.builds(Concept, prompt=filled, phrase=phrases, negative_prompt=st.none() | st.text(), where=places,
                      strength=fractions, cfg_scale=st.none() | st.floats(0.0, 100.0),
-                     face=st.none() | st.text() | st.lists(st.text(), min_size=1, max_size=2).map(tuple),
+                     face=st.none() | filled | st.lists(filled, min_size=1, max_size=2).map(tuple),
                      face_scale=st.floats(0.0, 3.0), identitynet=identitynets)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from PIL import Image
 from omg_ext.comprehension.masks import decode_mask, encode_mask
 from omg_ext.errors import OMGError
 from omg_ext.request import Concept, Request, Where, dump_request, parse_request
+from omg_ext.request.pictures import decode_picture, mark_of, rgb
 from omg_ext.webui.fields import (
     CONCEPT_FIELDS,
     GLOBAL_FIELDS,
@@ -49,7 +51,7 @@ concepts = st.fixed_dictionaries(
     {"prompt": words, "phrase": words},
     optional={"negative_prompt": st.text(), "where": places, "strength": fractions,
               "cfg_scale": st.one_of(scales, st.lists(scales, min_size=2, max_size=2)),
-              "lora_guidance": st.floats(0, 20), "face": st.text() | st.lists(st.text(), min_size=1, max_size=2),
+              "lora_guidance": st.floats(0, 20), "face": words | st.lists(words, min_size=1, max_size=2),
               "face_scale": st.floats(0, 3), "identitynet": st.fixed_dictionaries({}, optional={
                   "scale": st.floats(0, 3), "start": st.floats(0, 0.5), "end": st.floats(0.6, 1)})},
 )
@@ -73,10 +75,13 @@ def can_be_prefix(data: dict[str, Any]) -> bool:
     return "layout" not in data and data.get("blend_start", 0.5) >= 0.1
 
 
+def names_of(groups: int) -> list[str]:
+    return [f"concept{number}_{each.name}" if number else each.name for number, each in arg_fields(groups)]
+
+
 def accordion(groups: int = 2, **values):
     """Component values; ``concept1_phrase="man"`` and the like set some, the others are as at the start."""
-    named = {f"concept{number}_{each.name}" if number else each.name: each.default
-             for number, each in arg_fields(groups)}
+    named = dict(zip(names_of(groups), (each.default for _, each in arg_fields(groups)), strict=True))
     assert not values.keys() - named.keys()
     return list((named | {"enabled": True, "count": 1} | values).values())
 
@@ -106,7 +111,12 @@ def test_any_request_survives_the_accordion(request_, groups):
 
 @given(requests)
 def test_any_request_survives_the_infotext(request_):
+    """But that of photos a checksum is left."""
     text = through_infotext(infotext_value(request_))
+    concepts = [msgspec.structs.replace(each, face=each.face and (
+        mark_of(each.face) if isinstance(each.face, str) else tuple(map(mark_of, each.face))))
+        for each in request_.concepts]
+    request_ = msgspec.structs.replace(request_, concepts=tuple(concepts))
     assert parse_request(text) == request_
     assert parse_request(request_from_args(accordion(api=text))) == request_
 
@@ -266,6 +276,32 @@ def test_an_uploaded_picture_becomes_the_mask():
     np.testing.assert_array_equal(decode_mask(text, "mask"), pixels / 255)
 
 
+def test_a_photo_is_a_face_and_leaves_a_checksum():
+    """The same for the same pixels, from the page and from the API; put in again, the photo counts."""
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a"}
+    request_ = parse_request(request_from_args(accordion(
+        **values, concept1_face=photo, concept1_face_index="2nd from the left")))
+    only = request_.concepts[0]
+    np.testing.assert_array_equal(rgb(decode_picture(only.faces[0], "face")), pixels)
+    assert only.face_index == 1
+    file = io.BytesIO()
+    photo.save(file, "WebP", lossless=True)
+    mark = mark_of(base64.b64encode(file.getvalue()).decode())
+    text = infotext_value(request_)
+    assert json.loads(text)["concepts"][0]["face"] == mark
+    assert len(text) < 200
+    pasted = dict(zip(names_of(2), args_from_request(parse_request(text), 2), strict=True))
+    assert (pasted["api"], pasted["concept1_face"], pasted["concept1_face_mark"]) == ("", None, mark)
+    assert wanted(list(pasted.values()))["concepts"][0]["face"] == mark
+    with pytest.raises(OMGError, match="the picture is missing"):
+        decode_picture(mark, "concepts[0].face")
+    assert wanted(list({**pasted, "concept1_face": photo}.values()))["concepts"][0]["face"] == only.face
+    emptied = {**pasted, "concept1_face_mark": "", "concept1_face_index": "The largest"}
+    assert "face" not in wanted(list(emptied.values()))["concepts"][0]
+
+
 def test_the_options_of_the_detector():
     values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a"}
     args = accordion(**values, threshold=0.4, model="large", segmenter="fine")
@@ -283,6 +319,7 @@ def test_values_of_before_stay_where_they_were():
         "threshold", "model", "segmenter", "preview",
         "predict", "first_pass", *["lora_guidance", "cfg_end"] * 2,
         "control_concepts",
+        *["face_mark", "face", "face_index", "face_scale", "identity_scale", "identity_start", "identity_end"] * 2,
     ]
     assert [number for number, each in arg_fields(2) if each.name == "cfg_end"] == [1, 2]
 
@@ -347,4 +384,4 @@ def test_field_names_are_unique_and_every_field_is_explained():
     saved = [each.label for each in GLOBAL_FIELDS if each.saved]
     assert len(set(saved)) == len(saved), "the web UI keeps defaults by label"
     without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS) if not each.info}
-    assert without_help == {"enabled", "where_text", "mask_picture"}
+    assert without_help == {"enabled", "where_text", "mask_picture", "face"}

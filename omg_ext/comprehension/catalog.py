@@ -14,6 +14,7 @@ _ASSETS = "https://github.com/ultralytics/assets/releases/download"
 _ANTELOPE = f"{_HUB}/DIAMONIK7777/antelopev2/resolve/main"
 # tells of the licence: no commercial use
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
+_INSTANTID = f"{_HUB}/InstantX/InstantID"
 
 
 @dataclass(frozen=True)
@@ -86,5 +87,13 @@ CATALOG: dict[str, tuple[Download, ...]] = {
     "glintr100": (Download(
         "glintr100.onnx", f"{_ANTELOPE}/glintr100.onnx", _INSIGHTFACE, "antelopev2", 260_665_334,
         "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf"),),
+    "instantid-adapter": (Download(
+        "ip-adapter.bin", f"{_INSTANTID}/resolve/main/ip-adapter.bin", _INSTANTID, "InstantID", 1_691_134_141,
+        "02b3618e36d803784166660520098089a81388e61a93ef8002aa79a5b1c546e1"),),
+    "identitynet": (Download(
+        "diffusion_pytorch_model.safetensors",
+        f"{_INSTANTID}/resolve/main/ControlNetModel/diffusion_pytorch_model.safetensors", _INSTANTID,
+        "InstantID/ControlNetModel", 2_502_139_136,
+        "c8127be9f174101ebdafee9964d856b49b634435cf6daa396d3f593cf0bbbb05"),),
 }
 """By what they are: the files that are needed together, the one to look for first."""

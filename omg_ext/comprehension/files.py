@@ -20,18 +20,18 @@ _DEPTH = 3
 
 def files(models: Models, suffixes: Collection[str]) -> list[Path]:
     """All files with one of these suffixes, in the order of the search folders, then by name."""
-    return [path for folder in models.folders for path in _below(folder, _DEPTH)
+    return [path for folder in models.folders for path in below(folder)
             if path.suffix.lower() in suffixes]
 
 
 def named(folders: Sequence[Path], names: Collection[str]) -> list[Path]:
     """All files of one of these names, in the order of the folders."""
-    return [path for folder in folders for path in _below(folder, _DEPTH) if path.name in names]
+    return [path for folder in folders for path in below(folder) if path.name in names]
 
 
 def model_folders(models: Models, types: Collection[str]) -> list[Path]:
     """All folders as ``save_pretrained`` of transformers writes them, of one of these ``model_type``."""
-    return [path.parent for folder in models.folders for path in _below(folder, _DEPTH)
+    return [path.parent for folder in models.folders for path in below(folder)
             if path.name == "config.json" and model_type(path.parent) in types]
 
 
@@ -44,7 +44,7 @@ def model_type(folder: Path) -> str:
     return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
+def below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """The files of a folder, then those of the folders in it."""
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name.lower())
@@ -54,7 +54,7 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
     if depth > 1:
         for path in entries:
             if path.is_dir():
-                yield from _below(path, depth - 1)
+                yield from below(path, depth - 1)
 
 
 def chosen(paths: Sequence[Path], name: str, field: str) -> Path | None:

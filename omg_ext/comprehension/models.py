@@ -60,6 +60,7 @@ class Models:
         device: for their models.
         folders: where model files may lie, the first is OMG's own, into which new ones are put.
         face_folders: where those of insightface may lie besides.
+        control_folders: where those of InstantID may.
         is_keeping: whether models stay in memory after use.
         remedy: where people get what is missing, for messages.
     """
@@ -67,6 +68,7 @@ class Models:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folders: Sequence[Path] = ()
     face_folders: Sequence[Path] = ()
+    control_folders: Sequence[Path] = ()
     is_keeping: bool = False
     remedy: str = "Install packages with pip into the environment that runs this, with opencv-python<4.12 and numpy<2"
     _kept: dict[Hashable, Any] = field(default_factory=dict)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from diffusers import DiffusionPipeline
 
 from ..faces.base import ConceptFace
+from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, ConceptPrompt
 from ..request import Request
 from ..request.tags import Tag, also_in_main_prompt
 from ..unet.deltas import Sources, summed
-from .faces import ConceptFaces
 from .loras import LoraFiles, on_text_encoders, on_unet
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
 

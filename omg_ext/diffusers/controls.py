@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import OMGError
+from ..faces.base import steps_between
 from ..unet.calls import Row, Which, every_row
 from ..unet.patches import cross_attentions
 from .residuals import RowControl
@@ -54,11 +55,6 @@ class Control:
     def scales(self, steps: int) -> list[float]:
         """The scale at each step of the sampler, 0 where it does not act."""
         return steps_between(steps, self.start, self.end, self.scale)
-
-
-def steps_between(steps: int, start: float, end: float, scale: float) -> list[float]:
-    """A scale for each of so many steps, 0 in those that do not lie wholly between two fractions of them."""
-    return [0.0 if step / steps < start or (step + 1) / steps > end else scale for step in range(steps)]
 
 
 def row_controls(pipe: DiffusionPipeline, controls: Sequence[Control], size: tuple[int, int], batch: int,

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from safetensors.torch import load_file
-from torch import Tensor
 
 from ..comprehension import Models
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..faces.adapter import FaceAdapter
 from ..faces.analysis import FaceAnalyser
-from ..faces.base import Analysis, ConceptFace, DrawPoints, Face, Picture
+from ..faces.base import Analysis, ConceptFace, DrawPoints, Face, FloatArray, Picture
+from ..faces.concepts import drawn_points
 from ..faces.files import checked
 from ..faces.keypoints import draw
 from ..faces.reference import embedding_of
-from ..request import Concept, IdentityNet, Request
+from ..request import Concept
+from ..unet.identity import IdentityControl
 from ..unet.regions import Regions
-from .controls import check_model, steps_between
-from .residuals import IdentityControl
+from .controls import check_model
+from .residuals import CONTEXT, POOLED, asked
 
 _ADAPTERS = ("ip-adapter.bin", "ip-adapter.safetensors", "ip-adapter_instant_id_sdxl.bin",
              "ip-adapter_instant_id_sdxl.safetensors")
@@ -92,46 +93,31 @@ class FaceModels:
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptFaces:
-    """Loads the concepts' faces for one call of the pipeline.
-
-    Attributes:
-        models: None if the pipeline has none.
-        request: what the concepts ask for.
-        embeds: embeddings by concept's index, [E], which stand for its pictures.
-        steps: at how many timesteps the UNet is asked.
-    """
+class PipelineFaces:
+    """A pipeline's models of faces: see :class:`omg_ext.faces.concepts.Source`."""
 
     pipe: DiffusionPipeline
-    models: FaceModels | None
-    request: Request
-    embeds: Mapping[int, Tensor]
-    steps: int
+    models: FaceModels
 
-    def load(self, index: int) -> ConceptFace | None:
-        """One concept's; None if it has none, or all of it is off.
+    @property
+    def without_identitynet(self) -> str:
+        return "give FaceModels an identitynet" if self.models.identitynet is None else ""
 
-        Raises:
-            OMGError: models are missing or unfit, or a picture has no face.
-        """
-        concept, field = self.request.concepts[index], f"concepts[{index}]"
-        scales = self._scales(concept.identitynet)
-        if not self._has_face(index) or not (concept.face_scale or any(scales)):
-            return None
-        wished = concept.identitynet
-        if self.models is not None and self.models.identitynet is None and wished.scale and wished != IdentityNet():
-            raise OMGError(f"{field}.identitynet", "there is no model for it; give FaceModels an identitynet, or leave "
-                                                   "this out")
-        if self.models is None:
-            raise OMGError(f"{field}.face", "there is no model that draws it; give OMGPipeline faces=FaceModels(...)")
+    @property
+    def doubt(self) -> str:
+        return getattr(self.models.analysis, "doubt", "")
+
+    def adapter(self, field: str) -> FaceAdapter:
         adapter = self.models.read_adapter()
         adapter.check(self.pipe.unet, "faces.adapter")
-        if any(scales):
-            self.models.read_identitynet(self.pipe)
-            self._analysis("finds the face that IdentityNet draws")
-        tokens = self._tokens(concept, index, adapter)
-        return ConceptFace(tokens, adapter.prompt(self.pipe.unet, tokens, concept.face_scale)
-                           if concept.face_scale else None, scales)
+        return adapter
+
+    def check_identitynet(self, field: str) -> None:
+        self.models.read_identitynet(self.pipe)
+        self._analysis("finds the face that IdentityNet draws")
+
+    def embedding(self, concept: Concept, field: str) -> FloatArray:
+        return embedding_of(concept, field, self._analysis("reads whose face it is"))
 
     def find(self, picture: Picture) -> Sequence[Face]:
         """All faces in a picture [H, W, 3]."""
@@ -147,47 +133,13 @@ class ConceptFaces:
             size: height and width in pixels.
             regions: see :class:`IdentityControl`.
         """
-        assert self.models is not None
         model: Any = self.models.read_identitynet(self.pipe)
-        height, width = size
-        shown: dict[tuple[int, int], Tensor] = {}
-        for picture, of_picture in enumerate(places.points):
-            for concept, points in enumerate(of_picture):
-                if points is not None:
-                    drawn = self.models.draw_points(points * np.array([width, height], np.float32), size)
-                    pixels = torch.from_numpy(np.ascontiguousarray(drawn)).permute(2, 0, 1).float() / 255
-                    shown[picture, concept] = pixels.to(self.pipe._execution_device, model.dtype)
-        return IdentityControl(model, faces, shown, regions)
-
-    def warnings(self, index: int) -> list[str]:
-        """What the user should know of a concept's face."""
-        concept, told = self.request.concepts[index], []
-        doubt = getattr(self.models and self.models.analysis, "doubt", "")
-        if doubt and concept.faces and index not in self.embeds:
-            told.append(f"concepts[{index}].face: {doubt}")
-        scales = self._scales(concept.identitynet)
-        if self._has_face(index) and concept.identitynet.scale and scales and not any(scales):
-            told.append(f"concepts[{index}].identitynet: none of the {self.steps} steps lies wholly between its start "
-                        "and its end, so it did nothing; widen the span, or take more steps")
-        return told
-
-    def _has_face(self, index: int) -> bool:
-        return bool(self.request.concepts[index].faces) or index in self.embeds
-
-    def _scales(self, wished: IdentityNet) -> list[float]:
-        has_one = self.models is not None and self.models.identitynet is not None
-        return steps_between(self.steps, wished.start, wished.end, wished.scale) if has_one else []
+        shown = drawn_points(places.points, size, self.models.draw_points)
+        pictures = {key: picture.to(self.pipe._execution_device, model.dtype) for key, picture in shown.items()}
+        return IdentityControl(partial(asked, model), CONTEXT, POOLED, faces, pictures, regions)
 
     def _analysis(self, what: str) -> Analysis:
-        assert self.models is not None
         return self.models.read_analysis(self.pipe._execution_device, what)
-
-    def _tokens(self, concept: Concept, index: int, adapter: FaceAdapter) -> Tensor:
-        if index in self.embeds:
-            return adapter.tokens(self.embeds[index], f"face_embeds[{index}]")
-        analysis = self._analysis("reads whose face it is")
-        embedding = embedding_of(concept, f"concepts[{index}]", analysis)
-        return adapter.tokens(torch.from_numpy(embedding), f"concepts[{index}].face")
 
 
 def _in_folder(path: str | Path, names: Sequence[str], field: str) -> Path:

@@ -26,6 +26,7 @@ from ..unet.deltas import Sources
 from ..unet.patches import Patches
 from ..unet.regions import Regions
 from .concepts import Loader
+from .faces import PipelineFaces
 from .prompts import words
 from .residuals import RowControl, RowControls
 
@@ -45,6 +46,7 @@ class DiffusersHost:
         noise: initial latents of unit variance, [B, C, h, w].
         size: height and width in pixels.
         controls: ControlNets that act while it samples.
+        drawing: the models of faces.
     """
 
     pipe: DiffusionPipeline
@@ -59,6 +61,7 @@ class DiffusersHost:
     noise: Tensor
     size: tuple[int, int]
     controls: Sequence[RowControl] = ()
+    drawing: PipelineFaces | None = None
     stopped = False
     tag_arguments = ()
     context_name = "encoder_hidden_states"
@@ -152,11 +155,13 @@ class DiffusersHost:
         return np.asarray(decode(self.pipe, latents[picture:picture + 1])[0])
 
     def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
-        return self.loader.faces.find(picture)
+        assert self.drawing is not None  # it has loaded the concepts' faces
+        return self.drawing.find(picture)
 
     def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
              regions: Regions | None) -> None:
-        RowControls(patches, [self.loader.faces.control(faces, places, self.size, regions)])
+        assert self.drawing is not None
+        RowControls(patches, [self.drawing.control(faces, places, self.size, regions)])
 
     def _global_rows(self, guided: bool) -> tuple[list[Row], dict[str, Tensor]]:
         """What the global rows are, and their conditioning: conditional ones first."""

@@ -21,13 +21,14 @@ from ..comprehension import Models
 from ..comprehension.overlay import overlay
 from ..comprehension.places import Finding
 from ..errors import OMGError
+from ..faces.concepts import ConceptFaces
 from ..passes.memory import Memory
 from ..passes.session import Drawn, Session
 from ..request import Layout, Request, parse_request
 from ..request.tags import parse_tags, refuse_tags
 from .concepts import Loader, networks
 from .controls import Control, never_acting, row_controls
-from .faces import ConceptFaces, FaceModels
+from .faces import FaceModels, PipelineFaces
 from .host import DiffusersHost, decode, scheduler_of
 from .loras import LoraFiles, LoraSource
 from .prompts import PromptEmbeds, check_embeds, encode, time_ids
@@ -157,12 +158,13 @@ class OMGPipeline:
                 latents = randn_tensor(shape, generators, device=self._device, dtype=self.pipe.unet.dtype)
             request = _with_negatives(request, concept_embeds or {}, embeds)
             self._models.device = self._device
+            drawing = None if self._faces is None else PipelineFaces(self.pipe, self._faces)
             loader = Loader(self.pipe, self._files, request, size, negative_prompt, style_text, tags,
                             concept_embeds or {},
-                            ConceptFaces(self.pipe, self._faces, request, face_embeds or {}, asked))
+                            ConceptFaces(drawing, self.pipe.unet, request.concepts, face_embeds or {}, asked))
             host = DiffusersHost(self.pipe, loader, text, embeds.conditioning(batch_size, time_ids(*size, embeds)),
                                  style_unet, steps, eta, cfg_scale, generators,
-                                 latents.to(self._device, self.pipe.unet.dtype), size, acting)
+                                 latents.to(self._device, self.pipe.unet.dtype), size, acting, drawing)
             session = Session(host, request, self._memory, self._models)
             drawn = _drawn(session, request)
             drawn.warnings.extend(never_acting(controls, asked))

@@ -10,13 +10,11 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from ..faces.base import ConceptFace
-from ..unet.calls import RegionalCall, UNetCall, Which, select
-from ..unet.image_prompts import COND, UNCOND
+from ..unet.calls import UNetCall, Which, select
+from ..unet.identity import IdentityControl
 from ..unet.patches import Args, Kwargs, Patches
-from ..unet.regions import Regions
 
-_CONTEXT, _POOLED = "encoder_hidden_states", "text_embeds"
+CONTEXT, POOLED = "encoder_hidden_states", "text_embeds"
 _DOWN, _MIDDLE = "down_block_additional_residuals", "mid_block_additional_residual"
 
 
@@ -56,66 +54,6 @@ class RowControl:
         return [_placed(residual, runs, len(call.rows)) for residual in each]
 
 
-@dataclass(frozen=True, eq=False)
-class IdentityControl:
-    """InstantID's ControlNet on the rows of concepts in whose place a face was found.
-
-    It attends to the tokens of the concept's face, not to a prompt. In a row of all concepts it is asked for each
-    concept by itself, and acts in that one's place: ``sum_i M_i r_i``.
-
-    Attributes:
-        model: as in :class:`RowControl`.
-        faces: of each concept.
-        pictures: of key points, by picture of the batch and concept: [channels, H, W], in its type and on its device.
-        regions: M_i; None if concepts have rows of their own.
-    """
-
-    model: ControlNetModel
-    faces: Sequence[ConceptFace | None]
-    pictures: Mapping[tuple[int, int], Tensor]
-    regions: Regions | None
-
-    def acts_in(self, call: UNetCall) -> bool:
-        """See :class:`RowControl`."""
-        return any(self._rows(call, concept) for concept in range(len(self.faces)))
-
-    def residuals(self, call: UNetCall, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
-        """See :class:`RowControl`."""
-        sums: list[Tensor] = []
-        # one concept after the other: so the rows of one do not hang on the others, not even by rounding, and there are
-        # no more of them at once than the UNet has
-        for concept in range(len(self.faces)):
-            rows = self._rows(call, concept)
-            each = self._of_concept(call, concept, rows, *select([x, t, cond], rows)) if rows else []
-            sums = sums or [residual.new_zeros(len(call.rows), *residual.shape[1:]) for residual in each]
-            for total, residual in zip(sums, each, strict=bool(each)):
-                maps = None if self.regions is None else self.regions.of_concepts(call, total)[:, concept].unsqueeze(1)
-                for own, row in zip(residual, rows, strict=True):
-                    total[row] += own if maps is None else own * maps[row]
-        return sums
-
-    def _of_concept(self, call: UNetCall, concept: int, rows: Sequence[int], x: Tensor, t: Tensor,
-                    cond: Mapping[str, Tensor]) -> list[Tensor]:
-        """Its residuals in some rows of the call, of which the inputs are."""
-        face, chosen = self.faces[concept], [call.rows[row] for row in rows]
-        assert face is not None
-        own = {**cond, _CONTEXT: torch.stack([face.tokens[UNCOND if row.part is None else COND] for row in chosen])}
-        if isinstance(call, RegionalCall) and call.pooled:
-            own[_POOLED] = torch.stack([call.pooled[row, concept] for row in chosen])
-        pictures = torch.stack([self.pictures[row.picture, concept] for row in chosen])
-        return asked(self.model, x, t, own, pictures, face.scales[call.step])
-
-    def _rows(self, call: UNetCall, concept: int) -> list[int]:
-        """A concept's rows in which it is asked, or those of all concepts in which this one has a place."""
-        face = self.faces[concept]
-        if face is None or not face.scales or not face.scales[call.step]:
-            return []
-        rows = ([place.row for place in call.places if place.concept == concept] if isinstance(call, RegionalCall)
-                else [number for number, row in enumerate(call.rows) if row.concept == concept])
-        return [row for row in rows
-                if (call.rows[row].picture, concept) in self.pictures and not call.rows[row].is_bare]
-
-
 def asked(model: ControlNetModel, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], pictures: Tensor,
           scale: float = 1.0, guesses: bool = False) -> list[Tensor]:
     """What a ControlNet adds to each skip connection and, at last, to the middle block, in the type of ``x``.
@@ -126,9 +64,9 @@ def asked(model: ControlNetModel, x: Tensor, t: Tensor, cond: Mapping[str, Tenso
         scale, guesses: see :class:`RowControl`.
     """
     kind = model.dtype
-    added = {name: tensor.to(kind) for name, tensor in cond.items() if name != _CONTEXT}
+    added = {name: tensor.to(kind) for name, tensor in cond.items() if name != CONTEXT}
     down, middle = model(
-        x.to(kind), t, encoder_hidden_states=cond[_CONTEXT].to(x.device, kind), controlnet_cond=pictures,
+        x.to(kind), t, encoder_hidden_states=cond[CONTEXT].to(x.device, kind), controlnet_cond=pictures,
         conditioning_scale=scale, guess_mode=guesses, added_cond_kwargs=added or None, return_dict=False)
     return [residual.to(x.dtype) for residual in (*down, middle)]
 
@@ -146,7 +84,7 @@ class RowControls:
 
     def _enter(self, call: UNetCall, unet: nn.Module, args: Args, kwargs: Kwargs) -> tuple[UNetCall, Args, Kwargs]:
         x, t = args
-        cond = {_CONTEXT: kwargs[_CONTEXT], **(kwargs["added_cond_kwargs"] or {})}
+        cond = {CONTEXT: kwargs[CONTEXT], **(kwargs["added_cond_kwargs"] or {})}
         each = [control.residuals(call, x, t, cond) for control in self._controls if control.acts_in(call)]
         if not each:
             return call, args, kwargs

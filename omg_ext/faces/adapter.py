@@ -139,8 +139,10 @@ def _read(path: Path, field: str) -> dict[str, Tensor]:
         except (safetensors.SafetensorError, OSError) as error:
             raise OMGError(field, f"{path.name} is not a readable safetensors file ({error}); get it again") from None
     try:
-        # mapped, a file of gigabytes takes no memory of the process's own
-        data = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # not as `torch.load`: the web UI puts a check of its own there, which gives nothing for files of newer torch.
+        # Mapped, a file of gigabytes takes no memory of the process's own
+        data = torch.serialization.load(str(path), map_location="cpu", weights_only=True,
+                                        mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise OMGError(field, f"{path.name} is damaged, or holds more than tensors, which is not read because it could "
                               "run code; get it again from its publisher, or take the .safetensors file") from None

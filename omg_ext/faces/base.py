@@ -72,3 +72,12 @@ class ConceptFace:
     def is_posed(self) -> bool:
         """Whether IdentityNet acts, which goes by where the face is."""
         return any(self.scales)
+
+    def scale(self, step: int) -> float:
+        """Of IdentityNet's residuals at a step. Samplers that choose their steps as they go end with the last one's."""
+        return self.scales[min(step, len(self.scales) - 1)] if self.scales else 0.0
+
+
+def steps_between(steps: int, start: float, end: float, scale: float) -> list[float]:
+    """A scale for each of so many steps, 0 in those that do not lie wholly between two fractions of them."""
+    return [0.0 if step / steps < start or (step + 1) / steps > end else scale for step in range(steps)]

@@ -1,4 +1,5 @@
-"""What reading faces takes: the package insightface, and of its models antelopev2 the two that InstantID needs.
+"""What faces take. To read them: the package insightface, and of its models antelopev2 the two that InstantID needs.
+To draw them, in a host that looks for files itself: InstantID's two.
 
 The recogniser decides: InstantID's image prompt has learnt from the embeddings of antelopev2's, and reads no other's.
 """
@@ -6,12 +7,13 @@ The recogniser decides: InstantID's image prompt has learnt from the embeddings 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from ..comprehension.catalog import CATALOG, Download
-from ..comprehension.files import file_need, named, package
+from ..comprehension.files import below, file_need, named, package
 from ..comprehension.models import Models, Need, require
 from ..errors import OMGError
 
@@ -24,8 +26,51 @@ _DETECTORS = (DETECTION.name, "det_10g.onnx")
 _OTHERS = {260_694_151: "AuraFace's recogniser", 174_383_860: "the recogniser of buffalo_l (w600k_r50.onnx)"}
 
 
+# InstantID's files are told by "instant ID" in their name or their folder's
+_INSTANTID, _ADAPTER = re.compile(r"instant[-_ ]?id", re.IGNORECASE), re.compile(r"ip[-_]adapter", re.IGNORECASE)
+_ADAPTERS, _IDENTITYNETS = (".bin", ".safetensors"), (".safetensors",)
+
+
+def drawing_needs(models: Models) -> list[Need]:
+    """All that a face takes, to be read and to be drawn."""
+    return [*needs(models), adapter_need(models), identitynet_need(models)]
+
+
+def adapter_need(models: Models) -> Need:
+    """InstantID's image prompt adapter."""
+    return file_need(models, find_instantid(models)[0], "instantid-adapter")
+
+
+def identitynet_need(models: Models) -> Need:
+    """InstantID's ControlNet."""
+    return file_need(models, find_instantid(models)[1], "identitynet")
+
+
+def find_instantid(models: Models) -> tuple[Path | None, Path | None]:
+    """The files of image prompt adapter and IdentityNet, in the order of the folders; None for what is missing."""
+    paths = [path for folder in (*models.folders, *models.control_folders) for path in below(folder)
+             if _INSTANTID.search(f"{folder.name}/{path.relative_to(folder)}")]
+    return (next((path for path in paths if path.suffix in _ADAPTERS and _ADAPTER.search(path.name)), None),
+            next((path for path in paths if path.suffix in _IDENTITYNETS and not _ADAPTER.search(path.name)), None))
+
+
+def checked_adapter(models: Models, field: str) -> Path:
+    """The file of the image prompt adapter.
+
+    Args:
+        field: of the request, for the error.
+
+    Raises:
+        OMGError: there is none.
+    """
+    need = adapter_need(models)
+    require(NAME, [need], models.remedy, field)
+    assert need.path is not None  # `require` has seen to it
+    return need.path
+
+
 def needs(models: Models) -> list[Need]:
-    """The packages and the two files. A recogniser that is known to be another one is none."""
+    """What reading takes: the packages and the two files. A recogniser that is known to be another one is none."""
     detector, recogniser = find(models)
     return [package("insightface>=1,<3", "insightface"), package("onnxruntime>=1.17,<2", "onnxruntime"),
             file_need(models, detector, "scrfd"), file_need(models, recogniser, "glintr100")]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 import struct
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,33 @@ from ..errors import OMGError
 
 MAX_PIXELS = 4096 * 4096
 _DATA_PREFIX = re.compile(r"data:[^,]*,")
+_MARK = re.compile(r"sha256:[0-9a-f]{10}")
 # what Pillow raises for damaged files, beside its own kinds of OSError
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+
+def mark_of(text: str) -> str:
+    """What stands for a picture where it is not kept: the beginning of its pixels' checksum.
+
+    The same picture has the same mark in whatever file; what is no picture has that of its text.
+    """
+    return text if is_mark(text) else _marked(text)
+
+
+def is_mark(text: str) -> bool:
+    """Whether a text stands for a picture that was not kept."""
+    return _MARK.fullmatch(text) is not None
+
+
+# large texts, and asked for several times in a run
+@lru_cache(maxsize=16)
+def _marked(text: str) -> str:
+    try:
+        pixels = rgb(decode_picture(text, "picture"))
+        digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes())
+    except OMGError:
+        digest = hashlib.sha256(text.encode())
+    return f"sha256:{digest.hexdigest()[:10]}"
 
 
 def decode_picture(text: str, field: str) -> Image.Image:
@@ -27,8 +54,11 @@ def decode_picture(text: str, field: str) -> Image.Image:
 
     Raises:
         OMGError: the text is not base64, no such picture, damaged, or larger than :data:`MAX_PIXELS` (found in the
-            header, before anything is decoded).
+            header, before anything is decoded); or it is a mark (:func:`mark_of`).
     """
+    if is_mark(text):
+        raise OMGError(field, f"the picture is missing: infotexts keep its checksum alone, {text}; put the picture in "
+                              "again, or leave it out")
     data = _bytes(text, field)
     kind = _kind(data, field)
     try:

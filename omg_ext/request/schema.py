@@ -120,7 +120,8 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         identitynet: see :class:`IdentityNet`.
 
     Raises:
-        OMGError: naming ``phrase`` if it is blank and needed, or ``face_index`` if there is no face.
+        OMGError: naming ``phrase`` if it is blank and needed, ``face`` if one of its pictures is,
+            or ``face_index`` if there is no face.
     """
 
     prompt: str
@@ -149,6 +150,8 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         if self.needs_detection and not self.phrase.strip():
             raise OMGError("phrase", "say what to look for in the picture (for example man), "
                                      "or give where.box or where.mask")
+        if any(not picture.strip() for picture in self.faces):
+            raise OMGError("face", "it is empty; give a picture, or leave it out")
         if self.face_index is not None and self.face is None:
             raise OMGError("face_index", "there is no face to choose from; give its picture as face, or leave this out")
 

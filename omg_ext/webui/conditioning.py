@@ -76,9 +76,7 @@ def encode(p: Any, prompts: Sequence[str], negatives: Sequence[str] | None) -> E
     if p.is_hr_pass:  # as the web UI's calculate_hr_conds
         size = {"width": p.hr_upscale_to_x, "height": p.hr_upscale_to_y}
         global_negatives = p.hr_negative_prompts
-        sampler = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
-        steps = p.hr_second_pass_steps or p.steps
-        hires_steps = sampler.total_steps(steps) if sampler else steps
+        hires_steps = steps_of_pass(p)
     conds = prompt_parser.SdConditioning(prompts, **size)
     unconds = prompt_parser.SdConditioning(global_negatives if negatives is None else negatives, **size,
                                            is_negative_prompt=True)
@@ -87,6 +85,15 @@ def encode(p: Any, prompts: Sequence[str], negatives: Sequence[str] | None) -> E
         return EncodedPrompts(
             prompt_parser.get_multicond_learned_conditioning(shared.sd_model, conds, *schedule),
             prompt_parser.get_learned_conditioning(shared.sd_model, unconds, *schedule))
+
+
+def steps_of_pass(p: Any) -> int:
+    """How often the pass at hand asks its denoiser, which counts so: some samplers do so twice a step."""
+    if not p.is_hr_pass:
+        return int(p.firstpass_steps)
+    sampler = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
+    steps = p.hr_second_pass_steps or p.steps
+    return int(sampler.total_steps(steps)) if sampler else int(steps)
 
 
 def forget_kept() -> None:

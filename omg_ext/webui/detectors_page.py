@@ -21,11 +21,10 @@ from . import packages
 from .models import models
 from .settings import SECTION
 
-ABOUT = """A detector finds in the first picture who is where; face is for concepts with a photo of a face, which only
-the Python pipeline draws so far. Nothing is installed or downloaded unless you press the button. Packages are added
-beside what the web UI has; where that is impossible, nothing changes. Some model files are pickles (.pt), which can run
-code when they are loaded: take them from sources you trust. The models for faces are free for non-commercial research
-only."""
+ABOUT = """A detector finds in the first picture who is where; face is for concepts with a photo of a face. Nothing is
+installed or downloaded unless you press the button. Packages are added beside what the web UI has; where that is
+impossible, nothing changes. Some model files are pickles (.pt), which can run code when they are loaded: take them from
+sources you trust. The models that read faces are free for non-commercial research only."""
 NO_ACCESS = ("This web UI is started with --share, --listen or a like option, so packages cannot be installed from the "
              "page; start it with --enable-insecure-extension-access, or install them by hand.")
 NOTHING = "{detector} has all it needs."
@@ -181,7 +180,7 @@ def _needs() -> dict[str, list[Need]]:
     options, tools = Detect(), models()
     found = {name: [need for need in detector.needs(options, tools) if need.kind != "place"]
              for name, detector in DETECTORS.items()}
-    return {**found, faces.NAME: faces.needs(tools)}
+    return {**found, faces.NAME: faces.drawing_needs(tools)}
 
 
 def _state(needs: Sequence[Need]) -> str:

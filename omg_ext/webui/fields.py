@@ -46,7 +46,7 @@ class Field:
     default: Any = ""
     path: tuple[str | int, ...] = ()
     optional: bool = False
-    choices: tuple[tuple[str, str], ...] = ()
+    choices: tuple[tuple[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     panel: str = ""
@@ -185,6 +185,7 @@ def choice_of(kind: str) -> str:
 
 FIND = "How to find them"
 BLEND = "Blending, layout and mask edges"
+FACE = "Face from a photo"
 MORE = "Negative prompt, strength, CFG scale, LoRA guidance"
 PREVIEW, NO_PREVIEW = "omg preview: yes", "omg preview: no"
 """What the page sends in the field ``preview``: see ``javascript/omg_preview.js``, which puts the one for the other."""
@@ -248,6 +249,22 @@ CONCEPT_FIELDS = (
           "The whole scene once more, with this one's trigger word and LoRA, and no other's.", path=("prompt",),
           options={"lines": 2}, examples=("photo of sks man and a woman at the beach <lora:sks_man:1>",
                                           "photo of a man and zwx woman at the beach <lora:zwx_woman:1>"), saved=False),
+    Field("face_mark", "text", "Photo that is missing",
+          "A picture's file keeps no photo of a face, only this sum of it. Put it in again, below, or empty this.",
+          options={"visible": False, "max_lines": 1}, saved=False, since=4),
+    Field("face", "photo", "Photo", default=None, panel=FACE, saved=False, since=4),
+    _of_concept("face_index", "dropdown", "Which face", "If the photo shows several.", "face_index", optional=True,
+                choices=(("The largest", None), *((f"{number} from the left", index) for index, number in enumerate(
+                    ("1st", "2nd", "3rd", "4th", "5th", "6th")))), panel=FACE, row=1, saved=False, since=4),
+    _of_concept("face_scale", "slider", "Face strength", "How much it looks like the photo. 0: off.", "face_scale",
+                options=_slider(0, 3), panel=FACE, row=1, saved=False, since=4),
+    _of_concept("identity_scale", "slider", "Face pose strength",
+                "Holds the face where the first picture has one. 0: off.", "identitynet.scale", options=_slider(0, 3),
+                panel=FACE, row=2, saved=False, since=4),
+    _of_concept("identity_start", "slider", "Face pose from", "Part of the steps.", "identitynet.start",
+                options=_slider(0, 1), panel=FACE, row=2, saved=False, since=4),
+    _of_concept("identity_end", "slider", "Face pose until", "Part of the steps.", "identitynet.end",
+                options=_slider(0, 1), panel=FACE, row=2, saved=False, since=4),
     Field("negative_prompt", "prompt", "Negative prompt", "Empty: that of the picture.", path=("negative_prompt",),
           optional=True, panel=MORE, saved=False),
     _of_concept("strength", "slider", "Strength", "1: all of it, 0: none.", "strength", options=_slider(0, 1),

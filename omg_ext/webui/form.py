@@ -12,6 +12,7 @@ import msgspec
 
 from ..errors import OMGError
 from ..request import Concept, Request, dump_request, parse_request
+from ..request.pictures import is_mark
 from .fields import (
     CONCEPT_FIELDS,
     GLOBAL_FIELDS,
@@ -90,7 +91,7 @@ def _without_empty_place(values: Values, detector: str) -> Values:
 def args_from_request(request: Request, groups: int) -> list[Any]:
     """The component values, in the order of :func:`request_from_args`, that ask for this request.
 
-    A mask is its base64 text; :mod:`.ui` makes a picture of it.
+    A mask is its base64 text, and so is the photo of a face; :mod:`.ui` makes pictures of them.
 
     Args:
         groups: number of concept groups in the accordion. A request that the fields cannot show (more concepts than
@@ -140,6 +141,9 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
         raise OMGError(f"concepts[{index}]",
                        f"{name} is empty: fill in its phrase and prompt, or lower the number of concepts")
     concept = _gather(CONCEPT_FIELDS, values, index)
+    photo = values["face"]
+    if face := values["face_mark"] if photo is None else photo if isinstance(photo, str) else _png_text(photo):
+        concept["face"] = face
     place = next((place for place in PLACES if place.choice == values["where"]), None)
     if place is None:
         raise OMGError(f"concepts[{index}].where", f"{name}: choose one of {', '.join(p.choice for p in PLACES)}")
@@ -165,6 +169,8 @@ def _where_value(where: str, name: str, place: Place, values: Values) -> Any:
 def _concept_values(concept: Concept) -> Values:
     """The opposite of :func:`_concept`."""
     values = _spread(CONCEPT_FIELDS, concept)
+    if isinstance(concept.face, str):
+        values["face_mark" if is_mark(concept.face) else "face"] = concept.face
     if concept.where is not None:
         place = next(place for place in PLACES if place.kind == concept.where.kind)
         values["where"] = place.choice

@@ -17,6 +17,7 @@ from ..comprehension.phrases import Stage
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..faces.base import ConceptFace, Face
+from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
@@ -24,9 +25,10 @@ from ..unet.deltas import Sources
 from ..unet.patches import Patches
 from ..unet.regions import Regions
 from .block_weights import ARGUMENTS
-from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words, wordings
+from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words, steps_of_pass, wordings
 from .controlnet import Units
 from .denoiser import tapped
+from .faces import Faces
 from .neighbours import Counters, refuse, refuse_negative_weights, scripts_of
 from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
 
@@ -47,8 +49,8 @@ class WebUIConcept:
     prompts: EncodedPrompts
     bare_prompts: EncodedPrompts
     denoiser: Any
+    face: ConceptFace | None
     warnings: Sequence[str] = ()
-    face = None
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return self.prompts.at(step, self.denoiser)
@@ -64,6 +66,7 @@ class WebUIHost:
         p: the web UI's processing object.
         sample: runs the sampler that it is about to use once, from the start.
         kept: networks that were read before.
+        models_of_faces: those that were read before.
         concept_prompts: each concept's for all pictures of all batches.
         asked: what the user asks for.
 
@@ -71,12 +74,13 @@ class WebUIHost:
         OMGError: the model or a setting is out of OMG's reach.
     """
 
-    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
+    def __init__(self, p: Any, sample: Sample, kept: Kept, models_of_faces: Faces, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         _check(p)
-        _refuse_faces(asked)
         refuse(p, asked)
         self._p, self._sample, self._kept, self._concept_prompts = p, sample, kept, concept_prompts
+        self._asked, self._models_of_faces = asked, models_of_faces
+        self._faces = ConceptFaces(models_of_faces, self.unet, asked.concepts, {}, steps_of_pass(p))
         self._samplings = 0
         self._counters, self._units = Counters(p), Units(scripts_of(p), asked.control_concepts)
         self.style: Sources = {}
@@ -133,8 +137,12 @@ class WebUIHost:
         add_hashes(self._p, nets)
         warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
                     if file_of(net) in in_main_prompt]
-        return WebUIConcept(on_unet(nets, concept.field), bool(nets), prompts, bare, self._p.sampler.model_wrap_cfg,
-                            warnings)
+        face = self._faces.load(concept.index)
+        warnings += self._faces.warnings(concept.index)
+        if face is not None and self._asked.concepts[concept.index].identitynet.scale and self._models_of_faces.note:
+            warnings.append(f"concepts[{concept.index}].identitynet: {self._models_of_faces.note}")
+        return WebUIConcept(on_unet(nets, concept.field), bool(nets) or face is not None, prompts, bare,
+                            self._p.sampler.model_wrap_cfg, face, warnings)
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1
@@ -143,7 +151,10 @@ class WebUIHost:
             self._counters.put_back()
         with (tapped(self._p.sampler.model_wrap_cfg, tap),
               self._units.following(tap.patches)):
-            return self._sample()
+            try:
+                return self._sample()
+            finally:
+                self._models_of_faces.rest()
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
         return as_host_conditioning(cond, like, rows)
@@ -178,22 +189,13 @@ class WebUIHost:
         return (255.0 * pixels.permute(1, 2, 0).numpy()).astype(np.uint8)
 
     def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
-        return ()
+        return self._models_of_faces.find(picture)
 
     def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
              regions: Regions | None) -> None:
-        """Nothing: requests with faces are refused."""
-
-
-def _refuse_faces(asked: request.Request) -> None:
-    """
-    Raises:
-        OMGError: a concept has a face, which is not drawn here yet.
-    """
-    for index, concept in enumerate(asked.concepts):
-        if concept.face is not None:
-            raise OMGError(f"concepts[{index}].face", "faces are not drawn in the web UI yet, only by the Python "
-                                                      "pipeline; leave it out, or take a LoRA")
+        height, width = self.latent_size  # of this pass, unlike `size`, which is that of the first
+        size = height * processing.opt_f, width * processing.opt_f
+        self._models_of_faces.pose(patches, faces, places, size, regions)
 
 
 def _check(p: Any) -> None:

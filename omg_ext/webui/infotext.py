@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from ..comprehension.masks import shrink_mask_text
-from ..request import Request, Where
+from ..request import Concept, Request, Where
+from ..request.pictures import mark_of
 from .form import request_text
 
 KEY = "OMG"
@@ -20,12 +21,20 @@ FOUND = "OMG found"
 
 
 def infotext_value(request: Request) -> str:
-    """The request as compact JSON, defaults left out and given masks scaled down to a few kilobytes each.
+    """The request as compact JSON, defaults left out, given masks scaled down to a few kilobytes each, and of photos of
+    faces a checksum alone.
 
     The host quotes it (it holds commas and colons); :func:`omg_ext.request.parse_request` reads it back.
     """
-    concepts = tuple(msgspec.structs.replace(concept, where=_shrunk(concept.where)) for concept in request.concepts)
+    concepts = tuple(msgspec.structs.replace(concept, where=_shrunk(concept.where), face=_marks(concept))
+                     for concept in request.concepts)
     return request_text(msgspec.structs.replace(request, concepts=concepts))
+
+
+def _marks(concept: Concept) -> str | tuple[str, ...] | None:
+    """What stands for the photos of its face."""
+    marks = tuple(mark_of(text) for text in concept.faces)
+    return marks[0] if isinstance(concept.face, str) else marks or None
 
 
 def picture_infotext(text: str, title: str) -> str:

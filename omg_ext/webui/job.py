@@ -22,6 +22,7 @@ from ..passes.noise import Noise
 from ..passes.session import Session
 from ..request import Request
 from . import settings
+from .faces import Faces
 from .host import Sample, WebUIHost
 from .infotext import WHO_IS_WHERE, infotext_value
 from .models import models
@@ -58,6 +59,7 @@ class Job:
         p: the web UI's processing object.
         memory: budgets, and the numbers of rows that were found to fit.
         kept: networks that were read, for this model.
+        faces: models of faces that were read, for this model.
         prompts: each concept's for all pictures of all batches, once the first is drawn.
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
@@ -68,6 +70,7 @@ class Job:
     p: weakref.ref[Any]
     memory: Memory = field(default_factory=settings.memory)
     kept: Kept = field(default_factory=Kept)
+    faces: Faces = field(default_factory=Faces)
     model: weakref.ref[Any] = field(default_factory=lambda: weakref.ref(shared.sd_model))
     prompts: list[Prompts] = field(default_factory=list)
     places: Places | None = None
@@ -82,7 +85,7 @@ class Job:
         if job is None or job.p() is not p:
             job = p.omg_job = cls(weakref.ref(p))
         if job.model() is not shared.sd_model:
-            job.kept, job.model = Kept(), weakref.ref(shared.sd_model)
+            job.kept, job.faces, job.model = Kept(), Faces(), weakref.ref(shared.sd_model)
         return job
 
     def draw(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
@@ -188,7 +191,7 @@ class Job:
 
     def _host(self, request: Request, sample: Sample) -> WebUIHost:
         self.has_drawn = True
-        return WebUIHost(self._processing, sample, self.kept, self._prompts(request), request)
+        return WebUIHost(self._processing, sample, self.kept, self.faces, self._prompts(request), request)
 
     def _prompts(self, request: Request) -> list[Prompts]:
         if not self.prompts:

@@ -26,6 +26,10 @@ def models() -> Models:
                        Path(paths.extensions_dir) / "sd-webui-segment-anything" / "models"]
     _MODELS.face_folders = [folder / "insightface" / "models" for folder in (
         Path(paths.models_path), _annotators(), _preprocessors())]
+    _MODELS.control_folders = [Path(folder) for folder in (
+        Path(paths.models_path) / "ControlNet", Path(paths.models_path) / "InstantID",
+        Path(paths.extensions_dir) / "sd-webui-controlnet" / "models",
+        getattr(shared.cmd_opts, "controlnet_dir", None), shared.opts.data.get("control_net_models_path")) if folder]
     return _MODELS
 
 

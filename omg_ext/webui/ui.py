@@ -16,8 +16,10 @@ from ..comprehension import DETECTORS
 from ..comprehension.masks import decode_mask
 from ..errors import OMGError
 from ..request import parse_request
-from . import infotext, preview_page, settings
+from ..request.pictures import decode_picture, rgb
+from . import face_page, infotext, preview_page, settings
 from .fields import (
+    FACE,
     FIND,
     GLOBAL_FIELDS,
     NO_PREVIEW,
@@ -35,6 +37,8 @@ __all__ = ["build", "request_from_args"]
 Component = Any
 Components = dict[str, Component]
 """Components by field name."""
+# no field: what is seen in a photo
+FACE_FOUND = "face_found"
 
 HINT = """<ol>
 <li><b>The prompt at the top of the page</b> describes the whole scene in plain words, without the characters' LoRAs:
@@ -49,7 +53,10 @@ other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man
 HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i>contrast</i> needs nothing more: it
 looks at the finished picture a second time, which costs as much as twelve steps for two concepts, and sees shapes.
 <i>attention</i> costs nothing and finds things roughly. <i>painted</i> seeks nothing: every concept then needs a box or
-a mask. The others need models and packages: <b>Settings &gt; OMG &gt; Detectors</b> says which, and gets them.</p>"""}
+a mask. The others need models and packages: <b>Settings &gt; OMG &gt; Detectors</b> says which, and gets them.</p>""",
+         FACE: """<p>A photo instead of a LoRA, or beside one: InstantID gives the character this face. SDXL only. It
+needs models and packages: <b>Settings &gt; OMG &gt; Detectors</b>, entry <i>face</i>, says which, and gets
+them.</p>"""}
 """By panel: what the user reads above its fields."""
 
 WIDGETS: dict[str, Callable[..., Component]] = {
@@ -60,6 +67,7 @@ WIDGETS: dict[str, Callable[..., Component]] = {
     "dropdown": gr.Dropdown,
     "hidden": lambda **kwargs: gr.Textbox(visible=False, **kwargs),
     "picture": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGBA", source="upload", height=200, **kwargs),
+    "photo": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGB", source="upload", height=200, **kwargs),
     # the host's attention keys, and tag completion, look for this class
     "prompt": lambda **kwargs: gr.Textbox(elem_classes=["prompt"], **kwargs),
     "request": lambda **kwargs: gr.Textbox(lines=3, visible=False, **kwargs),
@@ -117,7 +125,10 @@ def _render(table: Iterable[Field], elem_id: Callable[[str], str], prefix: str =
                 gr.HTML(HINTS[panel])
             for row, line in groupby(fields, key=lambda each: each.row):
                 with FormRow() if row else nullcontext():
-                    made |= {each.name: _component(each, elem_id(prefix + each.name)) for each in line}
+                    for each in line:
+                        made[each.name] = _component(each, elem_id(prefix + each.name))
+                        if each.name == "face":
+                            made[FACE_FOUND] = gr.HTML(elem_id=elem_id(prefix + FACE_FOUND))
     return made
 
 
@@ -129,6 +140,7 @@ def _connect(made: Components, panels: list[Component], concepts: list[Component
     for concept in concepts:
         concept["where"].change(_place_inputs, [concept["where"]], [concept["where_text"], concept["mask_picture"]],
                                 **quiet)
+        face_page.connect(concept["face"], concept["face_mark"], concept["face_index"], concept[FACE_FOUND])
     made["api"].change(_spread_request(len(panels)), [made["api"]], components, **quiet)
     # a request that the fields cannot show must not outlive the accordion that it came with
     made["enabled"].change(None, [made["enabled"], made["api"]], [made["api"]],
@@ -168,9 +180,11 @@ def _spread_request(groups: int) -> Callable[[str], list[Any]]:
 
 
 def _of_component(each: Field, value: Any) -> Any:
-    """A value as the component takes it: a mask is a picture, and only the button makes a request a preview."""
+    """A value as the component takes it: masks and photos as pictures, and only the button makes a preview."""
     if each.name == "preview":
         return NO_PREVIEW
     if each.name == "mask_picture" and value is not None:
         return np.rint(decode_mask(value, "mask") * 255).astype(np.uint8)
+    if each.name == "face" and value is not None:
+        return rgb(decode_picture(value, "face"))
     return value

@@ -51,7 +51,7 @@ def write_controls(checkpoints: Path, folder: Path) -> None:
         unet = {key.removeprefix(UNET): value for key, value in load_file(
             checkpoints / f"tiny-{name}.safetensors").items() if key.startswith(UNET)}
         adapter = t2i_adapter(name, generator)
-        states = {"cn": controlnet(unet, generator), "cn-diffusers": diffusers_controlnet(name, generator),
+        states = {"cn": controlnet(unet, generator), "cn-diffusers": diffusers_controlnet(SHAPES[name], generator),
                   "t2i": as_authors(adapter), "t2i-diffusers": adapter, "lllite": lllite(unet, generator)}
         for suffix, state in states.items():
             save_file(state, folder / f"{name}-{suffix}.safetensors")
@@ -110,9 +110,9 @@ def _out_channels(unet: Mapping[str, Tensor], block: int) -> int:
     return unet[last].shape[0]
 
 
-def diffusers_controlnet(name: str, generator: torch.Generator) -> State:
-    """As diffusers saves it."""
-    model: Any = ControlNetModel(**SHAPES[name])
+def diffusers_controlnet(shape: Mapping[str, Any], generator: torch.Generator) -> State:
+    """As diffusers saves one of this shape."""
+    model: Any = ControlNetModel(**shape)
     state = randomised(model.state_dict(), generator)
     for key, value in state.items():
         if key.startswith(("controlnet_down_blocks", "controlnet_mid_block")):

@@ -1,0 +1,112 @@
+"""The web UI's models of faces: where they lie, and what is kept of them while one press of Generate lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from modules import devices, lowvram, shared
+
+from ..comprehension.places import Places
+from ..errors import OMGError
+from ..faces import analysis, files
+from ..faces.adapter import FaceAdapter
+from ..faces.base import ConceptFace, Face, FloatArray, Picture
+from ..faces.concepts import drawn_points
+from ..faces.keypoints import draw
+from ..faces.reference import embedding_of
+from ..request import Concept
+from ..unet.identity import IdentityControl
+from ..unet.patches import Patches
+from ..unet.regions import Regions
+from .identitynet import CONTEXT, POOLED, IdentityNet
+from .models import models
+from .residuals import Residuals
+
+# what a note says of a face if there is no IdentityNet
+_WITHOUT = "there is no IdentityNet, so the face is drawn without its pose, which looks less like it; {remedy}"
+
+
+class Faces:
+    """Models for one press of Generate, on one checkpoint: see :class:`omg_ext.faces.concepts.Source`.
+
+    What is read stays in host memory as long as this object; IdentityNet is on the graphics card while it acts and, if
+    the web UI does not have to spare its memory, until the next press.
+    """
+
+    def __init__(self) -> None:
+        self._embeddings: dict[tuple[tuple[str, ...], int | None], FloatArray] = {}
+        self._adapter: FaceAdapter | None = None
+        self._identitynet: IdentityNet | None = None
+        self.doubt = ""
+
+    @cached_property
+    def _files(self) -> tuple[Path | None, Path | None]:
+        """Of adapter and IdentityNet."""
+        return files.find_instantid(models())
+
+    @property
+    def without_identitynet(self) -> str:
+        if self._files[1] is not None:
+            return ""
+        return f"get {files.identitynet_need(models())}. {models().remedy}"
+
+    @property
+    def note(self) -> str:
+        """What people should know who ask for a face as usual and have no IdentityNet; empty if they have one."""
+        return _WITHOUT.format(remedy=self.without_identitynet) if self.without_identitynet else ""
+
+    def adapter(self, field: str) -> FaceAdapter:
+        if not shared.sd_model.is_sdxl:
+            raise OMGError(field, "faces are drawn by InstantID, which is made for SDXL; load an SDXL checkpoint, or "
+                                  "take a LoRA")
+        if self._adapter is None:
+            path = files.checked_adapter(models(), field)
+            with models().model(("face adapter", path, path.stat().st_mtime_ns),
+                                lambda: FaceAdapter.read(path, field)) as self._adapter:
+                pass
+        assert self._adapter is not None
+        self._adapter.check(shared.sd_model.model.diffusion_model, field)
+        return self._adapter
+
+    def check_identitynet(self, field: str) -> None:
+        path = self._files[1]
+        assert path is not None  # it is asked for only if there is one
+        if self._identitynet is None:
+            key = ("IdentityNet", path, path.stat().st_mtime_ns, shared.sd_model.used_config, devices.dtype_unet)
+            with models().model(key, lambda: IdentityNet.read(path, field)) as self._identitynet:
+                pass
+        files.checked(models(), field)
+
+    def embedding(self, concept: Concept, field: str) -> FloatArray:
+        key = concept.faces, concept.face_index
+        if key not in self._embeddings:
+            with analysis.loaded(models(), f"{field}.face") as analyser:
+                self._embeddings[key], self.doubt = embedding_of(concept, field, analyser), analyser.doubt
+        return self._embeddings[key]
+
+    def find(self, picture: Picture) -> Sequence[Face]:
+        """All faces in a picture [H, W, 3].
+
+        Raises:
+            OMGError: packages or files are gone.
+        """
+        with analysis.loaded(models(), "face") as analyser:
+            return analyser.faces(picture)
+
+    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places, size: tuple[int, int],
+             regions: Regions | None) -> None:
+        """Let IdentityNet act in a pass of this size, height and width in pixels: see
+        :meth:`omg_ext.host.Host.pose`."""
+        assert self._identitynet is not None
+        net = self._identitynet.to(devices.device)
+        shown = drawn_points(places.points, size, draw)
+        Residuals(patches, IdentityControl(net.ask, CONTEXT, POOLED, faces,
+                                           {key: picture.to(devices.device) for key, picture in shown.items()},
+                                           regions))
+
+    def rest(self) -> None:
+        """A pass is over."""
+        if self._identitynet is not None and lowvram.is_enabled(shared.sd_model):
+            self._identitynet.to(devices.cpu)
