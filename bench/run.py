@@ -15,6 +15,7 @@ import diffusers
 import torch
 
 from bench.detectors import detectors
+from bench.faces import faces, peaks_of_faces
 from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
@@ -22,7 +23,7 @@ from bench.table import Row, formatted, hardware, save
 from bench.ways import COUNTS, defaults, peaks, ways
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("memory", "speed", "ways", "detectors")
+PARTS = ("memory", "speed", "ways", "faces", "detectors")
 
 
 def arguments() -> argparse.Namespace:
@@ -80,6 +81,9 @@ def main() -> None:
             report(ways(subject, min(steps, 20), args.counts))
             report(defaults(subject, steps))
             report(peaks(subject, args.counts))
+        if "faces" in args.only:
+            report(faces(subject, min(steps, 20)))
+            report(peaks_of_faces(replace(subject, size=size // 2)))
     if "detectors" in args.only and not args.quick:
         report(detectors(args.threads))
     part = "" if set(args.only) == set(PARTS) else "-" + "-".join(sorted(args.only))

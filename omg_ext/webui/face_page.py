@@ -31,9 +31,8 @@ def connect(photo: Any, mark: Any, index: Any, found: Any) -> None:
     """What happens as a photo is put in: the components are its slot, the field that says which photo is missing, the
     choice of a face, and the place for what is found."""
     photo.change(seen, [photo, index], [found], show_progress=False)
-    photo.change(_in_its_place, [photo, mark], [mark], show_progress=False, queue=False)
+    photo.change(_in_its_place, [photo], [mark], show_progress=False, queue=False)
     index.change(seen, [photo, index], [found], show_progress=False)
-    mark.change(lambda text: gr.update(visible=bool(text)), [mark], [mark], show_progress=False, queue=False)
 
 
 def seen(photo: Image.Image | None, choice: Any) -> str:
@@ -52,9 +51,14 @@ def seen(photo: Image.Image | None, choice: Any) -> str:
             f"<p>{count}{html.escape(f' {doubt}' if doubt else '')}</p>")
 
 
-def _in_its_place(photo: Image.Image | None, mark: str) -> str:
+def _in_its_place(photo: Image.Image | None) -> Any:
     """A photo takes the place of the missing one."""
-    return mark if photo is None else ""
+    return gr.update() if photo is None else missing("")
+
+
+def missing(mark: str) -> Any:
+    """The field that says which photo is missing; hidden if none is."""
+    return gr.update(value=mark, visible=bool(mark))
 
 
 def _marked(picture: Picture, faces: Sequence[Face], chosen: Face) -> Image.Image:

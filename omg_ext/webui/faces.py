@@ -64,9 +64,8 @@ class Faces:
         if self._adapter is None:
             path = files.checked_adapter(models(), field)
             with models().model(("face adapter", path, path.stat().st_mtime_ns),
-                                lambda: FaceAdapter.read(path, field)) as self._adapter:
-                pass
-        assert self._adapter is not None
+                                lambda: FaceAdapter.read(path, field)) as adapter:
+                self._adapter = adapter
         self._adapter.check(shared.sd_model.model.diffusion_model, field)
         return self._adapter
 
@@ -75,8 +74,8 @@ class Faces:
         assert path is not None  # it is asked for only if there is one
         if self._identitynet is None:
             key = ("IdentityNet", path, path.stat().st_mtime_ns, shared.sd_model.used_config, devices.dtype_unet)
-            with models().model(key, lambda: IdentityNet.read(path, field)) as self._identitynet:
-                pass
+            with models().model(key, lambda: IdentityNet.read(path, field)) as net:
+                self._identitynet = net
         files.checked(models(), field)
 
     def embedding(self, concept: Concept, field: str) -> FloatArray:

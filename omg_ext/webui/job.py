@@ -22,6 +22,7 @@ from ..passes.noise import Noise
 from ..passes.session import Session
 from ..request import Request
 from . import settings
+from .conditioning import forget_kept
 from .faces import Faces
 from .host import Sample, WebUIHost
 from .infotext import WHO_IS_WHERE, infotext_value
@@ -117,6 +118,7 @@ class Job:
         self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
         warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
         if first is not None:
+            forget_kept()  # with it there may be no step left in which the UNet is called
             self._processing.comment(f"OMG: {REUSED}")  # no warning: the picture is the same, and so is its infotext
         return drawn.latents, warnings
 

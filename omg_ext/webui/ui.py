@@ -185,6 +185,8 @@ def _of_component(each: Field, value: Any) -> Any:
         return NO_PREVIEW
     if each.name == "mask_picture" and value is not None:
         return np.rint(decode_mask(value, "mask") * 255).astype(np.uint8)
+    if each.name == "face_mark":
+        return face_page.missing(value)
     if each.name == "face" and value is not None:
         return rgb(decode_picture(value, "face"))
     return value

@@ -72,11 +72,8 @@ def controlled(installation: Path, checkpoints: Path, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("controlled")
     make_data_dir(folder, checkpoints)
     write_networks(checkpoints, folder / "models" / "Lora", ("lora", "loha"))
-    write_controls(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
-    narrow = "narrow.py"
-    (folder / "extensions" / "omg-test-support" / "scripts" / narrow).symlink_to(Path(__file__).with_name(narrow))
-    shutil.copytree(extension, folder / "extensions" / EXTENSION, ignore=shutil.ignore_patterns(".git"))
+    add_controlnet(extension, checkpoints, folder)
     films = find_extension(FILMS)
     if films is not None:
         shutil.copy(films / "motion_module.py", folder / "extensions" / "omg-test-support")
@@ -86,6 +83,14 @@ def controlled(installation: Path, checkpoints: Path, tmp_path_factory: pytest.T
             started.set_checkpoint(name)
         yield started
     shutil.rmtree(folder / "models")
+
+
+def add_controlnet(extension: Path, checkpoints: Path, folder: Path) -> None:
+    """Put a copy of the extension, and tiny models for it, into a data folder."""
+    write_controls(checkpoints, folder / "models" / "ControlNet")
+    narrow = "narrow.py"
+    (folder / "extensions" / "omg-test-support" / "scripts" / narrow).symlink_to(Path(__file__).with_name(narrow))
+    shutil.copytree(extension, folder / "extensions" / EXTENSION, ignore=shutil.ignore_patterns(".git"))
 
 
 @cache
@@ -413,6 +418,18 @@ def test_picture_without_a_unit_after_a_refusal(controlled: WebUI, fields: dict[
     for wanted, after in ((plain, None), (usual, data)):
         refused(controlled, [unit("sdxl-reference_only")], {**data, **fields})
         np.testing.assert_array_equal(draw(controlled, [], after).image, wanted)
+
+
+def test_picture_without_a_unit_after_one_that_never_asks_the_model(controlled: WebUI) -> None:
+    """The first picture was seen, and no step draws concepts: the marks would stay in the kept prompts likewise."""
+    controlled.set_checkpoint("tiny-sdxl")
+    units, data = [unit("sdxl-cn")], request(concept(PROMPT, LEFT), blend_start=1)
+    usual = draw(controlled, []).image
+    first = draw(controlled, units, {**data, "preview": True})
+    again = draw(controlled, units, data)
+    np.testing.assert_array_equal(again.image, first.images[0])
+    assert any("that of the preview" in comment for comment in again.comments)
+    np.testing.assert_array_equal(draw(controlled, []).image, usual)
 
 
 @pytest.mark.parametrize("payload", [

@@ -24,7 +24,16 @@ from safetensors.torch import load_file, save_file
 
 from tests.models import tiny_instantid
 from tests.models.tiny_instantid import photo
-from tests.webui.host import CHECKPOINTS, ApiError, Result, WebUI, distance, install_extension, make_data_dir
+from tests.webui.host import (
+    CHECKPOINTS,
+    ApiError,
+    Result,
+    WebUI,
+    distance,
+    find_extension,
+    install_extension,
+    make_data_dir,
+)
 from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
@@ -40,6 +49,7 @@ from tests.webui.test_browser import (
     part,
     picture,
 )
+from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
 
 pytestmark = pytest.mark.webui
 
@@ -58,6 +68,9 @@ def start(installation: Path, checkpoints: Path, folder: Path, flags: tuple[str,
     write_networks(checkpoints, folder / "models" / "Lora", ("lora",))
     write_instantid(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
+    extension = find_extension(EXTENSION)
+    if extension is not None:
+        add_controlnet(extension, checkpoints, folder)
     support = folder / "extensions" / "omg-test-support"
     (support / "scripts" / "knowing.py").symlink_to(Path(__file__).with_name("knowing.py"))
     (support / "tiny_instantid.py").symlink_to(tiny_instantid.__file__)
@@ -204,6 +217,30 @@ def test_a_face_beside_a_lora_and_a_style(webui: WebUI) -> None:
     webui.post("/omg-tests/literal", {})
     for prompt, background in ((styled, BACKGROUND), (PROMPT, f"{BACKGROUND} <lora:sdxl-lora:0.8>")):
         assert_close(draw(webui, concept(prompt, face=photo(1)), prompt=background).image, expected.image)
+
+
+@pytest.mark.parametrize("predict", WAYS)
+def test_beside_a_unit_of_controlnet(webui: WebUI, predict: str) -> None:
+    """What both say is summed, though the extension has a UNet's ``forward`` of its own."""
+    if find_extension(EXTENSION) is None:
+        pytest.skip(f"no {EXTENSION}: put it into OMG_EXTENSIONS")
+    pose = {"identitynet": {"scale": 0}}
+
+    def drawn(units: list[dict[str, Any]], **fields: Any) -> np.ndarray:
+        data = request(concept(PROMPT, face=photo(1), **fields), predict=predict)
+        return webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={
+            "ControlNet": {"args": units}, "OMG": {"args": [data]}}).image
+
+    silent, speaking = unit("sdxl-t2i", weight=0), unit("sdxl-t2i")
+    assert_close(drawn([silent]), drawn([]))
+    assert distance(drawn([speaking]), drawn([])) > 0.5
+    assert distance(drawn([speaking]), drawn([speaking], **pose)) > 0.5
+    if predict == "separate":
+        # with the literal adapter alone: the extension's ``forward`` stands in for the literal one
+        literal(webui, 1, identity_scales=[0])
+        expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts={"ControlNet": {"args": [speaking]}})
+        webui.post("/omg-tests/literal", {})
+        assert_close(drawn([speaking], **pose), expected.image)
 
 
 @pytest.mark.parametrize("predict", WAYS)
@@ -372,10 +409,21 @@ def test_a_fault_within_identitynet_leaves_the_first_picture(webui: WebUI) -> No
 
 
 def test_no_tensor_remains(webui: WebUI) -> None:
+    """The models go, too, with the picture that they were read for."""
     draw(webui, concept(PROMPT, face=photo(1)), predict="joint")
-    before = webui.tensors()["number"]
+    webui.txt2img(steps=1)
+    before = webui.tensors()
     draw(webui, concept(PROMPT, face=photo(1)), predict="joint")
-    assert webui.tensors()["number"] <= before
+    webui.txt2img(steps=1)
+    after = webui.tensors()
+    assert (after["number"], after["bytes"]) <= (before["number"], before["bytes"])
+    webui.options(omg_keep_detectors=True)
+    try:
+        draw(webui, concept(PROMPT, face=photo(1)))
+        webui.txt2img(steps=1)
+        assert webui.tensors()["bytes"] > after["bytes"] + 1_000_000
+    finally:
+        webui.options(omg_keep_detectors=False)
 
 
 @pytest.mark.parametrize("flag", ["--opt-sdp-no-mem-attention", "--medvram-sdxl"])
