@@ -197,7 +197,7 @@ GLOBAL_FIELDS = (
           "The fields below cannot show this request, so while it stands here it alone counts. Empty it to use them.",
           saved=False),
     Field("enabled", "accordion", "OMG", default=False),
-    Field("count", "slider", "Number of concepts", "Characters or things with a LoRA of their own.",
+    Field("count", "slider", "Number of concepts", "Characters or things with a LoRA, or a photo, of their own.",
           default=2, options=_slider(1, 6, 1), row=1, saved=False),
     _of_request("detector", "detector", "Detector", "What finds the concepts in the first picture.", "detector", row=1),
     _of_request("predict", "dropdown", "How to draw them",

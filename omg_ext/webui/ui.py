@@ -43,7 +43,7 @@ FACE_FOUND = "face_found"
 HINT = """<ol>
 <li><b>The prompt at the top of the page</b> describes the whole scene in plain words, without the characters' LoRAs:
 <i>photo of a man and a woman at the beach</i></li>
-<li><b>Each concept</b> is one character with a LoRA. Its <b>phrase</b> is the plain word for it at the top:
+<li><b>Each concept</b> is one character with a LoRA or a photo. Its <b>phrase</b> is the plain word for it at the top:
 <i>man</i></li>
 <li><b>Its prompt</b> is the prompt at the top once more, with this character's trigger word and LoRA put in, and no
 other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man:1&gt;</u></i></li>
