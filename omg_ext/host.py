@@ -278,8 +278,8 @@ class Host(Protocol):
         """One picture of a batch of latents, uint8 [H, W, 3]."""
         ...
 
-    def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
-        """All faces in a picture [H, W, 3]. Asked only if a concept has an IdentityNet."""
+    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
+        """All faces in each of some pictures [H, W, 3]. Asked only if a concept has an IdentityNet."""
         ...
 
     def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,

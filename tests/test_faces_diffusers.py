@@ -534,13 +534,14 @@ def test_points_are_fractions_of_the_picture():
     masks: list[list[Any]] = [[np.ones((40, 80), np.float32)], [None]]
     places = Places(torch.zeros(1, 2, 1, 5, 10), masks)
     posed = ConceptFace(torch.zeros(2, 1, 1), None, [0.0, 1.0])
-    found = find_faces([posed], places, lambda number: np.zeros((40, 80, 3), np.uint8), lambda picture: [face(40, 20)])
+    blank = np.zeros((40, 80, 3), np.uint8)
+    found = find_faces([posed], places, lambda number: blank, lambda pictures: [[face(40, 20)] for _ in pictures])
     points = found.points[0][0]
     assert points is not None
     np.testing.assert_allclose(points * (80, 40), face(40, 20).points, rtol=1e-6)
     assert found.points[1] == [None]
     assert found.warnings == []
-    assert find_faces([None], places, lambda number: pytest.fail("looked"), lambda picture: []) is places
+    assert find_faces([None], places, lambda number: pytest.fail("looked"), lambda pictures: []) is places
 
 
 def test_a_folder_of_antelopev2_reads_photos(folder, tmp_path):

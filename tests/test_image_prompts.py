@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -295,7 +296,7 @@ def test_other_files_are_told_by_what_they_are(tmp_path):
              "a ControlNet; if it is InstantID's, it is the IdentityNet"),
             ({"control_model.input_hint_block.0.weight": None}, "a ControlNet"),
             ({"model.diffusion_model.out.0.weight": None}, "a whole checkpoint"),
-            ({"something": None}, "nothing else that is known"), ({}, "nothing else that is known")):
+            ({"something": None}, "nothing that is known"), ({}, "nothing that is known")):
         save_file({name: torch.zeros(2, 2) if value is None else value for name, value in keys.items()}, path)
         message = refusal(path)
         assert words in message, message
@@ -370,3 +371,21 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path):
     for value, words in ((float("nan"), "not finite"), (float("inf"), "not finite")):
         with pytest.raises(OMGError, match=words):
             adapter.tokens(torch.full((EMBEDDING,), value), FIELD)
+
+
+def test_a_program_is_not_run(tmp_path):
+    """Older versions of torch take a zip with such a member for one, whatever they are told."""
+    path = saved(tmp_path, unet_of())
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("archive/constants.pkl", b"")
+    with pytest.raises(OMGError, match="holds more than tensors"):
+        FaceAdapter.read(path, FIELD)
+
+
+def test_the_resampler_keeps_its_precision(monkeypatch):
+    """The web UI replaces ``forward`` of these classes on some devices."""
+    resampler, given = Resampler(image_proj(32)), torch.from_numpy(embedding(1))[None]
+    expected = resampler(given)
+    for kind in (nn.Linear, nn.LayerNorm):
+        monkeypatch.setattr(kind, "forward", lambda module, x: x.half())
+    assert torch.equal(resampler(given), expected)

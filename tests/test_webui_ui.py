@@ -298,8 +298,17 @@ def test_a_photo_is_a_face_and_leaves_a_checksum():
     with pytest.raises(OMGError, match="the picture is missing"):
         decode_picture(mark, "concepts[0].face")
     assert wanted(list({**pasted, "concept1_face": photo}.values()))["concepts"][0]["face"] == only.face
-    emptied = {**pasted, "concept1_face_mark": "", "concept1_face_index": "The largest"}
-    assert "face" not in wanted(list(emptied.values()))["concepts"][0]
+    emptied = {**pasted, "concept1_face_mark": ""}  # and nothing is left to choose from
+    assert wanted(list(emptied.values()))["concepts"][0].keys().isdisjoint({"face", "face_index"})
+
+
+def test_photos_of_cameras_are_made_handy():
+    """And cut-outs stand on white, as at the API."""
+    photo = Image.new("RGBA", (6000, 3000), (255, 0, 0, 0))
+    args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_face=photo)
+    made = decode_picture(wanted(args)["concepts"][0]["face"], "face")
+    assert made.size == (2048, 1024)
+    assert made.getpixel((5, 5)) == (255, 255, 255)
 
 
 def test_the_options_of_the_detector():

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ..comprehension import Models
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..faces.adapter import FaceAdapter
 from ..faces.analysis import FaceAnalyser
-from ..faces.base import Analysis, ConceptFace, DrawPoints, Face, FloatArray, Picture
+from ..faces.base import Analysis, ConceptFace, DrawPoints, Face, Picture
 from ..faces.concepts import drawn_points
 from ..faces.files import checked
 from ..faces.keypoints import draw
@@ -116,12 +117,14 @@ class PipelineFaces:
         self.models.read_identitynet(self.pipe)
         self._analysis("finds the face that IdentityNet draws")
 
-    def embedding(self, concept: Concept, field: str) -> FloatArray:
-        return embedding_of(concept, field, self._analysis("reads whose face it is"))
+    def tokens(self, concept: Concept, field: str) -> Tensor:
+        embedding = embedding_of(concept, field, self._analysis("reads whose face it is"))
+        return self.models.read_adapter().tokens(torch.from_numpy(embedding), f"{field}.face")
 
-    def find(self, picture: Picture) -> Sequence[Face]:
-        """All faces in a picture [H, W, 3]."""
-        return self._analysis("finds faces").faces(picture)
+    def find(self, pictures: Sequence[Picture]) -> list[Sequence[Face]]:
+        """All faces in each of some pictures [H, W, 3]."""
+        analysis = self._analysis("finds faces")
+        return [analysis.faces(picture) for picture in pictures]
 
     def control(self, faces: Sequence[ConceptFace | None], places: Places, size: tuple[int, int],
                 regions: Regions | None) -> IdentityControl:

@@ -154,9 +154,9 @@ class DiffusersHost:
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         return np.asarray(decode(self.pipe, latents[picture:picture + 1])[0])
 
-    def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
+    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
         assert self.drawing is not None  # it has loaded the concepts' faces
-        return self.drawing.find(picture)
+        return self.drawing.find(pictures)
 
     def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
              regions: Regions | None) -> None:

@@ -66,7 +66,7 @@ class FaceAdapter:
         image_proj, ip_adapter = ({key.removeprefix(f"{part}."): tensor for key, tensor in state.items()
                                    if key.startswith(f"{part}.")} for part in PARTS)
         if "latents" not in image_proj or not ip_adapter:
-            raise OMGError(field, f"{path.name} is {_what_else(state)}; {WANTED}")
+            raise OMGError(field, f"{path.name} is {what_is(state)}; {WANTED}")
         found = {(int(match[1]), match[2]): tensor for key, tensor in ip_adapter.items()
                  if (match := _PROJECTION.fullmatch(key))}
         try:
@@ -138,11 +138,15 @@ def _read(path: Path, field: str) -> dict[str, Tensor]:
             return load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise OMGError(field, f"{path.name} is not a readable safetensors file ({error}); get it again") from None
+    is_zip = zipfile.is_zipfile(path)
     try:
+        # older versions of torch take such a file for a program, and run it
+        if is_zip and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+            raise pickle.UnpicklingError(path.name)
         # not as `torch.load`: the web UI puts a check of its own there, which gives nothing for files of newer torch.
         # Mapped, a file of gigabytes takes no memory of the process's own
         data = torch.serialization.load(str(path), map_location="cpu", weights_only=True,
-                                        mmap=zipfile.is_zipfile(path))
+                                        mmap=is_zip)
     except pickle.UnpicklingError:
         raise OMGError(field, f"{path.name} is damaged, or holds more than tensors, which is not read because it could "
                               "run code; get it again from its publisher, or take the .safetensors file") from None
@@ -161,11 +165,11 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Tensor]:
             for key, tensor in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
 
 
-def _what_else(state: Mapping[str, Tensor]) -> str:
-    """What a file is that is no adapter for faces."""
+def what_is(state: Mapping[str, Tensor]) -> str:
+    """What a file is that is no model for faces, in words."""
     for pattern, what in _OTHERS:
         if any(re.match(pattern, key) for key in state):
             return what
     if state and is_network({key: tuple(tensor.shape) for key, tensor in state.items()}):
         return "a LoRA, which a prompt names"
-    return "no image prompt adapter, and nothing else that is known here"
+    return "nothing that is known here"

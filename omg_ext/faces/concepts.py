@@ -49,8 +49,12 @@ class Source(Protocol):
         """
         ...
 
-    def embedding(self, concept: Concept, field: str) -> FloatArray:
-        """Whose face a concept's photos show, [E], see :func:`.reference.embedding_of`."""
+    def tokens(self, concept: Concept, field: str) -> Tensor:
+        """What the adapter makes of the face that a concept's photos show, see :meth:`.FaceAdapter.tokens`.
+
+        Raises:
+            OMGError: see :func:`.reference.embedding_of`.
+        """
         ...
 
 
@@ -86,14 +90,14 @@ class ConceptFaces:
             raise OMGError(f"{field}.face", "there is no model that draws it; give OMGPipeline faces=FaceModels(...)")
         if self.source.without_identitynet and wished.scale and wished != IdentityNet():
             raise OMGError(f"{field}.identitynet",
-                           f"there is no model for it; {self.source.without_identitynet}, or leave this out")
+                           f"there is no model for it; leave this out, or {self.source.without_identitynet}")
         adapter = self.source.adapter(f"{field}.face")
         if any(scales):
             self.source.check_identitynet(f"{field}.identitynet")
         if index in self.embeds:
             tokens = adapter.tokens(self.embeds[index], f"face_embeds[{index}]")
         else:
-            tokens = adapter.tokens(torch.from_numpy(self.source.embedding(concept, field)), f"{field}.face")
+            tokens = self.source.tokens(concept, field)
         prompt = adapter.prompt(self.unet, tokens, concept.face_scale) if concept.face_scale else None
         return ConceptFace(tokens, prompt, scales)
 

@@ -27,46 +27,47 @@ _OTHERS = {260_694_151: "AuraFace's recogniser", 174_383_860: "the recogniser of
 
 
 # InstantID's files are told by "instant ID" in their name or their folder's
-_INSTANTID, _ADAPTER = re.compile(r"instant[-_ ]?id", re.IGNORECASE), re.compile(r"ip[-_]adapter", re.IGNORECASE)
+_INSTANTID = re.compile(r"instant[-_ ]?id", re.IGNORECASE)
+_ADAPTER, _FACE_ID = re.compile(r"ip[-_]adapter", re.IGNORECASE), re.compile(r"face[-_]?id", re.IGNORECASE)
 _ADAPTERS, _IDENTITYNETS = (".bin", ".safetensors"), (".safetensors",)
 
 
 def drawing_needs(models: Models) -> list[Need]:
     """All that a face takes, to be read and to be drawn."""
-    return [*needs(models), adapter_need(models), identitynet_need(models)]
+    adapter, identitynet = find_instantid(models)
+    return [*needs(models), file_need(models, adapter, "instantid-adapter"), identitynet_need(models, identitynet)]
 
 
-def adapter_need(models: Models) -> Need:
-    """InstantID's image prompt adapter."""
-    return file_need(models, find_instantid(models)[0], "instantid-adapter")
-
-
-def identitynet_need(models: Models) -> Need:
-    """InstantID's ControlNet."""
-    return file_need(models, find_instantid(models)[1], "identitynet")
+def identitynet_need(models: Models, path: Path | None) -> Need:
+    """InstantID's ControlNet, if it was found."""
+    return file_need(models, path, "identitynet")
 
 
 def find_instantid(models: Models) -> tuple[Path | None, Path | None]:
-    """The files of image prompt adapter and IdentityNet, in the order of the folders; None for what is missing."""
+    """The files of image prompt adapter and IdentityNet; of several those of the right size, or the first.
+
+    None for what is missing.
+    """
     paths = [path for folder in (*models.folders, *models.control_folders) for path in below(folder)
              if _INSTANTID.search(f"{folder.name}/{path.relative_to(folder)}")]
-    return (next((path for path in paths if path.suffix in _ADAPTERS and _ADAPTER.search(path.name)), None),
-            next((path for path in paths if path.suffix in _IDENTITYNETS and not _ADAPTER.search(path.name)), None))
+    return (_best([path for path in paths if path.suffix in _ADAPTERS and _ADAPTER.search(path.name)
+                   and not _FACE_ID.search(path.name)], CATALOG["instantid-adapter"][0]),
+            _best([path for path in paths if path.suffix in _IDENTITYNETS and not _ADAPTER.search(path.name)],
+                  CATALOG["identitynet"][0]))
 
 
-def checked_adapter(models: Models, field: str) -> Path:
-    """The file of the image prompt adapter.
+def checked_adapter(models: Models, path: Path | None, field: str) -> Path:
+    """The file of the image prompt adapter, if it was found.
 
     Args:
         field: of the request, for the error.
 
     Raises:
-        OMGError: there is none.
+        OMGError: it was not.
     """
-    need = adapter_need(models)
-    require(NAME, [need], models.remedy, field)
-    assert need.path is not None  # `require` has seen to it
-    return need.path
+    require(NAME, [file_need(models, path, "instantid-adapter")], models.remedy, field)
+    assert path is not None  # `require` has seen to it
+    return path
 
 
 def needs(models: Models) -> list[Need]:

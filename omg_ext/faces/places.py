@@ -20,25 +20,24 @@ NO_FACE = "no face was found in its place; it may be seen from behind, turned aw
 
 
 def find_faces(faces: Sequence[ConceptFace | None], places: Places, picture: Callable[[int], Picture],
-               analyse: Callable[[Picture], Sequence[Face]]) -> Places:
+               analyse: Callable[[Sequence[Picture]], Sequence[Sequence[Face]]]) -> Places:
     """The places with the key points of the concepts' faces, and a warning for each that has none.
 
     Args:
         faces: of each concept; those without an IdentityNet are not looked for.
         picture: the first picture of each number in the batch.
-        analyse: all faces in a picture.
+        analyse: all faces in each of some pictures.
     """
     posed = [index for index, face in enumerate(faces) if face is not None and face.is_posed]
     if not posed:
         return places
-    points: list[list[FloatArray | None]] = []
+    points: list[list[FloatArray | None]] = [[None] * len(masks) for masks in places.masks]
     reasons: dict[tuple[int, str], list[int]] = {}
-    for number, masks in enumerate(places.masks):
-        points.append([None] * len(masks))
-        if all(masks[index] is None for index in posed):
-            continue
-        shown = picture(number)
-        chosen = in_masks(analyse(shown), masks)
+    looked_at = [number for number, masks in enumerate(places.masks)
+                 if any(masks[index] is not None for index in posed)]
+    pictures = [picture(number) for number in looked_at]
+    for number, shown, faces_there in zip(looked_at, pictures, analyse(pictures), strict=True):
+        masks, chosen = places.masks[number], in_masks(faces_there, places.masks[number])
         for index in posed:
             face = chosen[index]
             if not isinstance(face, str):

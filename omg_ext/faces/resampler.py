@@ -10,13 +10,26 @@ import re
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from ..unet.patches import split_heads
 
 HEAD = 64
 _LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+# On some devices the web UI replaces `forward` of torch's own classes by one that casts to half precision, with which
+# CPUs do not calculate.
+
+class Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class PerceiverAttention(nn.Module):
@@ -30,17 +43,17 @@ class PerceiverAttention(nn.Module):
     def __init__(self, dim: int, inner: int):
         super().__init__()
         self.heads = inner // HEAD if inner % HEAD == 0 else 1
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, inner, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
-        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
+        self.to_q = Linear(dim, inner, bias=False)
+        self.to_kv = Linear(dim, 2 * inner, bias=False)
+        self.to_out = Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
         """[n, queries, dim] of the embedding's tokens ``x`` [n, 1, dim] and the queries ``latents``."""
         latents = self.norm2(latents)
         keys, values = self.to_kv(torch.cat([self.norm1(x), latents], dim=1)).chunk(2, dim=-1)
         query, key, value = (split_heads(each, self.heads) for each in (self.to_q(latents), keys, values))
-        return self.to_out(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
 class Resampler(nn.Module):
@@ -61,11 +74,11 @@ class Resampler(nn.Module):
         depth = 1 + max(int(match[1]) for match in map(_LAYER.match, state) if match)
         with torch.device("meta"):
             self.latents = nn.Parameter(torch.empty(state["latents"].shape))
-            self.proj_in = nn.Linear(embedding, dim)
+            self.proj_in = Linear(embedding, dim)
             self.layers = nn.ModuleList(nn.ModuleList([PerceiverAttention(dim, inner), _feed_forward(dim, hidden)])
                                         for _ in range(depth))
             width = state["proj_out.weight"].shape[0]
-            self.proj_out, self.norm_out = nn.Linear(dim, width), nn.LayerNorm(width)
+            self.proj_out, self.norm_out = Linear(dim, width), LayerNorm(width)
         self.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
         self.requires_grad_(False)
 
@@ -85,5 +98,5 @@ class Resampler(nn.Module):
 
 
 def _feed_forward(dim: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden, bias=False), nn.GELU(),
-                         nn.Linear(hidden, dim, bias=False))
+    return nn.Sequential(LayerNorm(dim), Linear(dim, hidden, bias=False), nn.GELU(),
+                         Linear(hidden, dim, bias=False))

@@ -66,7 +66,7 @@ class Stage:
         """Concepts' faces act on their rows, or in their places."""
         faces = [concept.face for concept in self._concepts]
         ImagePrompts(self._patches, [None if face is None else face.prompt for face in faces])
-        if places.points:
+        if places.points and any(face is not None and face.is_posed for face in faces):
             self._host.pose(self._patches, faces, places, regions)
 
     def _regions(self, places: Places) -> Tensor:

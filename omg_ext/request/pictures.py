@@ -7,7 +7,6 @@ import hashlib
 import io
 import re
 import struct
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,8 @@ from ..errors import OMGError
 MAX_PIXELS = 4096 * 4096
 _DATA_PREFIX = re.compile(r"data:[^,]*,")
 _MARK = re.compile(r"sha256:[0-9a-f]{10}")
+# of texts, by their checksums: they are asked for several times in a run, and no photo is to stay in memory for it
+_MARKS: dict[str, str] = {}
 # what Pillow raises for damaged files, beside its own kinds of OSError
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
@@ -27,7 +28,12 @@ def mark_of(text: str) -> str:
 
     The same picture has the same mark in whatever file; what is no picture has that of its text.
     """
-    return text if is_mark(text) else _marked(text)
+    if is_mark(text):
+        return text
+    key = hashlib.sha256(text.encode()).hexdigest()
+    if key not in _MARKS:
+        _MARKS[key] = _marked(text)
+    return _MARKS[key]
 
 
 def is_mark(text: str) -> bool:
@@ -35,8 +41,6 @@ def is_mark(text: str) -> bool:
     return _MARK.fullmatch(text) is not None
 
 
-# large texts, and asked for several times in a run
-@lru_cache(maxsize=16)
 def _marked(text: str) -> str:
     try:
         pixels = rgb(decode_picture(text, "picture"))

@@ -19,6 +19,7 @@ from ..faces import analysis
 from ..faces.base import Face, Picture
 from ..faces.reference import choose
 from .fields import CONCEPT_FIELDS
+from .form import handy
 from .models import models
 
 CHOSEN, OTHERS = (0, 158, 115), (160, 160, 160)
@@ -39,7 +40,7 @@ def seen(photo: Image.Image | None, choice: Any) -> str:
     """HTML: the photo with its faces marked, or why it will not do."""
     if photo is None:
         return ""
-    picture = np.asarray(photo.convert("RGB"))
+    picture = np.asarray(handy(photo))
     try:
         with queue_lock, devices.without_autocast(), analysis.loaded(models(), "face") as analyser:
             faces, doubt = analyser.faces(picture), analyser.doubt

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from modules import devices, lowvram, shared
+from torch import Tensor
 
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..faces import analysis, files
 from ..faces.adapter import FaceAdapter
-from ..faces.base import ConceptFace, Face, FloatArray, Picture
+from ..faces.base import ConceptFace, Face, Picture
 from ..faces.concepts import drawn_points
 from ..faces.keypoints import draw
 from ..faces.reference import embedding_of
@@ -36,7 +38,7 @@ class Faces:
     """
 
     def __init__(self) -> None:
-        self._embeddings: dict[tuple[tuple[str, ...], int | None], FloatArray] = {}
+        self._tokens: dict[tuple[tuple[str, ...], int | None], Tensor] = {}
         self._adapter: FaceAdapter | None = None
         self._identitynet: IdentityNet | None = None
         self.doubt = ""
@@ -50,7 +52,7 @@ class Faces:
     def without_identitynet(self) -> str:
         if self._files[1] is not None:
             return ""
-        return f"get {files.identitynet_need(models())}. {models().remedy}"
+        return f"get {files.identitynet_need(models(), None)}. {models().remedy}"
 
     @property
     def note(self) -> str:
@@ -62,7 +64,7 @@ class Faces:
             raise OMGError(field, "faces are drawn by InstantID, which is made for SDXL; load an SDXL checkpoint, or "
                                   "take a LoRA")
         if self._adapter is None:
-            path = files.checked_adapter(models(), field)
+            path = files.checked_adapter(models(), self._files[0], field)
             with models().model(("face adapter", path, path.stat().st_mtime_ns),
                                 lambda: FaceAdapter.read(path, field)) as adapter:
                 self._adapter = adapter
@@ -70,42 +72,48 @@ class Faces:
         return self._adapter
 
     def check_identitynet(self, field: str) -> None:
+        files.checked(models(), field)
         path = self._files[1]
         assert path is not None  # it is asked for only if there is one
         if self._identitynet is None:
             key = ("IdentityNet", path, path.stat().st_mtime_ns, shared.sd_model.used_config, devices.dtype_unet)
             with models().model(key, lambda: IdentityNet.read(path, field)) as net:
                 self._identitynet = net
-        files.checked(models(), field)
 
-    def embedding(self, concept: Concept, field: str) -> FloatArray:
+    def tokens(self, concept: Concept, field: str) -> Tensor:
         key = concept.faces, concept.face_index
-        if key not in self._embeddings:
+        if key not in self._tokens:
             with analysis.loaded(models(), f"{field}.face") as analyser:
-                self._embeddings[key], self.doubt = embedding_of(concept, field, analyser), analyser.doubt
-        return self._embeddings[key]
+                embedding, self.doubt = embedding_of(concept, field, analyser), analyser.doubt
+            self._tokens[key] = self.adapter(field).tokens(torch.from_numpy(embedding), f"{field}.face")
+        return self._tokens[key]
 
-    def find(self, picture: Picture) -> Sequence[Face]:
-        """All faces in a picture [H, W, 3].
+    def find(self, pictures: Sequence[Picture]) -> list[Sequence[Face]]:
+        """All faces in each of some pictures [H, W, 3].
 
         Raises:
             OMGError: packages or files are gone.
         """
         with analysis.loaded(models(), "face") as analyser:
-            return analyser.faces(picture)
+            return [analyser.faces(picture) for picture in pictures]
 
     def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places, size: tuple[int, int],
              regions: Regions | None) -> None:
         """Let IdentityNet act in a pass of this size, height and width in pixels: see
         :meth:`omg_ext.host.Host.pose`."""
-        assert self._identitynet is not None
-        net = self._identitynet.to(devices.device)
+        net = self._identitynet
+        assert net is not None
+        try:
+            net.to(devices.device)
+        except torch.cuda.OutOfMemoryError:
+            net.to(devices.cpu)  # some of it was there already
+            raise
         shown = drawn_points(places.points, size, draw)
         Residuals(patches, IdentityControl(net.ask, CONTEXT, POOLED, faces,
                                            {key: picture.to(devices.device) for key, picture in shown.items()},
                                            regions))
 
     def rest(self) -> None:
-        """A pass is over."""
-        if self._identitynet is not None and lowvram.is_enabled(shared.sd_model):
+        """A pass is over. What is kept for later presses is kept in host memory."""
+        if self._identitynet is not None and (lowvram.is_enabled(shared.sd_model) or models().is_keeping):
             self._identitynet.to(devices.cpu)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from PIL import Image
 
 from ..errors import OMGError
 from ..request import Concept, Request, dump_request, parse_request
-from ..request.pictures import is_mark
+from ..request.pictures import is_mark, rgb
 from .fields import (
     CONCEPT_FIELDS,
     GLOBAL_FIELDS,
@@ -27,6 +28,9 @@ from .fields import (
     put,
     value_at,
 )
+
+# of a photo, in pixels
+_PHOTO_SIDE = 2048
 
 Values = dict[str, Any]
 """Component values by field name."""
@@ -142,8 +146,10 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
                        f"{name} is empty: fill in its phrase and prompt, or lower the number of concepts")
     concept = _gather(CONCEPT_FIELDS, values, index)
     photo = values["face"]
-    if face := values["face_mark"] if photo is None else photo if isinstance(photo, str) else _png_text(photo):
+    if face := values["face_mark"] if photo is None else photo if isinstance(photo, str) else _png_text(handy(photo)):
         concept["face"] = face
+    else:
+        concept.pop("face_index", None)  # it outlives a photo that is taken away
     place = next((place for place in PLACES if place.choice == values["where"]), None)
     if place is None:
         raise OMGError(f"concepts[{index}].where", f"{name}: choose one of {', '.join(p.choice for p in PLACES)}")
@@ -179,8 +185,15 @@ def _concept_values(concept: Concept) -> Values:
     return values
 
 
+def handy(photo: Image.Image) -> Image.Image:
+    """A photo on white, no larger than faces in it need: cameras' take seconds to be encoded, and more than once."""
+    pixels = Image.fromarray(rgb(photo))
+    pixels.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+    return pixels
+
+
 def _png_text(picture: Any) -> str:
     """A PIL picture as base64 PNG."""
     file = io.BytesIO()
-    picture.save(file, format="PNG")
+    picture.save(file, format="PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode()

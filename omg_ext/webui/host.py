@@ -29,7 +29,7 @@ from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_w
 from .controlnet import Units
 from .denoiser import tapped
 from .faces import Faces
-from .neighbours import Counters, refuse, refuse_negative_weights, scripts_of
+from .neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles, scripts_of
 from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
 
 Sample = Callable[[], Tensor]
@@ -149,6 +149,7 @@ class WebUIHost:
         if self._samplings > 1:
             shared.state.nextjob()
             self._counters.put_back()
+        refuse_tiles(tap.patches)
         with (tapped(self._p.sampler.model_wrap_cfg, tap),
               self._units.following(tap.patches)):
             try:
@@ -188,8 +189,8 @@ class WebUIHost:
         pixels = ((decoded.float() + 1.0) / 2.0).clamp(0.0, 1.0)
         return (255.0 * pixels.permute(1, 2, 0).numpy()).astype(np.uint8)
 
-    def faces(self, picture: npt.NDArray[np.uint8]) -> Sequence[Face]:
-        return self._models_of_faces.find(picture)
+    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
+        return self._models_of_faces.find(pictures)
 
     def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
              regions: Regions | None) -> None:

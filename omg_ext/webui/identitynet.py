@@ -16,10 +16,12 @@ from sgm.modules.diffusionmodules.util import timestep_embedding
 from torch import Tensor, nn
 
 from ..errors import OMGError
+from ..faces.adapter import what_is
 
 CONTEXT, POOLED = "context", "y"
 """What the web UI's UNet calls its inputs"""
 WANTED = "take InstantID's ControlNet for SDXL, control_instant_id_sdxl.safetensors"
+_CONTROLNETS = ("controlnet_", "control_model.", "zero_convs.")
 _ORIGINAL, _DIFFUSERS = "control_model.", "controlnet_mid_block.weight"
 _RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
            "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
@@ -69,6 +71,8 @@ class IdentityNet(nn.Module):
             state = load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise OMGError(field, f"{path} is not a readable safetensors file ({error}); get it again") from None
+        if not any(name.startswith(_CONTROLNETS) for name in state):
+            raise OMGError(field, f"{path} is {what_is(state)}; {WANTED}")
         try:
             state = _in_original_layout(state)
             with torch.device("meta"):
@@ -124,7 +128,9 @@ def _in_original_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
     prefixes = sorted(_renamed(state), key=lambda pair: -len(pair[0]))
     renamed = {}
     for name, tensor in state.items():
-        old, new = next((old, new) for old, new in prefixes if name.startswith(f"{old}."))
+        old, new = next(((old, new) for old, new in prefixes if name.startswith(f"{old}.")), (None, None))
+        if old is None or new is None:
+            raise KeyError(f"it has {name} besides")
         renamed[new + name.removeprefix(old)] = tensor
     return renamed
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import OMGError
 from ..request import Request
+from ..unet.calls import UNetCall
+from ..unet.patches import Args, Kwargs, Patches
 from . import controlnet
 from .replacing import replaced
 
@@ -74,6 +76,27 @@ def _refuse_hooks() -> None:
                     raise OMGError("other extensions", (
                         f"{maker_of(hook)} changes attention layers, which does not reach the concepts; turn it off "
                         "for pictures with OMG"))
+
+
+def refuse_tiles(patches: Patches) -> None:
+    """While the hooks live, refuse extensions that show the UNet tiles of a picture, several in one call or in turn.
+
+    Concepts have places in the whole picture, its layout is that of the whole, and a call's rows are told by their
+    order, which is another one in a batch of tiles. An extension whose tile is as large as the picture does no harm.
+
+    Args:
+        patches: the UNet's.
+    """
+    def enter(call: UNetCall, unet: nn.Module, args: Args, kwargs: Kwargs) -> tuple[UNetCall, Args, Kwargs]:
+        if (len(args[0]), *args[0].shape[2:]) != (len(call.rows), *call.grid):
+            raise OMGError("other extensions", "one (Tiled Diffusion, say) shows the model tiles of the picture, in "
+                                               "which concepts have no places; turn it off for pictures with OMG")
+        return call, args, kwargs
+
+    def leave(call: UNetCall, inner: UNetCall, unet: nn.Module, args: Args, kwargs: Kwargs, output: Tensor) -> Tensor:
+        return output
+
+    patches.around(patches.network, enter, leave)
 
 
 def scripts_of(p: Any) -> Sequence[Any]:

@@ -55,7 +55,7 @@ _OPTIONS = {
     "omg_rows_per_call": shared.OptionInfo(
         0, "Concept rows per UNet call", gr.Slider, {"minimum": 0, "maximum": 32, "step": 1}
     ).info("0 = all at once, or as many as fit into graphics memory; a concept takes up to two rows per picture"),
-    "omg_keep_detectors": shared.OptionInfo(False, "Keep detectors' models in memory").info(
+    "omg_keep_detectors": shared.OptionInfo(False, "Keep models of detectors and faces in memory").info(
         "off: they are loaded for each picture, and their memory is free afterwards"),
     "omg_detect_on_cpu": shared.OptionInfo(False, "Run detectors on the CPU").info(
         "slower, and takes no graphics memory"),

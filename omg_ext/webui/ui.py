@@ -54,8 +54,9 @@ HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i
 looks at the finished picture a second time, which costs as much as twelve steps for two concepts, and sees shapes.
 <i>attention</i> costs nothing and finds things roughly. <i>painted</i> seeks nothing: every concept then needs a box or
 a mask. The others need models and packages: <b>Settings &gt; OMG &gt; Detectors</b> says which, and gets them.</p>""",
-         FACE: """<p>A photo instead of a LoRA, or beside one: InstantID gives the character this face. SDXL only. It
-needs models and packages: <b>Settings &gt; OMG &gt; Detectors</b>, entry <i>face</i>, says which, and gets
+         FACE: """<p>A photo instead of a LoRA, or beside one: InstantID gives the character this face. SDXL only.
+Without a LoRA, this concept's prompt is the prompt at the top once more; say more of the person if you like. It needs
+models and packages: <b>Settings &gt; OMG &gt; Detectors</b>, entry <i>face</i>, says which, and gets
 them.</p>"""}
 """By panel: what the user reads above its fields."""
 
@@ -67,7 +68,7 @@ WIDGETS: dict[str, Callable[..., Component]] = {
     "dropdown": gr.Dropdown,
     "hidden": lambda **kwargs: gr.Textbox(visible=False, **kwargs),
     "picture": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGBA", source="upload", height=200, **kwargs),
-    "photo": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGB", source="upload", height=200, **kwargs),
+    "photo": lambda info, **kwargs: gr.Image(type="pil", image_mode="RGBA", source="upload", height=200, **kwargs),
     # the host's attention keys, and tag completion, look for this class
     "prompt": lambda **kwargs: gr.Textbox(elem_classes=["prompt"], **kwargs),
     "request": lambda **kwargs: gr.Textbox(lines=3, visible=False, **kwargs),

@@ -71,7 +71,8 @@ def _axis(module: Any, each: Field, label: str) -> Any:
             raise RefusedRequest(OMGError(label, "OMG is off; switch it on to use this axis"))
         try:
             for index, target in enumerate([request] if each in GLOBAL_FIELDS else request["concepts"]):
-                put(target, each, value, index)
+                if each.name != "face_index" or target.get("face"):  # in others there is nothing to choose from
+                    put(target, each, value, index)
         except OMGError as error:
             raise RefusedRequest(error) from error
         return request

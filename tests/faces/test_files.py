@@ -148,3 +148,24 @@ def test_read_once_for_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_unknown_recogniser_is_doubted(tmp_path: Path, pack: Path) -> None:
     with loaded(Models(folders=[pack]), FIELD) as analyser:
         assert "is not antelopev2's glintr100.onnx of 260665334 bytes" in analyser.doubt
+
+
+def test_instantids_files_among_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told by "instant ID" in their name or their folder's; of several the one of the right size is taken."""
+    folder = tmp_path / "InstantID"
+    folder.mkdir()
+    for name in ("ip-adapter-faceid_sdxl.bin", "ip-adapter.bin", "another.safetensors", "ip-adapter-faceid.safetensors",
+                 "ip-adapter.txt"):
+        (folder / name).touch()
+    control = tmp_path / "ControlNet"
+    control.mkdir()
+    for name in ("ip-adapter_xl.pth", "canny.safetensors"):
+        (control / name).touch()
+    models = Models(folders=[tmp_path / "omg"], control_folders=[control, folder])
+    assert files.find_instantid(models) == (folder / "ip-adapter.bin", folder / "another.safetensors")
+    right = control / "control_instant_id_sdxl.safetensors"
+    right.write_bytes(b"1234567")
+    monkeypatch.setitem(CATALOG, "identitynet", (replace(CATALOG["identitynet"][0], size=7),))
+    first = folder / "control.safetensors"
+    first.touch()
+    assert files.find_instantid(replace(models, control_folders=[folder, control]))[1] == right

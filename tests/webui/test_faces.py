@@ -235,6 +235,9 @@ def test_beside_a_unit_of_controlnet(webui: WebUI, predict: str) -> None:
     assert_close(drawn([silent]), drawn([]))
     assert distance(drawn([speaking]), drawn([])) > 0.5
     assert distance(drawn([speaking]), drawn([speaking], **pose)) > 0.5
+    if predict != "joint":  # which refuses these
+        looking = unit("sdxl-reference_only")
+        assert distance(drawn([looking]), drawn([looking], **pose)) > 0.5
     if predict == "separate":
         # with the literal adapter alone: the extension's ``forward`` stands in for the literal one
         literal(webui, 1, identity_scales=[0])
@@ -381,7 +384,7 @@ def moved(file: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    (IDENTITYNET, "is no ControlNet for the loaded checkpoint"), (ADAPTER, "is a LoRA, which a prompt names")])
+    (IDENTITYNET, "is a LoRA, which a prompt names"), (ADAPTER, "is a LoRA, which a prompt names")])
 def test_wrong_files(webui: WebUI, name: str, words: str) -> None:
     """It is said which file it is, and which is wanted."""
     file = webui.data_dir / "models" / "ControlNet" / name
@@ -392,6 +395,20 @@ def test_wrong_files(webui: WebUI, name: str, words: str) -> None:
             refused(webui, words, concept(PROMPT, face=photo(1)))
         finally:
             wrong.unlink()
+
+
+def test_a_controlnet_of_another_kind(webui: WebUI) -> None:
+    """It has weights besides."""
+    file = webui.data_dir / "models" / "ControlNet" / IDENTITYNET
+    state = load_file(file)
+    with moved(file):
+        for other, words in ({**state, "task_embedding": torch.zeros(3)}, "it has task_embedding besides"), (
+                {name: value for name, value in state.items() if "mid_block.res" not in name}, "Missing key(s)"):
+            save_file(other, file)
+            try:
+                refused(webui, words, concept(PROMPT, face=photo(1)))
+            finally:
+                file.unlink()
 
 
 def test_other_checkpoints(webui: WebUI) -> None:
