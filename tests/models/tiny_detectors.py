@@ -346,11 +346,15 @@ def write_text_encoder(path: Path) -> Path:
 
 
 def write_clip(path: Path) -> Path:
-    """OpenAI's CLIP with the width of ViT-B/32's text features, which YOLO-World reads phrases with."""
+    """OpenAI's CLIP with the width of ViT-B/32's text features, which YOLO-World reads phrases with.
+
+    It is TorchScript, as OpenAI's files are: some versions of the package read nothing else.
+    """
     from clip.model import CLIP
 
     torch.manual_seed(0)
-    torch.save(CLIP(512, 32, 1, 64, 16, 77, 49408, 64, 1, 1).state_dict(), path)
+    model = CLIP(512, 32, 1, 64, 16, 77, 49408, 64, 1, 1).eval()
+    torch.jit.save(torch.jit.trace(model, (torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.long))), path)
     return path
 
 
