@@ -67,13 +67,15 @@ class Cast:
         """The word that calls one of them."""
         return IDENTITIES[self.names[index]].trigger
 
-    def concept(self, scene: str, index: int, alone: bool = False) -> dict[str, Any]:
+    def concept(self, scene: str, index: int, alone: bool = False, by_face: bool = False) -> dict[str, Any]:
         """One of them as a concept of a request: prompt and LoRA, and which of several of its class it is.
 
         Args:
             alone: the prompt is :meth:`own_prompt`, not :meth:`concept_prompt`.
+            by_face: the prompt is that of the whole picture, without trigger or LoRA.
         """
-        prompt = (self.own_prompt if alone else self.concept_prompt)(scene, index) + self.tags([index])
+        own = self.own_prompt if alone else self.concept_prompt
+        prompt = self.prompt(scene) if by_face else own(scene, index) + self.tags([index])
         concept: dict[str, Any] = {"phrase": self.kinds[index], "prompt": prompt}
         if self.is_one_of_several(index):
             concept["where"] = {"index": self.kinds[:index].count(self.kinds[index])}

@@ -20,10 +20,15 @@ GOAL, LEAST_LAYOUT = 0.9, 0.7
 _MARKERS = "osPD^vX*dp"
 
 
-def point(casts: Sequence[Cast], method: str, found: Mapping[str, Figures]) -> tuple[float, float] | None:
-    """Layout, and identity as a share of that of one LoRA alone: means over casts; None unless all were run."""
+def point(casts: Sequence[Cast], method: str, found: Mapping[str, Figures],
+          alone: str = SingleLora().name) -> tuple[float, float] | None:
+    """Layout, and identity as a share of that of one LoRA alone: means over casts; None unless all were run.
+
+    Args:
+        alone: the method whose identity counts as 1.
+    """
     layouts, identities, single = ([_mean(found, cast, name, figure) for cast in casts] for name, figure in (
-        (method, "layout"), (method, "identity"), (SingleLora().name, "identity")))
+        (method, "layout"), (method, "identity"), (alone, "identity")))
     known = [value for value in (*layouts, *identities, *single) if value is not None]
     if len(known) < 3 * len(casts):
         return None

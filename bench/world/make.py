@@ -29,14 +29,16 @@ from bench.world import (
     train_detector,
     train_dreambooth,
     train_embedding,
+    train_instantid,
     train_lora,
     train_readers,
     train_unet,
     weights,
 )
 from bench.world.attributes import IDENTITIES
-from bench.world.likeness import likeness
+from bench.world.likeness import FACE_SEEDS, STRANGERS, likeness, likeness_by_face
 from bench.world.methods import NoLora
+from omg_ext.faces.adapter import FaceAdapter
 
 SEED = 0
 
@@ -102,6 +104,21 @@ def make_embedding() -> dict[str, Any]:
     return {"identity": name, **asdict(train_embedding.RECIPE), "likeness": _compared(pipe, name, name.lower())}
 
 
+def make_instantid() -> dict[str, Any]:
+    """Trains the adapter that draws individuals by one picture of them."""
+    train_instantid.main(["--seed", str(SEED)])
+    return {"people": len(train_instantid.people(SEED)), "pictures": train_instantid.PICTURES,
+            "rows": train_instantid.STEPS * train_instantid.BATCH}
+
+
+def measure_faces() -> dict[str, Any]:
+    """How much strangers look like the one picture that the adapter is shown."""
+    pipe = model.pipeline(checkpoint.load(weights.CHECKPOINT))
+    found = likeness_by_face(pipe, FaceAdapter.read(weights.ADAPTER, "adapter"), train_instantid.people(SEED))
+    return {"strangers_of_each_class": STRANGERS, "seeds": FACE_SEEDS,
+            "likeness": {name: round(value, 3) for name, value in found.items()}}
+
+
 def make_dreambooth() -> dict[str, Any]:
     """Fine-tunes all of the UNet on one identity."""
     train_dreambooth.main(["--seed", str(SEED)])
@@ -140,6 +157,8 @@ PARTS: Mapping[str, tuple[Callable[[], dict[str, Any]], Sequence[Path]]] = {
     "prompts": (measure_prompts, []),
     "loras": (make_loras, [weights.lora(name) for name in IDENTITIES]),
     "embedding": (make_embedding, [weights.embedding(train_embedding.IDENTITY)]),
+    "instantid": (make_instantid, [weights.ADAPTER]),
+    "faces": (measure_faces, []),
     "dreambooth": (make_dreambooth, []),
     "control": (make_control, []),
 }

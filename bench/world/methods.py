@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,16 +17,22 @@ from torch import Tensor
 
 from bench.world import detector, weights
 from bench.world.casts import Cast
+from bench.world.image_prompt import image_prompted, tokens_of
+from bench.world.layout import MAX_FIGURES
 from bench.world.regional import regional_attention
 from omg_ext.comprehension import FirstPicture, Models
 from omg_ext.comprehension.places import find_places, given_masks
-from omg_ext.diffusers import Control, OMGPipeline
+from omg_ext.diffusers import Control, FaceModels, OMGPipeline
 from omg_ext.diffusers.prompts import encode
+from omg_ext.faces.adapter import FaceAdapter
 from omg_ext.request import parse_request
 
 Pictures = npt.NDArray[np.uint8]
 Masks = Sequence[Sequence[npt.NDArray[np.float32] | None]]
 """[H, W] by picture and concept; None where a concept was not found"""
+EVERYONE = range(MAX_FIGURES)
+FACE_SCALE = 1.0
+"""Of image prompts, everywhere: what their adapter was trained with."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ class Studio:
         loras: LoRA files by names of ``IDENTITIES``; they are of the UNet only.
         steps, cfg_scale: of the sampling.
         rows_per_call: concept rows in one UNet call.
+        adapter: draws individuals by a face, which is what the identity reader makes of a picture.
+        portraits: these, [EMBEDDING] by names of ``IDENTITIES``, of one picture each.
     """
 
     pipe: StableDiffusionXLPipeline
@@ -91,22 +99,46 @@ class Studio:
     steps: int = 25
     cfg_scale: float = 4.5
     rows_per_call: int = 32
+    adapter: FaceAdapter | None = None
+    portraits: Mapping[str, Tensor] = field(default_factory=dict)
     omg: OMGPipeline = field(init=False)
 
     def __post_init__(self) -> None:
         self.omg = OMGPipeline(self.pipe, self.loras, rows_per_call=self.rows_per_call,
-                               detectors=[weights.DETECTOR.parent], keep_detectors=True)
+                               detectors=[weights.DETECTOR.parent], keep_detectors=True,
+                               faces=None if self.adapter is None else FaceModels(self.adapter))
 
     def plain(self, shot: Shot, prompt: str, shown: tuple[int, ...]) -> Take:
         """Ordinary pictures of a prompt, whose LoRAs act on the whole picture."""
         return replace(self.draw(shot, prompt, {**shot.request, "enabled": False}, shown), masks=None)
 
-    def draw(self, shot: Shot, prompt: str, request: Mapping[str, Any], shown: tuple[int, ...]) -> Take:
-        """Both passes, from the shot's noise."""
+    def by_lora(self, shot: Shot, index: int, triggered: bool = True) -> Take:
+        """Ordinary pictures with one concept's LoRA."""
+        prompt = shot.cast.prompt(shot.scene, {index} if triggered else ())
+        return self.plain(shot, prompt + shot.cast.tags([index]), (index,))
+
+    def by_faces(self, shot: Shot, shown: tuple[int, ...]) -> Take:
+        """Ordinary pictures with concepts' faces, which act on the whole picture; no trigger word, no LoRA."""
+        assert self.adapter is not None
+        batch = len(shot.latents)
+        cond, uncond = tokens_of(self.adapter, [self.portraits[shot.cast.names[index]] for index in shown])
+        # the pipeline's rows: conditional ones first
+        tokens = torch.cat([cond.expand(batch, -1, -1), uncond.expand(batch, -1, -1)])
+        with image_prompted(self.pipe.unet, self.adapter, tokens, FACE_SCALE):
+            return self.plain(shot, shot.cast.prompt(shot.scene), shown)
+
+    def draw(self, shot: Shot, prompt: str, request: Mapping[str, Any], shown: tuple[int, ...],
+             by_face: Collection[int] = ()) -> Take:
+        """Both passes, from the shot's noise.
+
+        Args:
+            by_face: the concepts that have a face.
+        """
         with counted(self.pipe.unet) as rows:
             start = time.perf_counter()
             result = self.omg(dict(request), prompt, steps=self.steps, cfg_scale=self.cfg_scale, latents=shot.latents,
-                              controls=shot.controls)
+                              controls=shot.controls,
+                              face_embeds={index: self.portraits[shot.cast.names[index]] for index in by_face})
             seconds = time.perf_counter() - start
         pictures = np.stack([np.asarray(picture) for picture in result.images or []])
         return Take(pictures, shown, sum(rows), seconds, result.masks)
@@ -171,10 +203,7 @@ class SingleLora:
     placed: bool = False
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
-        cast = shot.cast
-        return [studio.plain(shot, cast.prompt(shot.scene, {index} if self.triggered else ()) + cast.tags([index]),
-                             (index,))
-                for index in shot.everyone]
+        return [studio.by_lora(shot, index, self.triggered) for index in shot.everyone]
 
 
 @dataclass(frozen=True)
@@ -187,6 +216,34 @@ class SimultaneousLoras:
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast, everyone = shot.cast, shot.everyone
         return [studio.plain(shot, cast.prompt(shot.scene, everyone) + cast.tags(everyone), everyone)]
+
+
+@dataclass(frozen=True)
+class FaceAlone:
+    """The upper bound without LoRAs: for each concept pictures of the whole scene with its face, and no other's.
+
+    Attributes:
+        by_lora: concepts that have their LoRA instead.
+    """
+
+    name: str = "face alone"
+    by_lora: Collection[int] = ()
+    placed: bool = False
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        return [studio.by_lora(shot, index) if index in self.by_lora else studio.by_faces(shot, (index,))
+                for index in shot.everyone]
+
+
+@dataclass(frozen=True)
+class FacesAtOnce:
+    """InstantID with all faces at once on everything (the paper's Fig. 9)."""
+
+    name: str = "faces at once"
+    placed: bool = False
+
+    def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
+        return [studio.by_faces(shot, shot.everyone)]
 
 
 @dataclass(frozen=True)
@@ -226,17 +283,21 @@ class Omg:
             with the masks of the reader.
         alone: a concept's prompt is that of a picture of the concept alone, not of the whole picture.
         concept: fields of each concept that differ.
+        by_face: concepts that have a face instead of a LoRA.
     """
 
     name: str = "OMG"
     options: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     concept: Mapping[str, Any] = field(default_factory=dict)
+    by_face: Collection[int] = ()
     placed: bool = True
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
         cast = shot.cast
-        concepts = [{**cast.concept(shot.scene, index, self.alone), "cfg_scale": studio.cfg_scale, **self.concept}
+        concepts = [{**cast.concept(shot.scene, index, self.alone, index in self.by_face),
+                     "cfg_scale": studio.cfg_scale, "face_scale": FACE_SCALE, **self.concept}
                     for index in shot.everyone]
         request = {**shot.request, "concepts": concepts, "predict": "separate", "blend_start": 0.3, **self.options}
-        return [studio.draw(shot, cast.prompt(shot.scene), request, shot.everyone)]
+        return [studio.draw(shot, cast.prompt(shot.scene), request, shot.everyone,
+                            [index for index in shot.everyone if index in self.by_face])]

@@ -16,11 +16,11 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from bench.world import weights
-from bench.world.attributes import IDENTITIES, KINDS
+from bench.world.attributes import IDENTITIES, KINDS, Character
 from bench.world.model import LATENT_SCALE
 from bench.world.pixels import Images, as_images, as_tensor
 from bench.world.reader_nets import OFFSET, FigureNet, IdentityNet, crops
-from bench.world.render import render
+from bench.world.render import Picture, render
 from bench.world.scenes import SCENES
 
 Mask = npt.NDArray[np.bool_]
@@ -40,6 +40,7 @@ _CLOSE, _ONE = 0.6, 1.2
 _SPREAD = 2.0
 _BATCH = 32
 _REFERENCE_SEED = 2**31
+_PORTRAIT_SEED = 2**31 + 2**20
 
 
 @dataclass(frozen=True)
@@ -204,21 +205,31 @@ class IdentityReader:
         """
         return self.net(crops(as_tensor(images), torch.from_numpy(np.ascontiguousarray(masks))))
 
+    def of_picture(self, picture: Picture) -> Tensor:
+        """The vector ``[EMBEDDING]`` of a rendering's first figure, as if the rendering were a photo."""
+        return self.embed(picture.image[None], picture.figures[0].visible[None])[0]
+
+
+def reference(vae: AutoencoderKL, reader: IdentityReader, character: Character, seed: int, count: int = 24) -> Tensor:
+    """The mean vector ``[EMBEDDING]``, of unit length, of ``count`` reconstructions; ``seed`` is the first's."""
+    pictures = [render(seed + turn, [character], SCENES[turn % len(SCENES)]) for turn in range(count)]
+    images = as_images(reconstruct(vae, as_tensor(np.stack([picture.image for picture in pictures]))))
+    vectors = reader.embed(images, np.stack([picture.figures[0].visible for picture in pictures]))
+    return F.normalize(vectors.mean(dim=0), dim=0)
+
 
 def references(vae: AutoencoderKL, reader: IdentityReader, count: int = 24,
                names: Collection[str] = tuple(IDENTITIES)) -> Mapping[str, Tensor]:
-    """For each of ``IDENTITIES`` the mean vector ``[EMBEDDING]``, of unit length, of ``count`` reconstructions.
+    """For each of ``IDENTITIES`` its :func:`reference`.
 
     Args:
         names: only of these.
     """
-    found = {}
-    for number, (name, identity) in enumerate(IDENTITIES.items()):
-        if name not in names:
-            continue
-        pictures = [render(_REFERENCE_SEED + number * count + turn, [identity.character], SCENES[turn % len(SCENES)])
-                    for turn in range(count)]
-        images = as_images(reconstruct(vae, as_tensor(np.stack([picture.image for picture in pictures]))))
-        vectors = reader.embed(images, np.stack([picture.figures[0].visible for picture in pictures]))
-        found[name] = F.normalize(vectors.mean(dim=0), dim=0)
-    return found
+    return {name: reference(vae, reader, identity.character, _REFERENCE_SEED + number * count, count)
+            for number, (name, identity) in enumerate(IDENTITIES.items()) if name in names}
+
+
+def portraits(reader: IdentityReader) -> Mapping[str, Tensor]:
+    """For each of ``IDENTITIES`` the vector ``[EMBEDDING]`` of one picture: all that a face's adapter is told of it."""
+    return {name: reader.of_picture(render(_PORTRAIT_SEED + number, [identity.character]))
+            for number, (name, identity) in enumerate(IDENTITIES.items())}

@@ -16,8 +16,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.table import Row, conditions, results_name
 from bench.world import frontier
+from bench.world.casts import Cast
 from bench.world.measure import FIGURES, Mean
-from bench.world.sweeps import DEFAULTS, MOST_ALIKE, OCCLUSIONS, OMG, PAIR, PAIRS, TWO_MEN, Cell, Result
+from bench.world.methods import FaceAlone, NoLora
+from bench.world.sweeps import (
+    DEFAULT_FACES,
+    DEFAULTS,
+    MIXED,
+    MIXED_ALONE,
+    MOST_ALIKE,
+    MOST_ALIKE_FACES,
+    OCCLUSIONS,
+    OMG,
+    PAIR,
+    PAIRS,
+    TWO_MEN,
+    Cell,
+    Result,
+)
 
 # the targets, for two concepts of which at most this share is hidden
 TARGET_OCCLUSION = 0.3
@@ -149,7 +165,8 @@ def targets(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
     """What is asked of OMG, and how far simultaneous LoRAs are from it: for each pair that was run."""
     pairs = [*(Cell(pair, OMG) for pair in PAIRS),
              *(Cell(PAIR, OMG, share) for share in OCCLUSIONS if share <= TARGET_OCCLUSION)]
-    return [row for pair in pairs for row in _targets_of(pair.start, found)] + _targets_of_ways(found)
+    return [*(row for pair in pairs for row in _targets_of(pair.start, found)), *_targets_of_ways(found),
+            *(row for casts in (PAIRS, (TWO_MEN,)) for row in _targets_of_faces(casts, found))]
 
 
 def _targets_of_ways(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
@@ -166,6 +183,22 @@ def _targets_of_ways(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
     return rows
 
 
+def _targets_of_faces(casts: Sequence[Cast], found: Mapping[str, Figures]) -> list[Row]:
+    """What is asked where no LoRA was trained."""
+    who, rows = ("two men" if casts == (TWO_MEN,) else "four pairs"), []
+    for method, alone in ((MOST_ALIKE_FACES, FaceAlone()), (DEFAULT_FACES, FaceAlone()), (MIXED, MIXED_ALONE)):
+        point = frontier.point(casts, method.name, found, alone.name)
+        if point is not None:
+            layout, identity = point
+            rows += [Row(f"{who}: identity that {method.name} loses", 1 - identity, "", f"of {alone.name}'s", 0.15),
+                     Row(f"{who}: overlap that {method.name} loses", 1 - layout, "", "with the first pass", 0.3)]
+        bleed, least = ([found[cell.name]["bleed"] for cell in (Cell(cast, each) for cast in casts)
+                         if cell.name in found] for each in (method, NoLora()))
+        if len(bleed) == len(least) == len(casts):
+            rows += _bleed(f"{who}: bleed of {method.name}", pooled(bleed).mean, pooled(least).mean)
+    return rows
+
+
 def _targets_of(start: str, found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
     def mean(method: str, figure: str) -> float | None:
         known = found.get(f"{start}: {method}", {}).get(figure)
@@ -178,8 +211,13 @@ def _targets_of(start: str, found: Mapping[str, Mapping[str, Mean]]) -> list[Row
         if single and own is not None:
             rows.append(Row(f"{start}: identity that {method} loses", 1 - own / single, "", "of single LoRA's", most))
     bleed, least = mean(OMG.name, "bleed"), mean("no LoRA", "bleed")
-    if bleed is not None and least is not None:
-        # where chance alone looks less alike than nothing, a factor would be no tolerance
-        most = least + (MOST_BLEED - 1) * abs(least)
-        rows.append(Row(f"{start}: bleed of {OMG.name}", bleed, "", f"{least:.3f} without LoRA", round(most, 3)))
-    return rows
+    return [*rows, *_bleed(f"{start}: bleed of {OMG.name}", bleed, least)]
+
+
+def _bleed(name: str, bleed: float | None, least: float | None) -> list[Row]:
+    """A method's bleed against that without any LoRA; nothing if either is unknown."""
+    if bleed is None or least is None:
+        return []
+    # where chance alone looks less alike than nothing, a factor would be no tolerance
+    most = least + (MOST_BLEED - 1) * abs(least)
+    return [Row(name, bleed, "", f"{least:.3f} without LoRA", round(most, 3))]

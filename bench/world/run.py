@@ -29,9 +29,10 @@ from bench.world.measure import FIGURES, Judges
 from bench.world.methods import Studio
 from bench.world.model import pipeline
 from bench.world.parallel import CORES, in_processes
-from bench.world.readers import FigureReader, IdentityReader, references
+from bench.world.readers import FigureReader, IdentityReader, portraits, references
 from bench.world.report import Record, averages, default_path, table, targets
 from bench.world.sweeps import TABLES, Cell, Result, Runner, chosen
+from omg_ext.faces.adapter import FaceAdapter
 
 RESULTS = Path(__file__).parents[1] / "results"
 OUT = Path("out/bench-world")
@@ -103,7 +104,9 @@ def trained(sampling: Sampling) -> Runner:
     networks = checkpoint.load(weights.CHECKPOINT)
     identity = IdentityReader.load()
     judges = Judges(FigureReader.load(), identity, references(networks.vae, identity))
-    studio = Studio(pipeline(networks), loras(), sampling.steps, sampling.cfg_scale)
+    adapter = FaceAdapter.read(weights.ADAPTER, "adapter") if weights.ADAPTER.exists() else None
+    studio = Studio(pipeline(networks), loras(), sampling.steps, sampling.cfg_scale, adapter=adapter,
+                    portraits=portraits(identity))
     return Runner(studio, judges, sampling.seeds, sampling.batch)
 
 
@@ -148,7 +151,7 @@ def report(record: Record, folder: Path) -> str:
     for name, cells in TABLES.items():
         if any(cell.name in record.cells for cell in cells):
             parts.append(f"## {name}\n\n{table(cells, record.cells)}")
-            if name == "methods":
+            if name in ("methods", "faces"):
                 parts.append(averages(cells, record.cells))
         sheet = record.sheet(cells)
         if sheet is not None:
@@ -183,6 +186,9 @@ def main() -> None:
     if any(cell.is_conditioned for cell in wanted) and not weights.CONTROL.exists():
         print("Without those after silhouettes, whose ControlNet `make world ARGS=control` trains")
         wanted = [cell for cell in wanted if not cell.is_conditioned]
+    if any(cell.has_faces for cell in wanted) and not weights.ADAPTER.exists():
+        print("Without faces, whose adapter `make world ARGS=instantid` trains")
+        wanted = [cell for cell in wanted if not cell.has_faces]
     print(f"{hardware()}; {len(wanted)} cells of {args.seeds} pictures into {path}")
     sampling = Sampling(args.seeds, args.steps, args.cfg_scale, args.batch)
     enter(made_by_processes(sampling, wanted, args.jobs), record, len(wanted))

@@ -6,8 +6,8 @@ A cell can stand in several tables and is run once. All cells of a cast share se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,9 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.world import train_control, weights
+from bench.world.attributes import IDENTITIES
 from bench.world.casts import Cast
 from bench.world.measure import FIGURES, Judges, Mean, Reference, Values, measure, summary
-from bench.world.methods import Method, NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, ordinary
+from bench.world.methods import (
+    EVERYONE,
+    FaceAlone,
+    FacesAtOnce,
+    Method,
+    NoLora,
+    Omg,
+    Regional,
+    Shot,
+    SimultaneousLoras,
+    SingleLora,
+    Studio,
+    ordinary,
+)
 from bench.world.scenes import SCENES
 from bench.world.silhouettes import of_picture
 from bench.world.starts import inverted, noise, strangers
@@ -85,6 +99,12 @@ class Cell:
         """Unique: cells of one name are the same."""
         return f"{self.start}: {self.method.name}"
 
+    @property
+    def has_faces(self) -> bool:
+        """Whether it takes the trained image prompt adapter."""
+        method = self.method
+        return isinstance(method, (FaceAlone, FacesAtOnce)) or (isinstance(method, Omg) and bool(method.by_face))
+
 
 def _blend_start(value: float) -> Method:
     return OMG if value == 0.3 else Omg(f"OMG, blend start {value:g}", {"blend_start": value})
@@ -104,6 +124,21 @@ def _falling(way: Omg, value: float, **options: Any) -> Omg:
 
 
 MOST_ALIKE = _falling(JOINT, 30, blend_start=0.4)
+
+
+def _by_face(way: Omg, name: str, by_face: Collection[int] = EVERYONE) -> Omg:
+    """A way whose concepts have a face each instead of a LoRA."""
+    return replace(way, name=name, by_face=by_face)
+
+
+OMG_FACES = _by_face(OMG, "OMG + InstantID")
+MOST_ALIKE_FACES = _by_face(MOST_ALIKE, f"OMG + InstantID, {MOST_ALIKE.name}")
+DEFAULT_FACES = _by_face(DEFAULTS, f"OMG + InstantID, {DEFAULTS.name}")
+# the first concept by its LoRA, the second by its face
+MIXED_ALONE = FaceAlone("LoRA or face alone", by_lora=(0,))
+MIXED = _by_face(MOST_ALIKE, f"LoRA beside a face, {MOST_ALIKE.name}", (1,))
+FACES: tuple[Method, ...] = (
+    FaceAlone(), NoLora(), FacesAtOnce(), OMG_FACES, MOST_ALIKE_FACES, DEFAULT_FACES, MIXED_ALONE, MIXED)
 _BY_CONTRAST = {"first_pass": "prefix", "detector": "contrast"}
 _BY_YOLO = {"first_pass": "prefix", "detector": "yolo", "detect": {"model": weights.DETECTOR.name}}
 CURVES: Mapping[str, Sequence[Omg]] = {
@@ -140,6 +175,9 @@ TABLES: Mapping[str, Sequence[Cell]] = {
     "condition": [*(Cell(PAIR, method, occlusion, True) for occlusion in OCCLUSIONS for method in CONDITIONED),
                   *(Cell(TWO_MEN, method, 0.15, True) for method in CONDITIONED)],
     "frontier": [Cell(cast, method) for cast in (*PAIRS, TWO_MEN) for method in _ON_CURVES],
+    "faces": [Cell(cast, method) for cast in PAIRS for method in FACES],
+    "faces-same-class": [Cell(TWO_MEN, method) for method in FACES],
+    "faces-single": [Cell(Cast((name,)), method) for name in IDENTITIES for method in (FaceAlone(), NoLora())],
 }
 
 

@@ -16,6 +16,8 @@ DETECTOR = WEIGHTS / "figures-seg.pt"
 """A YOLO-seg of ultralytics, which is a pickle."""
 CONTROL = OUT / "control"
 """A diffusers folder of a ControlNet; as large as the UNet's encoder, so it is made when it is needed."""
+ADAPTER = WEIGHTS / "instantid.safetensors"
+"""An image prompt adapter in InstantID's layout."""
 CARD = WEIGHTS / "card.json"
 
 
