@@ -207,7 +207,7 @@ class IdentityReader:
 
     def of_picture(self, picture: Picture) -> Tensor:
         """The vector ``[EMBEDDING]`` of a rendering's first figure, as if the rendering were a photo."""
-        return self.embed(picture.image[None], picture.figures[0].visible[None])[0]
+        return self.embed(np.stack([picture.image]), np.stack([picture.figures[0].visible]))[0]
 
 
 def reference(vae: AutoencoderKL, reader: IdentityReader, character: Character, seed: int, count: int = 24) -> Tensor:

@@ -20,8 +20,22 @@ from bench.world import IDENTITIES, SCENES, VOCABULARY, frontier, model, render,
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
 from bench.world.measure import Judges, Mean, Reference, conflicts, measure, summary
-from bench.world.methods import NoLora, Omg, Regional, Shot, SimultaneousLoras, SingleLora, Studio, Take, ordinary
+from bench.world.methods import (
+    EVERYONE,
+    FaceAlone,
+    FacesAtOnce,
+    NoLora,
+    Omg,
+    Regional,
+    Shot,
+    SimultaneousLoras,
+    SingleLora,
+    Studio,
+    Take,
+    ordinary,
+)
 from bench.world.pixels import as_tensor
+from bench.world.reader_nets import EMBEDDING
 from bench.world.readers import ReadFigure, Reading
 from bench.world.regional import regional_attention
 from bench.world.render import Picture
@@ -29,10 +43,27 @@ from bench.world.report import Record, averages, pooled, targets
 from bench.world.run import arguments, enter, made_by, report, unknown
 from bench.world.silhouettes import of_picture
 from bench.world.starts import inverted, noise, strangers
-from bench.world.sweeps import BLENDING, CONDITIONED, DEFAULTS, OMG, PAIRS, TABLES, Cell, Runner, chosen
+from bench.world.sweeps import (
+    BLENDING,
+    CONDITIONED,
+    DEFAULTS,
+    FACES,
+    MIXED,
+    MIXED_ALONE,
+    MOST_ALIKE_FACES,
+    OMG,
+    OMG_FACES,
+    PAIRS,
+    TABLES,
+    Cell,
+    Runner,
+    chosen,
+)
 from omg_ext.comprehension import DETECTORS
 from omg_ext.diffusers import Control, OMGPipeline, PromptEmbeds
 from omg_ext.diffusers.prompts import encode
+from omg_ext.faces.adapter import FaceAdapter
+from tests.models.tiny_instantid import adapter_state
 
 # on models of this size threads only get in each other's way
 torch.set_num_threads(1)
@@ -88,13 +119,17 @@ class Truth:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    """The small SDXL and a LoRA for each identity, random."""
+    """The small SDXL, a LoRA and a face for each identity, and what draws faces, random."""
     torch.manual_seed(0)
     networks = model.parts(0)
     folder = tmp_path_factory.mktemp("loras")
     for seed, name in enumerate(NAMES):
         save_file(random_lora(networks.unet, 2, 0.3, seed), folder / f"{name}.safetensors")
-    return Studio(model.pipeline(networks), {name: folder / f"{name}.safetensors" for name in NAMES}, steps=STEPS)
+    torch.save(adapter_state(networks.unet, embedding=EMBEDDING), folder / "ip-adapter.bin")
+    faces = torch.nn.functional.normalize(torch.randn(len(NAMES), EMBEDDING))
+    return Studio(model.pipeline(networks), {name: folder / f"{name}.safetensors" for name in NAMES}, steps=STEPS,
+                  adapter=FaceAdapter.read(folder / "ip-adapter.bin", "adapter"),
+                  portraits=dict(zip(NAMES, faces, strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +173,11 @@ def test_concepts_of_one_class_are_told_apart_by_place():
     assert "where" not in PAIR.concept("park", 0)
 
 
+def test_a_concept_by_a_face_has_no_words_of_its_own():
+    assert MEN.concept("park", 1, by_face=True) == {
+        "phrase": "man", "where": {"index": 1}, "prompt": "a man and another man in the park"}
+
+
 # --- methods ---
 
 def rows_of_two_passes(studio: Studio, concepts: int, fraction: float = 0.3) -> int:
@@ -150,6 +190,8 @@ def rows_of_two_passes(studio: Studio, concepts: int, fraction: float = 0.3) -> 
     (NoLora(), 2 * STEPS), (SimultaneousLoras(), 2 * STEPS), (Regional(), 4 * STEPS), (SingleLora(), 2 * STEPS),
     (OMG, None), (BLENDING, None), (Omg("alone", alone=True), None),
     (Omg("late", {"blend_start": 0.6}), 0.6), (Omg("never", {"blend_start": 1}), 2 * STEPS),
+    (FaceAlone(), 2 * STEPS), (MIXED_ALONE, 2 * STEPS), (FacesAtOnce(), 2 * STEPS), (OMG_FACES, None),
+    (Omg("mixed", by_face=(1,)), None),
 ], ids=lambda value: getattr(value, "name", ""))
 def test_every_method_makes_pictures_for_as_many_rows_as_it_should(studio, shot, plain, method, rows):
     if rows is None or isinstance(rows, float):
@@ -163,6 +205,41 @@ def test_every_method_makes_pictures_for_as_many_rows_as_it_should(studio, shot,
         assert take.seconds > 0
         assert (take.masks is None) == (not method.placed)
         assert method.name in ("no LoRA", "never") or not np.array_equal(take.pictures, plain.pictures)
+
+
+def test_a_face_is_drawn_as_omg_draws_it_everywhere(studio, shot):
+    """What OMG is compared with is what OMG does: *everywhere is plain*."""
+    cast = Cast(("Azura",))
+    alone = replace(shot, cast=cast)
+    found = studio.by_faces(alone, (0,)).pictures
+    everywhere = {**cast.concept("park", 0, by_face=True), "where": {"box": [0, 0, 1, 1]}, "face_scale": 1}
+    request = {"concepts": [everywhere], "blend_start": 0, "layout": {"cross": 0, "self": 0}, "predict": "separate"}
+    expected = studio.draw(alone, cast.prompt("park"), request, (0,), by_face=[0]).pictures
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert np.abs(found.astype(int) - ordinary(studio, alone).pictures).max() > 10
+
+
+def test_nothing_of_a_face_stays_behind(studio, shot, plain):
+    studio.by_faces(shot, (0, 1))
+    np.testing.assert_array_equal(ordinary(studio, shot).pictures, plain.pictures)
+
+
+def test_faces_at_once_are_both_on_everything(studio, shot):
+    """Their order does not count; and twice the same is the same."""
+    both, other, one, twice = (studio.by_faces(*given).pictures.astype(int) for given in (
+        (shot, (0, 1)), (shot, (1, 0)), (shot, (0,)), (shot, (0, 0))))
+    assert np.abs(both - other).max() <= 1
+    assert np.abs(one - twice).max() <= 1
+    assert np.abs(both - one).max() > 10
+
+
+def test_a_lora_beside_a_face_are_each_where_their_concept_is(studio, shot, plain):
+    by_lora, by_face, mixed = (Omg(by_face=by_face)(studio, shot, plain)[0].pictures.astype(int)
+                               for by_face in ((), EVERYONE, (1,)))
+    # the reader sees the first in the left half and the second in the right one
+    left, right = (slice(None), slice(None), slice(0, 48)), (slice(None), slice(None), slice(80, None))
+    assert np.abs(mixed - by_lora)[left].mean() < np.abs(mixed - by_face)[left].mean() / 2
+    assert np.abs(mixed - by_face)[right].mean() < np.abs(mixed - by_lora)[right].mean() / 2
 
 
 def test_masks_by_attention_need_no_reader(studio, shot, plain):
@@ -390,7 +467,7 @@ def test_a_bench_is_written_cell_by_cell_and_goes_on_where_it_was(runner, tmp_pa
     assert "| Rusty+Azura" in text
     assert "identity that" not in text
     assert sorted(file.name for file in tmp_path.glob("*.png")) == [
-        "found-concepts.png", "found-frontier.png", "found-methods.png", "found-occlusion.png"]
+        "found-concepts.png", "found-faces.png", "found-frontier.png", "found-methods.png", "found-occlusion.png"]
     with pytest.raises(ValueError, match="has other settings"):
         Record.open(path, strips, {"seeds": 4})
 
@@ -406,6 +483,26 @@ def test_targets_compare_with_the_bounds():
     assert lost.value == pytest.approx(0.025)
     assert sunk.value == pytest.approx(0.5)
     assert (bleed.value, bleed.most) == (0.25, 0.24)
+
+
+def test_targets_of_faces_compare_with_the_face_alone():
+    def means(identity: float, bleed: float, layout: float) -> dict[str, Mean]:
+        return {name: Mean(value, None, 1) for name, value in
+                (("identity", identity), ("bleed", bleed), ("layout", layout))}
+
+    figures = {"face alone": (0.8, 0, 0.5), "no LoRA": (0, 0.1, 1), MOST_ALIKE_FACES.name: (0.72, 0.15, 0.68),
+               "single LoRA": (1, 0, 0.5), "LoRA or face alone": (0.9, 0, 0.5), MIXED.name: (0.72, 0.1, 0.75)}
+    found = {f"{cast}: {method}": means(*values) for cast in PAIRS for method, values in figures.items()}
+    rows = {row.name: row for row in targets(found) if "InstantID" in row.name or "beside" in row.name}
+    assert [(round(row.value, 3), row.met) for row in rows.values()] == [
+        (0.1, True), (0.32, False), (0.15, False), (0.2, False), (0.25, True), (0.1, True)]
+    assert all(name.startswith("four pairs: ") for name in rows)
+
+
+def test_cells_say_whether_they_take_the_adapter_for_faces():
+    takes_it = {method.name: Cell(PAIR, method).has_faces for method in FACES}
+    assert [name for name, takes in takes_it.items() if not takes] == ["no LoRA"]
+    assert not any(Cell(PAIR, method).has_faces for method in CONDITIONED)
 
 
 def test_averages_are_over_casts_and_of_methods_that_all_casts_have():

@@ -15,11 +15,12 @@ from bench.world import demo, train_lora, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
-from bench.world.methods import Method, NoLora, SimultaneousLoras, SingleLora
+from bench.world.methods import FaceAlone, FacesAtOnce, Method, NoLora, SimultaneousLoras, SingleLora
 from bench.world.run import Sampling, loras, trained
-from bench.world.sweeps import OMG, PAIR, TWO_MEN, UNTRIGGERED, Cell, Runner
+from bench.world.sweeps import MOST_ALIKE_FACES, OMG, PAIR, TWO_MEN, UNTRIGGERED, Cell, Runner
 
 MEGABYTE = 10**6
+needs_adapter = pytest.mark.skipif(bool(weights.missing(weights.ADAPTER)), reason=weights.missing(weights.ADAPTER))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,28 @@ def test_omg_keeps_the_first_pass_where_loras_at_once_draw_another_picture(runne
     assert apart["layout"] > mixed["layout"] + 0.2
     assert apart["background"] < mixed["background"] / 3
     assert apart["bleed"] < 0.2
+
+
+@needs_adapter
+def test_the_adapter_for_faces_is_small_and_draws_strangers():
+    card = json.loads(weights.CARD.read_text())
+    assert weights.ADAPTER.stat().st_size <= 2 * MEGABYTE
+    assert card["instantid"]["seed"] == card["faces"]["seed"] == 0
+    found = card["faces"]["likeness"]
+    assert found["with_face"] > found["without"] + 0.3
+
+
+@needs_adapter
+def test_a_face_draws_its_individual_without_a_lora(runner):
+    shown, nobody = (figures(runner, Cast(("Rusty",)), method)["identity"] for method in (FaceAlone(), NoLora()))
+    assert shown > nobody + 0.3
+
+
+@needs_adapter
+def test_omg_tells_two_faces_apart_that_are_mixed_at_once(runner):
+    mixed, apart = (figures(runner, TWO_MEN, method) for method in (FacesAtOnce(), MOST_ALIKE_FACES))
+    assert apart["identity"] > mixed["identity"]
+    assert apart["layout"] > mixed["layout"] + 0.2
 
 
 def test_the_demo_draws_its_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
