@@ -104,9 +104,13 @@ class Task:
         Args:
             unet: a diffusers SDXL UNet.
         """
+        return (self.errors(unet).mean(dim=(1, 2, 3)) * self.weights).mean()
+
+    def errors(self, unet: Callable[..., Any]) -> Tensor:
+        """Squared errors of the predicted noise [B, 4, h, w]."""
         arguments = self.conditioning.unet_arguments(self.size_ids)
-        predicted = unet(self.noisy, self.timesteps, **arguments).sample
-        return ((predicted - self.noise).pow(2).mean(dim=(1, 2, 3)) * self.weights).mean()
+        predicted: Tensor = unet(self.noisy, self.timesteps, **arguments).sample
+        return (predicted - self.noise).pow(2)
 
 
 def denoising_loss(unet: nn.Module, latents: Tensor, conditioning: Conditioning,

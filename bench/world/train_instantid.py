@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -53,8 +54,10 @@ _COMPANY = (0.55, 0.3, 0.15)
 _TWINS = 0.3
 # as IP-Adapter's: of the faces, of the captions, and of both at once, in this share of the rows each
 _DROPOUT = 0.05
-# InstantID's but for the widths, which are a tenth of its
-TOKENS, DEPTH, DIM = 16, 4, 128
+# of an error away from the individual: there is nothing to learn there but to change nothing, and most of the noise
+_ELSEWHERE = 0.1
+# of the resampler; InstantID's has 16, 4 and 1280, but of many tokens all that differs at first is lost
+TOKENS, DEPTH, DIM = 4, 2, 128
 
 
 def people(seed: int) -> list[Character]:
@@ -82,18 +85,45 @@ def lesson(person: Character, seed: int, number: int) -> tuple[Picture, Picture]
     return render(rng.getrandbits(32), [person]), render(rng.getrandbits(32), company(person, rng))
 
 
-def prepared(networks: model.Parts, reader: IdentityReader,
-             lessons: Iterable[tuple[Picture, Picture]]) -> tuple[Examples, Tensor]:
-    """What is to be drawn, encoded, and whom it shows: their embeddings [N, EMBEDDING]."""
+def shares(picture: Picture) -> Tensor:
+    """What each latent of a lesson counts [LATENT, LATENT]: all where its first figure shows, or one that looks so."""
+    person = picture.figures[0].character
+    shown = np.any([figure.visible for figure in picture.figures if figure.character == person], axis=0)
+    cells = shown.reshape(model.LATENT, -1, model.LATENT, shown.shape[1] // model.LATENT).any(axis=(1, 3))
+    return torch.from_numpy(np.where(cells, 1, _ELSEWHERE)).float()
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """N of them.
+
+    Attributes:
+        examples: what is to be drawn.
+        embeddings: whom it shows [N, EMBEDDING].
+        shares: see :func:`shares`, [N, LATENT, LATENT].
+    """
+
+    examples: Examples
+    embeddings: Tensor
+    shares: Tensor
+
+    def at(self, index: Tensor) -> Lessons:
+        """Those of these numbers."""
+        return Lessons(self.examples.at(index), self.embeddings[index], self.shares[index])
+
+
+def prepared(networks: model.Parts, reader: IdentityReader, lessons: Iterable[tuple[Picture, Picture]]) -> Lessons:
+    """Encodes and reads the pictures."""
     embeddings: list[Tensor] = []
+    counted: list[Tensor] = []
 
     def noted() -> Iterator[Picture]:
         for portrait, picture in lessons:
             embeddings.append(reader.of_picture(portrait))
+            counted.append(shares(picture))
             yield picture
 
-    examples = prepare(networks, noted())
-    return examples, torch.stack(embeddings)
+    return Lessons(prepare(networks, noted()), torch.stack(embeddings), torch.stack(counted))
 
 
 def untrained(unet: Any, seed: int = 0) -> FaceAdapter:
@@ -105,6 +135,8 @@ def untrained(unet: Any, seed: int = 0) -> FaceAdapter:
         for module in resampler.modules():
             if isinstance(module, (nn.Linear, nn.LayerNorm)):
                 module.reset_parameters()
+        # embeddings are of unit length here
+        resampler.proj_in.weight.data *= EMBEDDING ** 0.5
     attentions: list[Any] = file_order(unet)
     return FaceAdapter("untrained", resampler, tuple(
         (each.to_k.weight.detach().clone(), torch.zeros_like(each.to_v.weight)) for each in attentions))
@@ -117,14 +149,14 @@ def trainable(adapter: FaceAdapter) -> tuple[FaceAdapter, nn.ParameterList]:
     return found, nn.ParameterList([*found.resampler.parameters(), *chain.from_iterable(projections)])
 
 
-def dropped(examples: Examples, embeddings: Tensor) -> tuple[Conditioning, Tensor]:
-    """Captions, and embeddings [B, EMBEDDING], some of either zero: for classifier-free guidance, and without faces."""
-    chance = torch.rand(len(embeddings))
+def dropped(lessons: Lessons) -> Lessons:
+    """Some without their captions, some without their embeddings, which are zero then: for guidance."""
+    chance = torch.rand(len(lessons.embeddings))
     has_face = (chance >= 2 * _DROPOUT).float()
     has_caption = ((chance < _DROPOUT) | (chance >= 3 * _DROPOUT)).float()
-    text = examples.conditioning
-    return (Conditioning(text.context * has_caption[:, None, None], text.pooled * has_caption[:, None]),
-            embeddings * has_face[:, None])
+    text = lessons.examples.conditioning
+    captions = Conditioning(text.context * has_caption[:, None, None], text.pooled * has_caption[:, None])
+    return Lessons(Examples(lessons.examples.latents, captions), lessons.embeddings * has_face[:, None], lessons.shares)
 
 
 @dataclass(frozen=True)
@@ -137,6 +169,18 @@ class _Prompted:
 
     def __call__(self, x: Tensor, t: Tensor, **given: Any) -> Any:
         return self.unet(x, t, **image_prompt.arguments(self.resampler(self.embeddings)), **given)
+
+
+def loss(unet: Any, resampler: nn.Module, task: Task, embeddings: Tensor, counted: Tensor) -> Tensor:
+    """The weighted mean squared error of the predicted noise.
+
+    Args:
+        unet: to which an adapter is attached.
+        embeddings: [B, EMBEDDING].
+        counted: of each latent, see :func:`shares`, [B, LATENT, LATENT].
+    """
+    errors = task.errors(_Prompted(unet, resampler, embeddings)).mean(dim=1)
+    return ((errors * counted).sum(dim=(1, 2)) / counted.sum(dim=(1, 2)) * task.weights).mean()
 
 
 def train(networks: model.Parts, reader: IdentityReader, seed: int = 0, pictures: int = PICTURES, steps: int = STEPS,
@@ -154,8 +198,7 @@ def train(networks: model.Parts, reader: IdentityReader, seed: int = 0, pictures
     """
     known = people(seed)
     numbers = tqdm(range(pictures), desc="pictures", mininterval=30)
-    examples, embeddings = prepared(networks, reader, (lesson(known[number % len(known)], seed, number)
-                                                       for number in numbers))
+    lessons = prepared(networks, reader, (lesson(known[number % len(known)], seed, number) for number in numbers))
     networks.unet.requires_grad_(False)
     start, first = (0, untrained(networks.unet, seed)) if before is None else (before[1], before[0])
     adapter, parameters = trainable(first)
@@ -169,12 +212,10 @@ def train(networks: model.Parts, reader: IdentityReader, seed: int = 0, pictures
     recent = 0.0
     with Workers() as workers, image_prompt.attached(networks.unet, adapter):
         for step in (bar := tqdm(range(start, steps), desc="InstantID", mininterval=30)):
-            index = torch.randint(0, len(embeddings), (BATCH,))
-            drawn = examples.at(index)
-            conditioning, faces = dropped(drawn, embeddings[index])
-            task = Task.draw(drawn.latents, conditioning, caption_dropout=0)
+            drawn = dropped(lessons.at(torch.randint(0, pictures, (BATCH,))))
+            task = Task.draw(drawn.examples.latents, drawn.examples.conditioning, caption_dropout=0)
             losses.append(workers.backward(
-                [partial(task[rows].loss, _Prompted(networks.unet, adapter.resampler, faces[rows]))
+                [partial(loss, networks.unet, adapter.resampler, task[rows], drawn.embeddings[rows], drawn.shares[rows])
                  for rows in workers.parts(BATCH)], parameters))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

@@ -113,22 +113,34 @@ def test_faces_and_captions_are_left_out_one_by_one_and_together():
     torch.manual_seed(0)
     rows = 8000
     examples = Examples(torch.zeros(rows, 1), Conditioning(torch.ones(rows, 1, 1), torch.ones(rows, 1)))
-    text, faces = train_instantid.dropped(examples, torch.ones(rows, EMBEDDING))
-    has_caption, has_face = text.pooled[:, 0] == 1, faces[:, 0] == 1
+    drawn = train_instantid.dropped(train_instantid.Lessons(examples, torch.ones(rows, 2), torch.ones(rows, 1, 1)))
+    text = drawn.examples.conditioning
+    has_caption, has_face = text.pooled[:, 0] == 1, drawn.embeddings[:, 0] == 1
     assert torch.equal(has_caption, text.context[:, 0, 0] == 1)
     for caption, face, share in ((False, True, 0.05), (True, False, 0.05), (False, False, 0.05), (True, True, 0.85)):
         found = ((has_caption == caption) & (has_face == face)).float().mean()
         assert found == pytest.approx(share, abs=0.012)
 
 
+def test_what_counts_is_where_the_individual_shows():
+    person = IDENTITIES["Marlow"].character
+    twins = render(3, [person, IDENTITIES["Azura"].character, person])
+    counted = train_instantid.shares(twins)
+    assert counted.shape == (model.LATENT, model.LATENT)
+    cell = model.SIZE // model.LATENT
+    for figure, is_counted in zip(twins.figures, (True, False, True), strict=True):
+        rows, columns = (places // cell for places in np.nonzero(figure.visible))
+        assert bool((counted[rows, columns] == 1).all()) == is_counted
+    assert counted.unique().tolist() == [pytest.approx(train_instantid._ELSEWHERE), 1]
+
+
 # --- that it learns ---
 
 def test_an_untrained_one_changes_nothing_and_a_trained_one_goes_by_the_face(networks, reader):
     person = IDENTITIES["Bolt"].character
-    examples, faces = train_instantid.prepared(
-        networks, reader, [train_instantid.lesson(person, 0, number) for number in range(2)])
-    drawn = examples.at(torch.arange(2))
-    task = Task.draw(drawn.latents, drawn.conditioning, 0)
+    lessons = train_instantid.prepared(
+        networks, reader, [train_instantid.lesson(person, 0, number) for number in range(2)]).at(torch.arange(2))
+    task, faces = Task.draw(lessons.examples.latents, lessons.examples.conditioning, 0), lessons.embeddings
     assert faces.shape == (2, EMBEDDING)
     plain = task.loss(networks.unet)
     untrained = train_instantid.untrained(networks.unet)
@@ -188,7 +200,7 @@ def test_its_file_is_instantids_but_for_the_sizes(networks, tmp_path):
     read.check(networks.unet, "faces.adapter")
     assert read.tokens(torch.ones(EMBEDDING), "faces").shape == (2, train_instantid.TOKENS, model.CONTEXT)
     state = load_file(path)
-    assert state.keys() == flat(adapter_state(networks.unet)).keys()
+    assert state.keys() == flat(adapter_state(networks.unet, depth=train_instantid.DEPTH)).keys()
     assert {weight.dtype for weight in state.values()} == {torch.float16}
 
 
