@@ -58,8 +58,9 @@ def attached(unet: Any, adapter: FaceAdapter, scale: float = 1.0) -> Iterator[No
     """Within the block the UNet's cross-attention is that of :class:`ImagePromptProcessor`."""
     before = unet.attn_processors
     layers = dict(zip(file_order(unet), adapter.projections, strict=True))
-    own = {f"{name}.processor": ImagePromptProcessor(*layers[module], scale) for name, module in unet.named_modules()
-           if module in layers}
+    # files have them in half precision
+    own = {f"{name}.processor": ImagePromptProcessor(*(weight.to(unet.dtype) for weight in layers[module]), scale)
+           for name, module in unet.named_modules() if module in layers}
     unet.set_attn_processor({**before, **own})
     try:
         yield

@@ -63,7 +63,7 @@ from omg_ext.comprehension import DETECTORS
 from omg_ext.diffusers import Control, OMGPipeline, PromptEmbeds
 from omg_ext.diffusers.prompts import encode
 from omg_ext.faces.adapter import FaceAdapter
-from tests.models.tiny_instantid import adapter_state
+from tests.models.tiny_instantid import adapter_state, flat
 
 # on models of this size threads only get in each other's way
 torch.set_num_threads(1)
@@ -125,10 +125,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     folder = tmp_path_factory.mktemp("loras")
     for seed, name in enumerate(NAMES):
         save_file(random_lora(networks.unet, 2, 0.3, seed), folder / f"{name}.safetensors")
-    torch.save(adapter_state(networks.unet, embedding=EMBEDDING), folder / "ip-adapter.bin")
+    save_file({key: weight.half() for key, weight in flat(adapter_state(networks.unet, embedding=EMBEDDING)).items()},
+              folder / "ip-adapter.safetensors")
     faces = torch.nn.functional.normalize(torch.randn(len(NAMES), EMBEDDING))
     return Studio(model.pipeline(networks), {name: folder / f"{name}.safetensors" for name in NAMES}, steps=STEPS,
-                  adapter=FaceAdapter.read(folder / "ip-adapter.bin", "adapter"),
+                  adapter=FaceAdapter.read(folder / "ip-adapter.safetensors", "adapter"),
                   portraits=dict(zip(NAMES, faces, strict=True)))
 
 
