@@ -58,9 +58,11 @@ def attached(unet: Any, adapter: FaceAdapter, scale: float = 1.0) -> Iterator[No
     """Within the block the UNet's cross-attention is that of :class:`ImagePromptProcessor`."""
     before = unet.attn_processors
     layers = dict(zip(file_order(unet), adapter.projections, strict=True))
-    # files have them in half precision
-    own = {f"{name}.processor": ImagePromptProcessor(*(weight.to(unet.dtype) for weight in layers[module]), scale)
-           for name, module in unet.named_modules() if module in layers}
+    own: dict[str, Any] = {}
+    for name, module in unet.named_modules():
+        if module in layers:
+            key, value = layers[module]  # in half precision, as files have them
+            own[f"{name}.processor"] = ImagePromptProcessor(key.to(unet.dtype), value.to(unet.dtype), scale)
     unet.set_attn_processor({**before, **own})
     try:
         yield
