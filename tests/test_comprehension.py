@@ -251,7 +251,7 @@ class TestClassTokenAttention:
 
         whole = record(slice(0, 3))
         split = record(slice(0, 1), slice(1, 3))
-        np.testing.assert_allclose(split, whole, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(split, whole, rtol=1e-3)  # some processors round batches of other sizes otherwise
 
     def test_mean_over_steps(self):
         unet = tiny_unet()
