@@ -109,12 +109,12 @@ def peaks_of_faces(subject: Subject) -> list[Row]:
     for way in WAYS:
         peaks = {}
         for kind in KINDS:
+            gc.collect()  # what went before holds itself, and would count
             drawing = _Drawing(subject, way, kind)
             drawing(4)
             with watched(subject.pipe.unet) as peaks[kind]:
                 drawing(4)
             del drawing
-            gc.collect()  # hooks and models hold each other, and would count for the next
         for kind in KINDS[1:]:
             more = (peaks[kind].live - peaks[KINDS[0]].live) / MIB
             rows.append(Row(f"Tensors alive beyond no face: {way}, {kind}", more, "MiB", note="2 concepts, 4 steps"))
