@@ -77,16 +77,18 @@ class Task:
     size_ids: Tensor
 
     @classmethod
-    def draw(cls, latents: Tensor, conditioning: Conditioning, caption_dropout: float = CAPTION_DROPOUT) -> Task:
+    def draw(cls, latents: Tensor, conditioning: Conditioning, caption_dropout: float = CAPTION_DROPOUT,
+             lowest: int = 0) -> Task:
         """Random timesteps and noise, from torch's global generator, with min-SNR weights (arXiv 2303.09556).
 
         Args:
             latents: [B, 4, h, w], of unit variance.
             conditioning: of B rows.
             caption_dropout: the share of captions replaced by the empty one, for classifier-free guidance.
+            lowest: of the timesteps.
         """
         rows = len(latents)
-        timesteps = torch.randint(0, TIMESTEPS, (rows,))
+        timesteps = torch.randint(lowest, TIMESTEPS, (rows,))
         noise = torch.randn_like(latents)
         alphas = alphas_cumprod()[timesteps]
         signal, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]

@@ -134,6 +134,19 @@ def test_what_counts_is_where_the_individual_shows():
     assert counted.unique().tolist() == [pytest.approx(train_instantid._ELSEWHERE), 1]
 
 
+def test_noisy_rows_count_and_clear_ones_do_not():
+    torch.manual_seed(0)
+    rows = 2000
+    text = Conditioning(torch.zeros(rows, 1, 1), torch.zeros(rows, 1))
+    task = train_instantid.balanced(Task.draw(torch.zeros(rows, 1, 1, 1), text, 0, 300))
+    assert 300 <= task.timesteps.min() < 310
+    assert task.timesteps.max() > 990
+    order = task.timesteps.argsort()
+    assert (task.weights[order].diff() >= 0).all()
+    assert task.weights.min() > 1
+    assert task.weights.max() > 15
+
+
 # --- that it learns ---
 
 def test_an_untrained_one_changes_nothing_and_a_trained_one_goes_by_the_face(networks, reader):
