@@ -1,0 +1,101 @@
+"""One picture to be drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..request import Request, dump_request, parse_request
+from ..request.schema import Scale
+from ..request.tags import parse_tags
+from ..request.validate import check
+
+Side = Annotated[int, Meta(ge=64, le=8192, multiple_of=8)]
+
+
+class Job(Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture, by everything that it depends on but the models' files.
+
+    Attributes:
+        prompt: the main prompt; its ``<lora:...>`` tags act everywhere.
+        name: begins the names of its files; says nothing about the picture.
+        request: concepts and options of OMG; None is an ordinary picture.
+        negative_prompt: of the picture.
+        seed: of its noise.
+        steps: of the sampling.
+        cfg_scale: classifier-free guidance scale; 1 is none.
+        width, height: in pixels.
+        sampler: by its name in the web UI, such as ``Euler a`` or ``DPM++ 2M``.
+        scheduler: which noise levels the steps have, by its name in the web UI; ``Automatic`` is the sampler's own.
+        checkpoint: the model's file or folder, or the name under which a worker knows it; empty is the worker's own.
+    """
+
+    prompt: str
+    name: Annotated[str, Meta(pattern=r"^[\w .()+-]{0,80}$")] = ""
+    request: Request | None = None
+    negative_prompt: str = ""
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    steps: Annotated[int, Meta(ge=1, le=1000)] = 30
+    cfg_scale: Scale = 7.0
+    width: Side = 1024
+    height: Side = 1024
+    sampler: str = "DPM++ 2M"
+    scheduler: str = "Automatic"
+    checkpoint: str = ""
+
+    @property
+    def concepts(self) -> int:
+        """How many concepts are drawn."""
+        return len(self.request.concepts) if self.request is not None and self.request.enabled else 0
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The LoRAs that its prompts name, sorted.
+
+        Raises:
+            OMGError: a tag cannot be read.
+        """
+        prompts = [("prompt", self.prompt)]
+        if self.request is not None and self.request.enabled:
+            prompts += [(f"request.concepts[{index}].prompt", concept.prompt)
+                        for index, concept in enumerate(self.request.concepts)]
+        return tuple(sorted({tag.name for field, prompt in prompts for tag in parse_tags(prompt, field)[1]}))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What must be loaded to draw it: jobs with the same are best drawn one after the other."""
+        return (self.checkpoint, *self.networks)
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other: 16 digits of a checksum of all but its name."""
+        data = {name: value for name, value in dump_job(self).items() if name != "name"}
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def stem(self) -> str:
+        """The names of its files, without what follows the dot."""
+        return f"{self.name.strip()}-{self.key}" if self.name.strip() else self.key
+
+
+def parse_job(data: Any) -> Job:
+    """Validate a job given as a dict.
+
+    Raises:
+        OMGError: naming the field, for unknown or missing fields, wrong types and numbers out of range.
+    """
+    check(data, Job)
+    return msgspec.convert(data, Job)
+
+
+def dump_job(job: Job) -> dict[str, Any]:
+    """The job as JSON data, defaults left out: ``parse_job(dump_job(job)) == job``."""
+    data = {field.name: getattr(job, field.name) for field in msgspec.structs.fields(job)
+            if field.name != "request" and getattr(job, field.name) != field.default}
+    if job.request is not None:
+        data["request"] = dump_request(parse_request(job.request))
+    return data
