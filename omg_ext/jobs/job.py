@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..request import Request, dump_request, parse_request
+from ..request.pictures import mark_of
 from ..request.schema import Scale
 from ..request.tags import parse_tags
 from ..request.validate import check
@@ -98,4 +99,16 @@ def dump_job(job: Job) -> dict[str, Any]:
             if field.name != "request" and getattr(job, field.name) != field.default}
     if job.request is not None:
         data["request"] = dump_request(parse_request(job.request))
+    return data
+
+
+def noted(job: Job) -> dict[str, Any]:
+    """The job as JSON data for people to read: of its pictures the checksums alone."""
+    data = dump_job(job)
+    for concept in data.get("request", {}).get("concepts", ()):
+        if "face" in concept:
+            face = concept["face"]
+            concept["face"] = mark_of(face) if isinstance(face, str) else [mark_of(each) for each in face]
+        if "mask" in concept.get("where", {}):
+            concept["where"]["mask"] = mark_of(concept["where"]["mask"])
     return data
