@@ -38,7 +38,7 @@ class Ledger:
         self._states[place] = _DONE
         return True
 
-    def holds(self, key: int) -> bool:
+    def __contains__(self, key: int) -> bool:
         """Whether it is a job of the list."""
         return self._place(key) is not None
 

@@ -87,12 +87,13 @@ class Window:
 
     def give_back(self, job: Job) -> None:
         """The job is to be drawn after all, before others."""
-        self._groups = {job.models: self._groups.pop(job.models, deque()), **self._groups}
-        self._groups[job.models].appendleft(job)
-        self._count(job.models, 1)
+        models = job.models
+        self._groups = {models: self._groups.pop(models, deque()), **self._groups}
+        self._groups[models].appendleft(job)
+        self._count(models, 1)
 
-    def next(self, models: Models | None) -> Job | None:
-        """The next job for a worker that has these models loaded; None if there is no job any more."""
+    def next(self, models: Models | None) -> tuple[Job, Models] | None:
+        """The next job for a worker that has these models loaded, and those that it needs; None if there is none."""
         self._fill()
         if not self._groups:
             return None
@@ -102,7 +103,7 @@ class Window:
         self._count(wanted, -1)
         if not group:
             del self._groups[wanted]
-        return job
+        return job, wanted
 
     def _others(self, models: Models | None) -> Models:
         """What a worker with these models should load: something for its own checkpoint if there are such jobs, else
@@ -114,8 +115,9 @@ class Window:
 
     def _fill(self) -> None:
         for job in islice(self._jobs, max(0, self._size - self._held)):
-            self._groups.setdefault(job.models, deque()).append(job)
-            self._count(job.models, 1)
+            models = job.models
+            self._groups.setdefault(models, deque()).append(job)
+            self._count(models, 1)
 
     def _count(self, models: Models, change: int) -> None:
         self._held += change
@@ -192,12 +194,13 @@ class Schedule:
         """Gives workers that are idle something to do. Returns whether there is no job left for any."""
         for worker in list(self._idle):
             before = self._models[worker]
-            job = self._window.next(before)
-            if job is None:
+            found = self._window.next(before)
+            if found is None:
                 return True
+            job, after = found
             del self._idle[worker]
-            self._window.loaded(before, job.models)
-            self._models[worker] = job.models
+            self._window.loaded(before, after)
+            self._models[worker] = after
             self._busy += 1
             self._pool.start(worker, job)
         return False

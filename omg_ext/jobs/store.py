@@ -12,7 +12,7 @@ import fsspec
 
 from ..errors import OMGError
 
-_PICTURE = re.compile(r"(?:^|-)([0-9a-f]{16})\.png$")
+_PICTURE = re.compile(r"[/-]([0-9a-f]{16})\.png$")
 _PART = ".part"
 # seconds after which nobody writes a file any more that was begun
 _ABANDONED = 24 * 3600
@@ -23,12 +23,18 @@ class Store:
     Args:
         url: a folder's path, or its address, such as ``s3://bucket/pictures``.
         spread: pictures lie in 256 folders, by their keys: file systems grow slow with very many files in one.
+
+    Raises:
+        OMGError: naming ``out``: nothing is known of such addresses.
     """
 
     def __init__(self, url: str, spread: bool = False):
         self.url = url
         self.spread = spread
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise OMGError("out", f"{url} is no place for pictures: {error}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.url, self.spread)
@@ -89,7 +95,7 @@ class Store:
                 match = _PICTURE.search(path)
                 if match:
                     yield match[1], path[len(self._root):].lstrip("/")
-    
+
     def files(self, folder: str) -> list[str]:
         """Names of the files in a folder of it, sorted."""
         path = self._path(folder)
@@ -97,9 +103,8 @@ class Store:
         return sorted(each[len(self._root):].lstrip("/") for each in found)
 
     def _folders(self) -> list[str]:
-        if not self.spread:
-            return [self._root]
-        return [path for path in (f"{self._root}/{number:02x}" for number in range(256)) if self._fs.isdir(path)]
+        spread = [f"{self._root}/{number:02x}" for number in range(256)]
+        return [path for path in (spread if self.spread else [self._root]) if self._fs.isdir(path)]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -43,7 +43,8 @@ _LIMITS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 
 _List = inspect.ListType | inspect.TupleType | inspect.VarTupleType
 
-_type_info = cache(inspect.type_info)
+type_info = cache(inspect.type_info)
+"""How msgspec sees a type."""
 
 
 def check(data: Any, struct: type[Struct]) -> None:
@@ -56,11 +57,11 @@ def check(data: Any, struct: type[Struct]) -> None:
         OMGError: naming the field, for the first unknown or missing field, wrong type, broken limit or broken rule.
     """
     refuse_odd_values(data)
-    _check(data, _type_info(struct), "")
+    _check(data, type_info(struct), "")
 
 
 def _check(value: Any, kind: inspect.Type, path: str) -> None:
-    options = _options(kind)
+    options = members(kind)
     option = _option_for(kind_of(value), options)
     if option is None:
         raise OMGError(path or WHOLE, f"expected {_any_of(options)}, got {in_words(value)}")
@@ -74,12 +75,12 @@ def _check(value: Any, kind: inspect.Type, path: str) -> None:
         _check_limits(value, option, path)
 
 
-def _options(kind: inspect.Type) -> list[inspect.Type]:
+def members(kind: inspect.Type) -> list[inspect.Type]:
     """The members of a union; of any other type, itself. UNSET is no member: it stands for a field not given."""
     if isinstance(kind, inspect.Metadata):
-        return _options(kind.type)
+        return members(kind.type)
     if isinstance(kind, inspect.UnionType):
-        return [option for member in kind.types for option in _options(member)]
+        return [option for member in kind.types for option in members(member)]
     return [kind]
 
 

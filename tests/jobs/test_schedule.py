@@ -1,0 +1,167 @@
+"""Who draws what next: nothing lost, nothing twice, nothing loaded in vain, by simulated workers."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from omg_ext.jobs.artist import Failure, Made
+from omg_ext.jobs.job import Job
+from omg_ext.jobs.schedule import ATTEMPTS, WINDOW, Ended, Gone, NobodyLeft, Ready, Schedule
+from tests.jobs.fakes import SimulatedPool
+
+
+def jobs(count: int, checkpoints: int = 1, loras: int = 1, run: int = 1) -> Iterator[Job]:
+    """``run`` of the same models follow each other."""
+    for number in range(count):
+        turn = number // run
+        yield Job(prompt=f"a <lora:l{turn // checkpoints % loras}:1>", seed=number, checkpoint=f"c{turn % checkpoints}")
+
+
+def drawn(schedule: Schedule) -> list[int]:
+    return [done.job.seed for done in schedule if isinstance(done.outcome, Made)]
+
+
+@pytest.mark.parametrize("workers", [1, 3, 50])
+def test_each_job_is_drawn_once(workers):
+    assert sorted(drawn(Schedule(jobs(40, 2, 3), SimulatedPool(workers)))) == list(range(40))
+
+
+def test_nothing_is_to_be_done_for_no_jobs():
+    assert drawn(Schedule((), SimulatedPool(2))) == []
+    assert drawn(Schedule((), SimulatedPool(0))) == []
+
+
+def test_one_worker_loads_each_model_once_though_the_list_mixes_them():
+    pool = SimulatedPool(1)
+    assert len(drawn(Schedule(jobs(600, checkpoints=3, loras=4), pool))) == 600
+    assert pool.loads == {"checkpoint": 3, "networks": 12}
+
+
+def test_workers_share_checkpoints_among_them():
+    pool = SimulatedPool(6)
+    assert len(drawn(Schedule(jobs(1200, checkpoints=3), pool))) == 1200
+    # two workers each at first; at the end those that are done help the others
+    assert pool.loads["checkpoint"] <= 6 + 3
+
+
+def test_a_fast_worker_draws_more():
+    pool = SimulatedPool(2)
+    speed = {"w0": 1.0, "w1": 4.0}
+    counts: Counter[str] = Counter()
+    start = pool.start
+
+    def timed(worker: str, job: Job) -> None:
+        pool._seconds = lambda _: speed[worker]
+        start(worker, job)
+
+    pool.start = timed
+    for done in Schedule(jobs(100), pool):
+        counts[done.worker] += 1
+    assert counts["w0"] == pytest.approx(80, abs=2)
+
+
+def test_jobs_are_taken_from_the_list_as_they_are_needed():
+    taken = 0
+
+    def counted() -> Iterator[Job]:
+        nonlocal taken
+        for job in jobs(10 * WINDOW):
+            taken += 1
+            yield job
+
+    schedule = iter(Schedule(counted(), SimulatedPool(4)))
+    for _ in range(10):
+        next(schedule)
+    assert taken <= WINDOW + 20
+
+
+def test_a_job_whose_worker_died_is_drawn_by_another():
+    pool = SimulatedPool(5, dies=lambda start: start in (3, 7))
+    schedule = Schedule(jobs(40), pool)
+    assert sorted(drawn(schedule)) == list(range(40))
+    assert len(schedule.gone) == 2
+    assert pool.starts == 42
+
+
+def test_a_job_over_which_workers_die_costs_no_more_of_them():
+    pool = SimulatedPool(5)
+    dies = []
+    start = pool.start
+
+    def deadly(worker: str, job: Job) -> None:
+        pool._dies = lambda _: job.seed == 4
+        dies.append(job.seed)
+        start(worker, job)
+
+    pool.start = deadly
+    found = list(Schedule(jobs(40), pool))
+    failed, = (done for done in found if isinstance(done.outcome, Failure))
+    assert failed.job.seed == 4
+    assert "died" in failed.outcome.reason
+    assert Counter(dies)[4] == ATTEMPTS
+    assert len(found) == 40
+
+
+def test_an_idle_worker_takes_what_one_gives_back_that_dies_late():
+    pool = SimulatedPool(2, seconds=lambda job: 1.0 if job.seed else 100.0, dies=lambda start: start == 0)
+    assert sorted(drawn(Schedule(jobs(5), pool))) == list(range(5))
+
+
+def test_if_nobody_is_left_what_is_left_is_said():
+    pool = SimulatedPool(2, dies=lambda start: start in (4, 5))
+    found = []
+    with pytest.raises(NobodyLeft, match="died"):
+        found.extend(Schedule(jobs(40), pool))  # what it has so far is lost here, not in a run
+    with pytest.raises(NobodyLeft):
+        list(Schedule(jobs(1), SimulatedPool(0)))
+
+
+def test_workers_may_come_and_go_while_it_draws():
+    class Late(SimulatedPool):
+        def __init__(self) -> None:
+            super().__init__(1)
+            self._coming.append((0.5, 10, Gone("w9", "never came up")))
+            self._coming.append((2.5, 11, Ready("late")))
+
+    schedule = Schedule(jobs(30), Late())
+    workers = Counter(done.worker for done in schedule)
+    assert sum(workers.values()) == 30
+    assert workers["late"] > 10
+    assert schedule.gone == ["w9: never came up"]
+
+
+def test_events_come_in_groups():
+    class Grouped(SimulatedPool):
+        def wait(self):
+            return [event for _ in range(3) for event in super(Grouped, self).wait()]
+
+    pool = Grouped(4)
+    found = drawn(Schedule(jobs(50), pool))
+    assert sorted(found) == list(range(50))
+    assert isinstance(Ended("w", Job(prompt="a"), Made({})), Ended)
+
+
+@pytest.mark.slow
+def test_a_million_jobs_for_a_thousand_workers_take_no_more_memory_than_ten_thousand():
+    def peak(count: int) -> tuple[int, float]:
+        pool = SimulatedPool(1000, seconds=lambda job: 1 + job.seed % 7)
+        start = time.perf_counter()
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in Schedule(jobs(count, checkpoints=5, loras=40, run=20), pool)) == count
+            return tracemalloc.get_traced_memory()[1], time.perf_counter() - start
+        finally:
+            tracemalloc.stop()
+
+    small, _ = peak(10_000)
+    large, seconds = peak(COUNT)
+    print(f"{COUNT} jobs: {large} bytes at most, {seconds / COUNT * 1e6:.0f} us each")
+    assert large < 1.2 * small + 200_000
+
+
+COUNT = 1_000_000
