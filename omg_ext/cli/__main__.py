@@ -1,7 +1,14 @@
-"""``python -m omg_ext.cli``: the same as the command ``omg``."""
+"""``python -m omg_ext.cli``, and the command ``omg``."""
 
 import sys
 
 from .main import main
 
-sys.exit(main())
+
+def run() -> None:
+    """Ends the process with the command's exit status."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -10,7 +10,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import OMGError
 from ..jobs.cost import rows, seconds_of_work, work_of
 from ..jobs.job import Job
 from ..jobs.lists import Fault, JobList, of_text
@@ -71,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _drawn(work: Run, workers: Workers, store: Store) -> int:
-    with workers.pool(store) as pool, tqdm(total=work.total, initial=work.before, unit="picture", smoothing=0.05) as bar:
+    with (workers.pool(store) as pool,
+          tqdm(total=work.total, initial=work.before, unit="picture", smoothing=0.05) as bar):
         def watch(job: Job) -> None:
             bar.set_postfix_str(f"{work.summary.failed} failed" if work.summary.failed else "", refresh=False)
             bar.update()

@@ -23,7 +23,7 @@ def main(given: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(given)
         status: int = arguments.run(arguments)
     except OMGError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -51,7 +51,7 @@ class Engine(Protocol):
         """
 
 
-class WorkerDied(Exception):
+class WorkerDied(Exception):  # noqa: N818 - it is not the job's error
     """Whoever draws is gone; the job may be drawn by another one."""
 
 

@@ -263,9 +263,9 @@ def _with_defaults(data: Any, defaults: Entry) -> Entry | OMGError:
 def fill(entry: Entry, settings: Mapping[str, Any]) -> None:
     """Gives an entry what it lacks, by paths; what is about a request, if it has one."""
     for path, value in settings.items():
-        if path.startswith("request.") and "request" not in entry or path in _SEEDS and _SEEDS & set(entry):
-            continue
-        put(entry, path, value, is_default=True)
+        is_elsewhere = path.startswith("request.") and "request" not in entry
+        if not is_elsewhere and not (path in _SEEDS and _SEEDS & set(entry)):
+            put(entry, path, value, is_default=True)
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[tuple[int, Entry | OMGError]]]] = {

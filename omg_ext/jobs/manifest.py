@@ -30,8 +30,6 @@ class Lines:
         self._name = f"{folder}/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._held: list[str] = []
         self._written = 0
-        if store.is_local:
-            store.write(f"{folder}/.made", b"")
 
     def add(self, entry: Mapping[str, Any]) -> None:
         line = json.dumps(entry, ensure_ascii=False) + "\n"

@@ -124,7 +124,7 @@ class Window:
         self._waiting[models[0]] += change
 
 
-class NobodyLeft(Exception):
+class NobodyLeft(Exception):  # noqa: N818 - nothing went wrong with a job
     """All workers are gone, and there are jobs left."""
 
 

@@ -85,7 +85,9 @@ class Store:
 
     def append(self, name: str, text: str) -> None:
         """Writes behind what a file of a local folder has."""
-        with self._fs.open(self._path(name), "ab") as file:
+        path = self._path(name)
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        with self._fs.open(path, "ab") as file:
             file.write(text.encode())
 
     def pictures(self) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,8 @@ class FakeEngine:
             raise WorkerDied("deadly")
         picture = Image.new("RGB", (8, 8), (job.seed % 256, 0, 0))
         extras = {"first_pass": picture} if job.request is not None and job.request.show else {}
-        return Drawn(picture, f"{job.prompt}\nSteps: {job.steps}, Seed: {job.seed}", extras, ["look"] * ("warn" in job.prompt))
+        return Drawn(picture, f"{job.prompt}\nSteps: {job.steps}, Seed: {job.seed}", extras,
+                     ["look"] if "warn" in job.prompt else [])
 
 
 class SimulatedPool:
@@ -49,12 +50,12 @@ class SimulatedPool:
 
     Args:
         workers: how many there are.
-        seconds: that a job takes, if its models are loaded.
-        dies: whether a worker dies of the start with this number.
+        seconds: that a job takes a worker.
+        dies: whether a worker dies of a job, which is the start of this number.
     """
 
-    def __init__(self, workers: int, seconds: Callable[[Job], float] = lambda job: 1.0,
-                 dies: Callable[[int], bool] = lambda start: False):
+    def __init__(self, workers: int, seconds: Callable[[Job, str], float] = lambda job, worker: 1.0,
+                 dies: Callable[[int, Job], bool] = lambda start, job: False):
         self.time = 0.0
         self.loads = {"checkpoint": 0, "networks": 0}
         self.starts = 0
@@ -69,10 +70,11 @@ class SimulatedPool:
         self.loads["checkpoint"] += models[0] != before[0]
         self.loads["networks"] += models != before
         self._loaded[worker] = models
-        outcome: Outcome = Died("died") if self._dies(self.starts) else Made({})
+        outcome: Outcome = Died("died") if self._dies(self.starts, job) else Made({})
         self.starts += 1
         self._number += 1
-        heapq.heappush(self._coming, (self.time + self._seconds(job), self._number, Ended(worker, job, outcome)))
+        ended = Ended(worker, job, outcome)
+        heapq.heappush(self._coming, (self.time + self._seconds(job, worker), self._number, ended))
 
     def wait(self) -> list[Event]:
         if not self._coming:

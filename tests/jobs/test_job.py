@@ -52,7 +52,8 @@ def test_the_key_tells_all_but_the_name():
 
 
 def test_the_key_goes_by_what_is_meant_not_by_how_it_is_written():
-    assert parse_job({"prompt": "a", "steps": 30, "cfg_scale": 7}).key == parse_job({"cfg_scale": 7.0, "prompt": "a"}).key
+    written = parse_job({"prompt": "a", "steps": 30, "cfg_scale": 7})
+    assert written.key == parse_job({"cfg_scale": 7.0, "prompt": "a"}).key
 
 
 def test_notes_have_no_photos():

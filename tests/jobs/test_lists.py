@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from omg_ext.errors import OMGError
 from omg_ext.jobs.job import Job, dump_job
 from omg_ext.jobs.lists import JobList, put
+from omg_ext.request import Request
 from tests.jobs.fakes import FACE, FACE_FILE, a_list
 
 CSV = """prompt,steps,cfg_scale,seeds,request.concepts.0.phrase,request.concepts.0.prompt,request.concepts.0.cfg_scale,\
@@ -38,9 +40,16 @@ LINES = [{"prompt": "a man, a woman", "seeds": [0, 1, 7], "steps": 20, "cfg_scal
 
 
 def read(path, **settings) -> list[Job]:
-    found = [job for _, job in JobList(path, settings)]
-    assert all(isinstance(job, Job) for job in found), found
+    found = []
+    for _, job in JobList(path, settings):
+        assert isinstance(job, Job), job
+        found.append(job)
     return found
+
+
+def request_of(job: Job) -> Request:
+    assert job.request is not None
+    return job.request
 
 
 def faults(path, **settings) -> list[tuple[int, str]]:
@@ -67,7 +76,7 @@ def test_a_list_of_yaml_needs_no_defaults(tmp_path):
 def test_a_grid_is_all_combinations(tmp_path):
     jobs = read(lines(tmp_path, {**LINES[0], "grid": {"request.concepts[1].strength": [0.5, 1],
                                                       "request.layout.self": [0, 0.4]}}))
-    found = [(job.request.concepts[1].strength, job.request.layout.self_, job.seed) for job in jobs]
+    found = [(request_of(job).concepts[1].strength, request_of(job).layout.self_, job.seed) for job in jobs]
     assert found == [(strength, kept, seed) for strength in (0.5, 1) for kept in (0, 0.4) for seed in (0, 1, 7)]
     assert len({job.key for job in jobs}) == 12
 
@@ -76,16 +85,19 @@ def test_settings_are_for_jobs_that_do_not_say(tmp_path):
     first, *_, last = read(lines(tmp_path, *LINES), steps=11, sampler="Euler",
                            **{"request.blend_start": 0.2, "request.concepts.1.strength": 0.5, "seed": 9})
     assert (first.steps, last.steps, first.sampler, last.sampler) == (20, 11, "Euler", "Euler")
-    assert (first.request.blend_start, first.request.concepts[1].strength) == (0.2, 0.5)
-    assert (first.request.concepts[0].strength, last.request, first.seed, last.seed) == (1, None, 0, 3)
+    assert (request_of(first).blend_start, request_of(first).concepts[1].strength) == (0.2, 0.5)
+    assert (request_of(first).concepts[0].strength, last.request, first.seed, last.seed) == (1, None, 0, 3)
 
 
 def test_pictures_are_named_by_their_files(tmp_path):
     (tmp_path / "ann.png").write_bytes(FACE_FILE)
     concept = {"prompt": "a", "face": "file:ann.png", "where": {"mask": "file:ann.png"}}
-    job, = read(lines(tmp_path, {"prompt": "a", "request": {"concepts": [concept, {**concept, "face": ["file:ann.png", FACE]}]}}))
-    assert job.request.concepts[0].face == job.request.concepts[0].where.mask == FACE
-    assert job.request.concepts[1].face == (FACE, FACE)
+    both = {**concept, "face": ["file:ann.png", FACE]}
+    job, = read(lines(tmp_path, {"prompt": "a", "request": {"concepts": [concept, both]}}))
+    ann, two = request_of(job).concepts
+    assert ann.where is not None
+    assert ann.face == ann.where.mask == FACE
+    assert two.face == (FACE, FACE)
     assert faults(lines(tmp_path, {"prompt": "a", "request": {"concepts": [{**concept, "face": "file:bob.png"}]}})) == [
         (1, "request.concepts[0].face")]
 
@@ -107,7 +119,8 @@ def test_every_line_at_fault_is_named_with_its_field(tmp_path):
 def test_faults_in_csv_and_yaml_have_their_lines(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,steps\na,3\nb,many\nc,3,4\n\"d\ne\",0\n")
     assert faults(tmp_path / "a.csv") == [(3, "steps"), (4, "job"), (6, "steps")]
-    (tmp_path / "a.yaml").write_text("- prompt: a\n  steps: 3\n-\n  prompt: b\n  steps: 0\n- c\n- prompt: 2026-11-25\n  seed: 2026-11-25\n")
+    (tmp_path / "a.yaml").write_text("- prompt: a\n  steps: 3\n-\n  prompt: b\n  steps: 0\n- c\n"
+                                     "- prompt: 2026-11-25\n  seed: 2026-11-25\n")
     assert faults(tmp_path / "a.yaml") == [(4, "steps"), (6, "job"), (7, "seed")]
 
 
@@ -126,17 +139,17 @@ def test_what_is_no_list_is_refused(tmp_path, name, text):
 def test_lists_are_read_as_they_come(tmp_path):
     path = lines(tmp_path, {"prompt": "a", "seeds": "0-9999999"})
     jobs = iter(JobList(path, {}))
-    assert [next(jobs)[1].seed for _ in range(3)] == [0, 1, 2]
+    assert [next(jobs)[1] for _ in range(3)] == [Job(prompt="a", seed=seed) for seed in range(3)]
 
 
 def test_settings_do_not_leak_from_one_job_into_another(tmp_path):
     path = lines(tmp_path, {"prompt": "a", "grid": {"request.concepts.0.strength": [0.5, 1]}}, {"prompt": "b"})
     jobs = read(path, request={"concepts": [{"phrase": "man", "prompt": "a"}]})
-    assert [job.request.concepts[0].strength for job in jobs] == [0.5, 1, 1]
+    assert [request_of(job).concepts[0].strength for job in jobs] == [0.5, 1, 1]
 
 
 def test_put_makes_what_is_on_the_way():
-    entry = {}
+    entry: dict[str, Any] = {}
     put(entry, "request.concepts.0.cfg_scale", [1, 2])
     put(entry, "request.concepts[0].cfg_scale.1", 3)
     put(entry, "request.concepts.0.cfg_scale", 4, is_default=True)

@@ -30,7 +30,10 @@ from tests.jobs.fakes import FakeEngine, a_list
 CONCEPTS = {"concepts": [{"phrase": "man", "prompt": "a man"}], "show": ["first_pass"]}
 
 
-def run_of(path: Path, store: Store, share: Share = Share()) -> Run:
+ALL = Share()
+
+
+def run_of(path: Path, store: Store, share: Share = ALL) -> Run:
     run = Run(JobList(path, {}), store, share)
     assert not run.check(FakeEngine().check)
     store.open()
@@ -38,7 +41,8 @@ def run_of(path: Path, store: Store, share: Share = Share()) -> Run:
     return run
 
 
-def draw(path: Path, store: Store, engine: FakeEngine | None = None, share: Share = Share(), workers: int = 1) -> Run:
+def draw(path: Path, store: Store, engine: FakeEngine | None = None, share: Share = ALL,
+         workers: int = 1) -> Run:
     run = run_of(path, store, share)
     engine = engine or FakeEngine()
     run.draw(Threads({f"w{number}": Artist(engine, name=f"w{number}") for number in range(workers)}))
@@ -59,12 +63,13 @@ def results(store: Store) -> list[str]:
 
 
 def test_each_picture_is_there_with_its_manifest(tmp_path, store):
-    path = a_list(tmp_path, [{"prompt": "a, warn", "seeds": "0-4", "name": "five"}, {"prompt": "b", "request": CONCEPTS}])
+    path = a_list(tmp_path, [{"prompt": "a, warn", "seeds": "0-4", "name": "five"},
+                             {"prompt": "b", "request": CONCEPTS}])
     run = draw(path, store)
     assert (run.total, run.before, run.summary.drawn, run.summary.failed) == (6, 0, 6, 0)
     found = {entry["key"]: entry for entry in entries(store)}
     assert sorted(entry["file"] for entry in found.values()) == results(store)
-    jobs = [job for _, job in JobList(path, {})]
+    jobs = [job for _, job in JobList(path, {}) if isinstance(job, Job)]
     assert set(found) == {job.key for job in jobs}
     assert all(entry["job"] == {"prompt": "a, warn", **({"seed": job.seed} if job.seed else {}), "name": "five"}
                and entry["warnings"] == ["look"] and entry["worker"] == "w0"
@@ -94,12 +99,14 @@ def test_what_is_there_is_not_drawn_again(tmp_path, store):
 
 def test_a_picture_that_stands_twice_is_drawn_once(tmp_path, store):
     engine = FakeEngine()
-    run = draw(a_list(tmp_path, [{"prompt": "a", "seeds": [1, 1, 2]}, {"prompt": "a", "seed": 2, "name": "x"}]), store, engine)
+    path = a_list(tmp_path, [{"prompt": "a", "seeds": [1, 1, 2]}, {"prompt": "a", "seed": 2, "name": "x"}])
+    run = draw(path, store, engine)
     assert (run.total, run.repeated, len(engine.drawn)) == (2, 2, 2)
 
 
 def test_what_fails_is_told_and_tried_again_by_the_next_run(tmp_path, store):
-    path = a_list(tmp_path, [{"prompt": "a"}, {"prompt": "impossible"}, {"prompt": "crash", "name": "c"}, {"prompt": "b"}])
+    path = a_list(tmp_path, [{"prompt": "a"}, {"prompt": "impossible"}, {"prompt": "crash", "name": "c"},
+                             {"prompt": "b"}])
     run = draw(path, store)
     assert (run.summary.drawn, run.summary.failed, run.summary.left) == (2, 2, 0)
     assert [reason.split(": ", 1)[1] for reason in run.summary.reasons] == [
@@ -129,7 +136,8 @@ def test_shares_are_the_whole_list_between_them(tmp_path, store):
 
 def test_all_faults_are_found_before_anything_is_drawn(tmp_path):
     store = Store(str(tmp_path / "out"))
-    run = Run(JobList(a_list(tmp_path, [{"prompt": "a"}, {"prompt": "refused", "seeds": "0-9"}, {"prompt": "a", "steps": 0}]), {}), store)
+    path = a_list(tmp_path, [{"prompt": "a"}, {"prompt": "refused", "seeds": "0-9"}, {"prompt": "a", "steps": 0}])
+    run = Run(JobList(path, {}), store)
     assert [(fault.line, fault.error.field) for fault in run.check(FakeEngine().check)] == [(2, "prompt"), (3, "steps")]
     assert not (tmp_path / "out").exists()
 
@@ -180,7 +188,7 @@ def test_killed_again_and_again_nothing_is_lost_torn_or_twice(tmp_path):
     for attempt in range(5):
         child = subprocess.Popen([sys.executable, "-c", KILLED, path, tmp_path / "out"])
         before = time.monotonic()
-        while child.poll() is None and not (len(results(store)) > 50 * (attempt + 1)) and time.monotonic() < before + 60:
+        while child.poll() is None and len(results(store)) <= 50 * (attempt + 1) and time.monotonic() < before + 60:
             time.sleep(0.005)
         if child.poll() is None:
             os.kill(child.pid, signal.SIGKILL)
