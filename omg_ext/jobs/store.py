@@ -12,7 +12,7 @@ import fsspec
 
 from ..errors import OMGError
 
-_PICTURE = re.compile(r"(?:^|-)([0-9a-f]{16})\.png$")
+_PICTURE = re.compile(r"[/-]([0-9a-f]{16})\.png$")
 _PART = ".part"
 # seconds after which nobody writes a file any more that was begun
 _ABANDONED = 24 * 3600
