@@ -31,7 +31,8 @@ class Store:
         self._fs, self._root = fsspec.core.url_to_fs(url)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.url, self.spread)
+        # another process may run in another folder
+        return Store, (self._root if self.is_local else self.url, self.spread)
 
     @property
     def is_local(self) -> bool:
