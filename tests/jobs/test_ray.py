@@ -21,7 +21,7 @@ import omg_ext.remote.ray as pools
 from omg_ext.errors import OMGError
 from omg_ext.jobs.artist import Died, Failure, Made
 from omg_ext.jobs.job import Job
-from omg_ext.jobs.schedule import Done, Ended, Gone, NobodyLeft, Ready, Schedule
+from omg_ext.jobs.schedule import Done, Ended, Event, Gone, NobodyLeft, Ready, Schedule
 from omg_ext.jobs.store import Store
 from omg_ext.remote.cluster import connect, places_of, shares_of
 from omg_ext.remote.ray import RayPool
@@ -149,8 +149,11 @@ def test_an_engine_that_cannot_be_made(cluster, notes):
 
 
 def test_a_node_that_lacks_packages(cluster):
-    with RayPool(Unknown(), workers=1) as pool, pytest.raises(NobodyLeft, match="No module named 'omg'"):
-        list(Schedule(jobs_of(1), pool))
+    with RayPool(Unknown(), workers=1) as pool:
+        schedule = Schedule(jobs_of(1), pool)
+        with pytest.raises(NobodyLeft, match="No module named 'omg'"):
+            list(schedule)
+    assert len(schedule.gone) == 1
 
 
 def test_crashes_without_end(cluster, notes, monkeypatch):
@@ -174,7 +177,7 @@ def test_no_room(cluster, notes):
 def test_an_idle_worker_that_died(cluster, notes):
     """A job whose worker died would be given to it at once, and would count as failed twice."""
     with RayPool(partial(Painter, notes), cpus=1) as pool:
-        ready = []
+        ready: list[Event] = []
         while len(ready) < 2:
             ready += pool.wait()
         busy, idle = (event.worker for event in ready)
