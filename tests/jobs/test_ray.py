@@ -227,7 +227,7 @@ def test_a_driver_that_ends(cluster, notes, store, kind):
             assert driver.poll() is None
             time.sleep(0.1)
         driver.send_signal(kind)
-        driver.wait(20)
+        driver.wait(60)
     finally:
         driver.kill()
     kept = {key for key, _ in store.pictures()}
@@ -248,7 +248,7 @@ def test_ray_on_this_machine(notes):
             "    with RayPool(partial(Painter, Path(sys.argv[1]))) as pool:\n"
             "        done = list(Schedule(jobs_of(3), pool))\n"
             "print(len(done), ray.is_initialized())\n")
-    ended = subprocess.run([sys.executable, "-c", code, str(notes)], cwd=ROOT, timeout=120, check=True, text=True,
+    ended = subprocess.run([sys.executable, "-c", code, str(notes)], cwd=ROOT, timeout=300, check=False, text=True,
                            capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert ended.stdout.splitlines() == ["3 False"], ended.stderr
     assert begun(notes)["engine"] == 1
