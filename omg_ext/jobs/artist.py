@@ -70,15 +70,18 @@ class Artist:
         self._name = name or socket.gethostname()
 
     def __call__(self, job: Job) -> Outcome:
-        start = time.perf_counter()
         try:
-            drawn = self.engine.draw(job)
+            return self._made(job)
         except WorkerDied as error:
             return Died(str(error))
         except OMGError as error:
             return Failure(str(error))
-        except Exception as error:  # of whichever kind: the next job may well succeed
+        except Exception as error:  # of whichever kind, the store's too: the next job may well succeed
             return Failure(f"{type(error).__name__}: {error}")
+
+    def _made(self, job: Job) -> Made:
+        start = time.perf_counter()
+        drawn = self.engine.draw(job)
         made = files_of(job, drawn, {"seconds": round(time.perf_counter() - start, 2), "worker": self._name})
         if self._store is None:
             return made

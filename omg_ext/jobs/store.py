@@ -37,7 +37,8 @@ class Store:
             raise OMGError("out", f"{url} is no place for pictures: {error}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.url, self.spread)
+        # another process may run in another folder
+        return Store, (self._root if self.is_local else self.url, self.spread)
 
     @property
     def is_local(self) -> bool:
