@@ -93,7 +93,7 @@ def _report(summary: Summary, store: Store) -> None:
         _say(f"... and {summary.failed - len(summary.reasons)} more, see {store.url}/{FAILURES}")
     _say(f"{_many(summary.drawn, 'picture')} drawn into {store.url}"
          + (f", {summary.failed} failed" if summary.failed else "")
-         + (f", {summary.left} left, as no worker was: run it again to go on" if summary.left else ""))
+         + (f", {summary.left} left: run it again to go on" if summary.left else ""))
 
 
 def _estimate(work: Run, store: Store) -> None:

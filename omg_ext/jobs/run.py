@@ -50,7 +50,7 @@ class Summary:
         failed: how many jobs could not be drawn; all are in the folder ``failures``.
         reasons: why, of the first of them.
         gone: why workers were lost.
-        left: how many jobs nobody was left to draw.
+        left: how many jobs nobody has drawn: no worker was left, or the list has changed meanwhile.
     """
 
     drawn: int = 0
@@ -141,11 +141,12 @@ class Run:
                     self._failed(failures, done.job, done.outcome)
                 watch(done.job)
         except NobodyLeft:
-            self.summary.left = self.total - self.before - self.summary.drawn - self.summary.failed
+            pass  # the summary tells
         finally:
             manifest.close()
             failures.close()
             self.summary.gone = schedule.gone
+            self.summary.left = self.total - self.before - self.summary.drawn - self.summary.failed
         return self.summary
 
     def _note(self, manifest: Lines, entry: Entry) -> None:

@@ -127,6 +127,14 @@ def test_if_all_workers_die_the_rest_is_left(tmp_path, store):
     assert (run.summary.drawn, run.summary.failed, run.summary.left) == (2, 1, 0)
 
 
+def test_a_list_that_changes_meanwhile_leaves_something(tmp_path, store):
+    path = a_list(tmp_path, [{"prompt": "a"}, {"prompt": "b"}])
+    run = run_of(path, store)
+    a_list(tmp_path, [{"prompt": "a"}, {"prompt": "c"}])
+    run.draw(Threads({"w": Artist(FakeEngine())}))
+    assert (run.summary.drawn, run.summary.left) == (1, 1)
+
+
 def test_shares_are_the_whole_list_between_them(tmp_path, store):
     path = a_list(tmp_path, [{"prompt": "a", "seeds": "0-49"}])
     counts = [draw(path, store, share=Share(number, 3)).summary.drawn for number in (1, 2, 3)]
