@@ -127,7 +127,7 @@ class Stock:
             return None
         found = self.checkpoints.get(job.checkpoint) or self.checkpoints.get(_last(job.checkpoint))
         if found is None:
-            raise self._unknown("checkpoint", job.checkpoint, {each.name for each in self.checkpoints.values()}, _NEW)
+            raise self._unknown("checkpoint", job.checkpoint, {each.stem for each in self.checkpoints.values()}, _NEW)
         return found
 
     def _check_loras(self, field: str, prompt: str) -> None:
