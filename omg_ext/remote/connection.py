@@ -73,8 +73,6 @@ class Connection:
         self._session = requests.Session()
         self._session.auth = auth if parts.username is None else (unquote(parts.username),
                                                                   unquote(parts.password or ""))
-        # a kept connection may be closed by the web UI in the moment of the next call, which looks as if it had died
-        self._session.headers["Connection"] = "close"
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Probing())
 
@@ -108,6 +106,9 @@ class Connection:
                                          allow_redirects=False)
         except requests.RequestException as error:
             raise WorkerDied(f"{self.name}: {_reason(error)}") from None
+        finally:
+            # one that is kept may be closed by the web UI in the moment of the next call, as if it had died
+            self._session.close()
 
     def _read(self, response: requests.Response, kind: type[T]) -> T:
         if response.status_code != 200:

@@ -48,8 +48,10 @@ def answer(*, images: list[str] | None = None, infotexts: list[str] | None = Non
 
 class FakeWebUI(Files):
     """Answers as a web UI does, but for what a test puts into ``answers``: by path, JSON data or a function of the
-    handler."""
+    handler. On a connection that is kept it answers no second call, as if it closed it just then."""
 
+    protocol_version = "HTTP/1.1"
+    is_kept = False
     answers: dict[str, Any]
     asked: list[tuple[str, Any]]
     password: str
@@ -58,6 +60,10 @@ class FakeWebUI(Files):
         self.answer()
 
     def answer(self) -> None:
+        if self.is_kept:
+            self.close_connection = True
+            return
+        self.is_kept = True
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.partition("?")[0]
         self.asked.append((path, json.loads(body) if body else None))
