@@ -85,6 +85,7 @@ class FakeWebUI(Files):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text[:len(text) - missing])
+        self.close_connection = missing > 0
 
 
 @pytest.fixture
@@ -263,6 +264,7 @@ def saying(data: Any, status: int = 200, **how: Any) -> Callable[[FakeWebUI], No
 
 def hang_up(web: FakeWebUI) -> None:
     """Say nothing."""
+    web.close_connection = True
 
 
 OF_OMG = "OMG: concepts[1].where.box: the box is empty: it is [x0, y0, x1, y1]"
