@@ -82,6 +82,8 @@ class FakeWebUI(Files):
         text = data.encode() if isinstance(data, str) else json.dumps(data).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        if status == 302:
+            self.send_header("Location", LOOK)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text[:len(text) - missing])
