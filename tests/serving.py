@@ -30,7 +30,7 @@ class Files(BaseHTTPRequestHandler):
 def serving(files: type[Files]) -> Iterator[str]:
     """The server's address, while the block runs."""
     with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()  # seconds until it can end
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
