@@ -15,6 +15,8 @@ WINDOW = 2048
 """How many jobs are looked at ahead, in the list's order."""
 ATTEMPTS = 2
 """How many workers a job may cost."""
+FAILURES = 20
+"""After how many failed jobs in a row a worker gets none any more: what is wrong may be the worker."""
 # groups of jobs that are compared when a worker needs other models
 _COMPARED = 64
 
@@ -144,6 +146,9 @@ class Schedule:
         self._models: dict[str, Models | None] = {}
         self._idle: dict[str, None] = {}
         self._busy = 0
+        # by worker, how many of its last jobs failed
+        self._failed: Counter[str] = Counter()
+        self._has_retired = False
         # by key, of jobs whose worker died
         self._attempts: Counter[str] = Counter()
         self.gone: list[str] = []
@@ -160,6 +165,8 @@ class Schedule:
                 yield from self._happened(event)
             if self._start() and not self._busy:
                 return
+            if not self._models and self._has_retired:
+                break  # the pool knows of workers that could go on
         if self._window.next(None) is not None:
             raise NobodyLeft("; ".join(self.gone[-3:]) or "there is no worker")
 
@@ -175,7 +182,12 @@ class Schedule:
                 self._leaves(event.worker, event.outcome.reason)
                 yield from self._again(event.job, event.worker, event.outcome)
             else:
-                self._idle[event.worker] = None
+                self._failed[event.worker] = self._failed[event.worker] + 1 if isinstance(event.outcome, Failure) else 0
+                if self._failed[event.worker] < FAILURES:
+                    self._idle[event.worker] = None
+                else:
+                    self._has_retired = True
+                    self._leaves(event.worker, f"{FAILURES} jobs in a row failed there")
                 yield Done(event.job, event.outcome, event.worker)
 
     def _again(self, job: Job, worker: str, died: Died) -> Iterator[Done]:

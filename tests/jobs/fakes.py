@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from omg_ext.errors import OMGError
-from omg_ext.jobs.artist import Died, Made, Outcome
+from omg_ext.jobs.artist import Died, Failure, Made, Outcome
 from omg_ext.jobs.draw import Drawn, WorkerDied, png
 from omg_ext.jobs.job import Job
 from omg_ext.jobs.schedule import Ended, Event, Ready
@@ -52,15 +52,18 @@ class SimulatedPool:
         workers: how many there are.
         seconds: that a job takes a worker.
         dies: whether a worker dies of a job, which is the start of this number.
+        fails: whether a job fails at a worker.
     """
 
     def __init__(self, workers: int, seconds: Callable[[Job, str], float] = lambda job, worker: 1.0,
-                 dies: Callable[[int, Job], bool] = lambda start, job: False):
+                 dies: Callable[[int, Job], bool] = lambda start, job: False,
+                 fails: Callable[[str, Job], bool] = lambda worker, job: False):
         self.time = 0.0
         self.loads = {"checkpoint": 0, "networks": 0}
         self.starts = 0
         self._seconds = seconds
         self._dies = dies
+        self._fails = fails
         self._loaded: dict[str, tuple[str, ...]] = {}
         self._coming: list[tuple[float, int, Event]] = [(0.0, number, Ready(f"w{number}")) for number in range(workers)]
         self._number = workers
@@ -70,7 +73,8 @@ class SimulatedPool:
         self.loads["checkpoint"] += models[0] != before[0]
         self.loads["networks"] += models != before
         self._loaded[worker] = models
-        outcome: Outcome = Died("died") if self._dies(self.starts, job) else Made({})
+        outcome: Outcome = (Died("died") if self._dies(self.starts, job) else
+                            Failure("failed") if self._fails(worker, job) else Made({}))
         self.starts += 1
         self._number += 1
         ended = Ended(worker, job, outcome)

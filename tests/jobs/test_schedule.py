@@ -10,7 +10,7 @@ import pytest
 
 from omg_ext.jobs.artist import Failure, Made
 from omg_ext.jobs.job import Job
-from omg_ext.jobs.schedule import ATTEMPTS, WINDOW, Ended, Gone, NobodyLeft, Ready, Schedule
+from omg_ext.jobs.schedule import ATTEMPTS, FAILURES, WINDOW, Ended, Gone, NobodyLeft, Ready, Schedule
 from tests.jobs.fakes import SimulatedPool
 
 
@@ -84,6 +84,23 @@ def test_a_job_over_which_workers_die_costs_no_more_of_them():
     assert failed == 4
     assert "died" in reason
     assert (len(found), pool.starts) == (40, 39 + ATTEMPTS)
+
+
+def test_a_worker_at_which_everything_fails_does_not_drain_the_list():
+    pool = SimulatedPool(2, fails=lambda worker, job: worker == "w1")
+    schedule = Schedule(jobs(200), pool)
+    found = Counter(done.worker for done in schedule)
+    assert (found["w1"], found["w0"]) == (FAILURES, 200 - FAILURES)
+    assert schedule.gone == [f"w1: {FAILURES} jobs in a row failed there"]
+    pool = SimulatedPool(1, fails=lambda worker, job: True)
+    with pytest.raises(NobodyLeft):
+        list(Schedule(jobs(200), pool))
+    assert pool.starts == FAILURES
+
+
+def test_jobs_that_fail_now_and_then_cost_no_worker():
+    pool = SimulatedPool(1, fails=lambda worker, job: job.seed % 3 > 0)
+    assert len(list(Schedule(jobs(200), pool))) == 200
 
 
 def test_an_idle_worker_takes_what_one_gives_back_that_dies_late():
