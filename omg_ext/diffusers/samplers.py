@@ -8,6 +8,7 @@ numbers of samplers that add noise are other ones.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -80,7 +81,7 @@ class _VariancePreserving(_Exact):
 
 
 class _ThirdOrder(_VariancePreserving):
-    """DPM-Solver++(3M) SDE, in whose last term diffusers has a wrong sign: it does not vanish with the step's length."""
+    """DPM-Solver++(3M) SDE. In diffusers its last term has a wrong sign: it does not vanish with the step's length."""
 
     def multistep_dpm_solver_third_order_update(self, model_output_list: Any, **options: Any) -> Any:
         index, outputs = self.step_index, model_output_list  # type: ignore[attr-defined]
@@ -180,6 +181,11 @@ class Sampler:
         return not issubclass(self.ways, _OnLevels)
 
     @property
+    def knows_zero_snr(self) -> bool:
+        """It can begin from noise alone, as some models are trained to."""
+        return "rescale_betas_zero_snr" in inspect.signature(self.base).parameters
+
+    @property
     def is_seeded(self) -> bool:
         """It draws its noise by a seed of its own, not from the generators that it is given."""
         return issubclass(self.base, DPMSolverSDEScheduler)
@@ -254,9 +260,8 @@ def sampling(sampler: str, scheduler: str = AUTOMATIC) -> Sampling:
 
 def _unknown(field_name: str, name: str, known: Mapping[str, str], shown: Collection[str]) -> OMGError:
     near = difflib.get_close_matches(name.casefold(), known, 1)
-    meant = f"; did you mean {known[near[0]]}?" if near else ""
-    return OMGError(field_name, f"{name!r} is not known here{meant} Known: {', '.join(shown)}"
-                    if meant else f"{name!r} is not known here; known: {', '.join(shown)}")
+    meant = f"; did you mean {known[near[0]]}" if near else ""
+    return OMGError(field_name, f"{name!r} is not known here{meant}; known: {', '.join(shown)}")
 
 
 def scheduler(of: Sampling, config: Mapping[str, Any], *, is_sdxl: bool, seed: int) -> Any:
