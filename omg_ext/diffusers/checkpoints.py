@@ -42,7 +42,6 @@ class Family:
 SDXL = Family("SDXL", "StableDiffusionXLPipeline", _SDXL_KEY)
 SD15 = Family("SD 1.5", "StableDiffusionPipeline", _SD15_KEY)
 _FAMILIES = (SDXL, SD15)
-# what it has in common with others shall not make it one of them
 _TAKEN = "SDXL and SD 1.5 checkpoints are taken, as a folder in diffusers' form or one .safetensors file"
 
 
@@ -120,8 +119,9 @@ class Checkpoints:
         if there is not None:
             return f"{there} is no checkpoint; {_TAKEN}"
         known = self.known()
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        last = {known_name.rsplit("/", 1)[-1]: known_name for known_name in known}
+        near = difflib.get_close_matches(name.rsplit("/", 1)[-1].removesuffix(_SUFFIX), last, 1)
+        meant = f"; did you mean {last[near[0]]}?" if near else ""
         where = f"in {self._folder} there are: {', '.join(known[:20]) or 'none'}" if self._folder else "give its path"
         return f"there is no {name}{meant}; {where}{' and more' if len(known) > 20 else ''}"
 

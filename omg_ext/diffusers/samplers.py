@@ -102,13 +102,23 @@ class _WholeSteps:
 
     config: Any
     timesteps: torch.Tensor
+    alphas_cumprod: torch.Tensor
+    _stride = 1
 
     def _whole(self, count: int) -> Array:
         total = self.config.num_train_timesteps
-        return np.clip(np.arange(0, total, max(total // count, 1)) + 1, 0, total - 1)[::-1]
+        self._stride = max(total // count, 1)
+        return np.clip(np.arange(0, total, self._stride) + 1, 0, total - 1)[::-1]
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any:
+        """The first timestep may be one less than whole steps make of it: there is none beyond. The others follow."""
+        wanted = -(-(int(timestep) - 1) // self._stride) * self._stride + 1
+        return super().step(model_output, wanted, sample)  # type: ignore[misc]
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)  # type: ignore[misc]
+        if len(self.alphas_cumprod) == self.config.num_train_timesteps:
+            self.alphas_cumprod = torch.cat([self.alphas_cumprod, self.alphas_cumprod[-1:]])
         whole = self._whole(num_inference_steps)
         self.timesteps = torch.from_numpy(self._asked(whole[:-1] if len(whole) > 1 else whole)).to(device)
 
@@ -125,14 +135,16 @@ class _Twice(_WholeSteps):
         return np.concatenate([timesteps[:1], following, timesteps[1:]])
 
 
-class _UniPC(_WholeSteps):
-    """UniPC: even steps in time down to the model's least noise; how many is what whole steps make of it."""
+class _UniPC:
+    """UniPC: even steps in time down to the model's least noise, as many as whole steps would make of it."""
 
+    config: Any
     alphas_cumprod: torch.Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        count = len(self._whole(num_inference_steps))
-        super(_WholeSteps, self).set_timesteps(count, device)  # type: ignore[misc]
+        total = self.config.num_train_timesteps
+        count = len(range(0, total, max(total // num_inference_steps, 1)))
+        super().set_timesteps(count, device)  # type: ignore[misc]
         kept = self.alphas_cumprod.double().cpu().numpy()
         times = np.linspace(len(kept) - 1, 0, count + 1)
         # the web UI's levels lie between the model's as the logarithm of the signal does

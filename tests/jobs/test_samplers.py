@@ -87,7 +87,7 @@ def test_a_sampling_is_the_web_uis(web_ui, silent, sampler, scheduler):
 
 
 @pytest.mark.webui
-@pytest.mark.parametrize("steps", [7, 20, 30])
+@pytest.mark.parametrize("steps", [3, 7, 20, 30])
 @pytest.mark.parametrize("sampler", ["DDIM", "PLMS", "UniPC"])
 def test_a_sampling_on_timesteps_of_its_own_is_the_web_uis(web_ui, sampler, steps):
     wanted = web_ui.sample(sampling(sampler), steps, predict, noise_of(), alphas())
