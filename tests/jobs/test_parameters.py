@@ -112,6 +112,11 @@ def test_an_ordinary_picture(files):
         f"Model: {files.name}, RNG: CPU, Version: ")
 
 
+def test_quotes_are_the_web_uis():
+    values = {"A": "x: y", "B": "x, y", "C": 'x "y"', "D": "x\ny", "E": 1}
+    assert parameters("p", "", values) == 'p\nA: "x: y", B: "x, y", C: x "y", D: "x\\ny", E: 1'
+
+
 def test_without_a_prompt():
     assert parameters("", "", {"Steps": 1, "None": None}) == "Steps: 1"
     assert parameters("", "bad", {"Steps": 1}) == "Negative prompt: bad\nSteps: 1"
