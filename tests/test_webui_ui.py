@@ -15,6 +15,7 @@ from PIL import Image
 
 from omg_ext.comprehension.masks import decode_mask, encode_mask
 from omg_ext.errors import OMGError
+from omg_ext.infotext import KEY, infotext_value
 from omg_ext.request import Concept, Request, Where, dump_request, parse_request
 from omg_ext.request.pictures import decode_picture, mark_of, rgb
 from omg_ext.webui.fields import (
@@ -28,7 +29,7 @@ from omg_ext.webui.fields import (
     choice_of as place,
 )
 from omg_ext.webui.form import args_from_request, request_from_args
-from omg_ext.webui.infotext import KEY, infotext_value, paste_fields
+from omg_ext.webui.infotext import paste_fields
 
 # as in the web UI's modules/infotext_utils.py
 HOST_PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')

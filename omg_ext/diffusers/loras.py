@@ -34,7 +34,7 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 LoraSource = str | Path | Mapping[str, str | Path]
-"""Where LoRA files are: a folder of ``name.safetensors`` files, or the files by name"""
+"""Where LoRA files are: a folder of ``name.safetensors`` files, in it or in folders of it, or the files by name"""
 
 
 class LoRA(NamedTuple):
@@ -48,16 +48,23 @@ class LoRA(NamedTuple):
     unet: dict[str, LowRank]
     text_encoders: dict[str, LowRank]
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(factor.nbytes for layers in self for layer in layers.values() for factor in (layer.down, layer.up))
+
 
 class LoraFiles:
     """The files that tags name. Each is read once, and again if it has changed or is to act on other models.
 
     Args:
         source: a folder, or files by name; None is the working folder.
+        budget: bytes of weights that are kept; beyond, those used longest ago are dropped. None keeps all.
     """
 
-    def __init__(self, source: LoraSource | None):
+    def __init__(self, source: LoraSource | None, budget: int | None = None):
         self._source = source if source is not None else "."
+        self._budget = budget
         self._read: dict[Path, tuple[int, list[weakref.ref[nn.Module]], LoRA]] = {}
 
     def load(self, pipe: DiffusionPipeline, tag: Tag, field: str) -> LoRA:
@@ -66,31 +73,50 @@ class LoraFiles:
         Raises:
             OMGError: see :func:`load_lora`; or there is no such name.
         """
+        path = self.find(tag, field)
+        changed, models = path.stat().st_mtime_ns, list(parts_of(pipe).values())
+        known = self._read.pop(path, None)
+        if known is None or known[0] != changed or [model() for model in known[1]] != models:
+            known = changed, [weakref.ref(model) for model in models], load_lora(pipe, path, field)
+        self._read[path] = known  # as the one used last
+        self._keep_to_budget()
+        return known[2]
+
+    def find(self, tag: Tag, field: str) -> Path:
+        """The file that a tag names.
+
+        Raises:
+            OMGError: there is none.
+        """
         path = self._path(tag, field)
         if not path.is_file():
             raise OMGError(field, f"there is no LoRA file {path}{suggestion(tag, self._known())}")
-        changed, models = path.stat().st_mtime_ns, list(parts_of(pipe).values())
-        known = self._read.get(path)
-        if known is not None and known[0] == changed and [model() for model in known[1]] == models:
-            return known[2]
-        lora = load_lora(pipe, path, field)
-        self._read[path] = (changed, [weakref.ref(model) for model in models], lora)
-        return lora
+        return path
+
+    def _keep_to_budget(self) -> None:
+        sizes = {path: lora.size for path, (_, _, lora) in self._read.items()}
+        while self._budget is not None and len(sizes) > 1 and sum(sizes.values()) > self._budget:
+            oldest = next(iter(sizes))
+            del sizes[oldest], self._read[oldest]
 
     def _path(self, tag: Tag, field: str) -> Path:
         if not isinstance(self._source, Mapping):
-            return Path(self._source) / f"{tag.name}.safetensors"
+            folder, file = Path(self._source), f"{tag.name}.safetensors"
+            if (folder / file).is_file():
+                return folder / file
+            below = (path for path in sorted(folder.rglob("*.safetensors")) if path.name == file)
+            return next(below, folder / file)
         if tag.name not in self._source:
             known = ", ".join(sorted(self._source)) or "none"
             raise OMGError(field, f"there is no LoRA {tag.name!r}; known: {known}{suggestion(tag, self._known())}")
         return Path(self._source[tag.name])
 
     def _known(self) -> dict[str, str]:
-        """The names that tags may have, with their files: of a folder, those in it and in its folders."""
+        """The names that tags may have, with their files: of a folder, those in it and below."""
         if isinstance(self._source, Mapping):
             return {name: str(path) for name, path in self._source.items()}
         folder = Path(self._source)
-        files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
+        files = folder.rglob("*.safetensors")
         return {file.relative_to(folder).with_suffix("").as_posix(): str(file) for file in files}
 
 

@@ -68,7 +68,7 @@ class OMGPipeline:
     Args:
         pipe: the diffusers pipeline; its scheduler is used. It is left as it was after every call.
         loras: the folder of the files that ``<lora:name>`` tags name, or a mapping from names to files. What was read
-            stays in memory with this object.
+            stays in memory with this object, or with a :class:`LoraFiles` given instead.
         device_budget, host_budget: bytes for stored attention queries on the UNet's device and in host memory; what
             fits in neither is recomputed.
         rows_per_call: at most so many concept rows in one UNet call; 0 for all.
@@ -77,24 +77,24 @@ class OMGPipeline:
         faces: what draws concepts by a face.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, loras: LoraSource | None = None, *, device_budget: int = 2 << 30,
-                 host_budget: int = 8 << 30, rows_per_call: int = 0, detectors: Sequence[str | Path] = (),
-                 keep_detectors: bool = False, faces: FaceModels | None = None):
+    def __init__(self, pipe: DiffusionPipeline, loras: LoraSource | LoraFiles | None = None, *,
+                 device_budget: int = 2 << 30, host_budget: int = 8 << 30, rows_per_call: int = 0,
+                 detectors: Sequence[str | Path] = (), keep_detectors: bool = False, faces: FaceModels | None = None):
         self.pipe = pipe
         self._faces = faces
         self._models = Models(folders=[Path(folder) for folder in detectors], is_keeping=keep_detectors)
-        self._files = LoraFiles(loras)
+        self._files = loras if isinstance(loras, LoraFiles) else LoraFiles(loras)
         self._memory = Memory(device_budget, host_budget, rows_per_call=rows_per_call)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, loras: LoraSource | None = None, *,
+    def from_folder(cls, folder: str | Path, loras: LoraSource | LoraFiles | None = None, *,
                     dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any) -> OMGPipeline:
         """Load a diffusers pipeline folder; ``options`` are those of the constructor."""
         pipe = DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
         return cls(pipe.to(device), loras, **options)
 
     @torch.no_grad()
-    def __call__(self, request: Request | dict[str, Any], prompt: str | None = None, *,
+    def __call__(self, request: Request | dict[str, Any] | None, prompt: str | None = None, *,
                  negative_prompt: str | None = None, prompt_embeds: PromptEmbeds | None = None,
                  concept_embeds: Mapping[int, PromptEmbeds] | None = None,
                  face_embeds: Mapping[int, Tensor] | None = None, steps: int = 50, cfg_scale: float = 7.5,
@@ -104,8 +104,8 @@ class OMGPipeline:
         """Generate. Calls on one model, from several threads too, take turns.
 
         Args:
-            request: concepts and options, see :class:`omg_ext.request.Request`; one that is not enabled gives the
-                ordinary picture.
+            request: concepts and options, see :class:`omg_ext.request.Request`; None, or one that is not enabled, gives
+                the ordinary picture.
             prompt: the global prompt p; its ``<lora:...>`` tags act everywhere (style). May be left out if
                 ``prompt_embeds`` are given and no concept is to be found by attention.
             negative_prompt: the global negative prompt.
@@ -129,8 +129,8 @@ class OMGPipeline:
         Raises:
             OMGError: anything the user can mend; the pipeline is as it was.
         """
-        request = parse_request(request)
-        if not request.enabled:
+        request = None if request is None else parse_request(request)
+        if request is None or not request.enabled:
             request = Request(concepts=(), layout=Layout(cross=0, self_=0))
         for index in face_embeds or {} if request.concepts else ():
             if index not in range(len(request.concepts)):

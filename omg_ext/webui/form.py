@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 from PIL import Image
 
 from ..errors import OMGError
+from ..infotext import request_text
 from ..request import Concept, Request, dump_request, parse_request
 from ..request.pictures import is_mark, rgb
 from .fields import (
@@ -117,11 +117,6 @@ def _ask_for(request: Request, args: Sequence[Any]) -> bool:
         return parse_request(request_from_args(args)) == request
     except OMGError:
         return False
-
-
-def request_text(request: Request) -> str:
-    """The request as compact JSON, defaults left out."""
-    return json.dumps(dump_request(request), ensure_ascii=False, separators=(",", ":"))
 
 
 def _gather(table: Sequence[Field], values: Values, index: int = 0) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..comprehension.overlay import overlay
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..host import Prompts
+from ..infotext import infotext_value
 from ..passes.memory import Memory
 from ..passes.noise import Noise
 from ..passes.session import Session
@@ -25,7 +26,7 @@ from . import settings
 from .conditioning import forget_kept
 from .faces import Faces
 from .host import Sample, WebUIHost
-from .infotext import WHO_IS_WHERE, infotext_value
+from .infotext import WHO_IS_WHERE
 from .models import models
 from .networks import Kept
 from .preview import Preview, key_of

@@ -13,17 +13,16 @@ from modules import shared
 from torch import Tensor
 
 from ..errors import OMGError
+from ..infotext import FOUND, KEY, WARNINGS
 from ..request import Request, parse_request
 from .conditioning import forget_kept
-from .infotext import FOUND, KEY, picture_infotext
+from .infotext import picture_infotext
 from .job import Job
 from .preview import Preview
 from .replacing import replaced
 from .rest import Awaited
 from .ui import request_from_args
 
-# the infotext key of what the user should know
-WARNINGS = "OMG warnings"
 NOT_DRAWN = ("the concepts were not drawn, since another script or extension (such as DemoFusion) samples in a way of "
              "its own; turn it off for pictures with OMG")
 

@@ -13,8 +13,8 @@ from modules.styles import extract_style_text_from_prompt
 
 from ..errors import OMGError
 from ..host import Prompts
+from ..infotext import request_text
 from ..request import Concept, Request, parse_request
-from .form import request_text
 
 # by the beginnings of their titles: scripts that rewrite `p.all_prompts`, picture by picture with its seed, and do
 # nothing else that a copy of the processing object could not bear
