@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from .comprehension.masks import shrink_mask_text
 from .request import Concept, Request, Where, dump_request
 from .request.pictures import mark_of
 
@@ -17,6 +16,10 @@ FOUND = "OMG found"
 """The infotext key of what the detector saw; see :class:`omg_ext.comprehension.places.Finding`."""
 WARNINGS = "OMG warnings"
 """The infotext key of what the user should know."""
+FIRST_PASS, WHO_IS_WHERE, MASK = "first pass", "who is where", "mask of concept"
+"""Titles of extra pictures: the first picture, the same with all that was found in it, and, with its number from 1, of a
+concept the mask."""
+_TITLE = f", {KEY} picture: "
 
 
 def request_text(request: Request) -> str:
@@ -42,6 +45,17 @@ def parameters(prompt: str, negative_prompt: str, values: Mapping[str, object]) 
     return f"{prompt}{negative}\n{line}".strip()
 
 
+def picture_infotext(text: str, title: str) -> str:
+    """The infotext of an extra picture: that of the result it belongs to, and what the picture is."""
+    return f"{text}{_TITLE}{title}"
+
+
+def title_of(text: str) -> str:
+    """The title of the extra picture that has this infotext; empty if it is another picture's."""
+    _, found, title = text.rpartition(_TITLE)
+    return title if found and not {",", ":", "\n"} & set(title) else ""
+
+
 def _quoted(value: object) -> str:
     """As the web UI does it: JSON's quotes, where commas and colons would be read as the next value's."""
     text = str(value)
@@ -57,4 +71,5 @@ def _marks(concept: Concept) -> str | tuple[str, ...] | None:
 def _shrunk(where: Where | None) -> Where | None:
     if where is None or where.kind != "mask":
         return where
+    from .comprehension.masks import shrink_mask_text  # brings packages that a client has no use for
     return Where(mask=shrink_mask_text(str(where.mask)))

@@ -12,14 +12,14 @@ from msgspec import Struct
 from PIL import Image
 
 from ..errors import OMGError
+from ..infotext import FIRST_PASS, FOUND, MASK, WARNINGS, WHO_IS_WHERE, title_of
 from ..jobs.draw import Drawn
 from .connection import FIELD, WebUIError
 
 # one value of an infotext's last line, as the web UI reads it
 _VALUE = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-_EXTRA = re.compile(r", OMG picture: ([\w ]+)$")
-_TITLES = {"first pass": "first_pass", "who is where": "overlay"}
-_MASK = re.compile(r"mask of concept (\d+)")
+_TITLES = {FIRST_PASS: "first_pass", WHO_IS_WHERE: "overlay"}
+_MASK = re.compile(rf"{MASK} (\d+)")
 
 
 class Info(Struct):
@@ -62,8 +62,8 @@ def read(answer: Answer, name: str) -> tuple[Drawn, Info]:
         extras = {key: _picture(image) for image, text in zip(answer.images, info.infotexts, strict=False)
                   if (key := _key(text))}
         values = dict(_VALUE.findall(infotext.rpartition("\n")[2]))
-        found = json.loads(_unquoted(values.get("OMG found", "[]")))
-        warnings = [_unquoted(values["OMG warnings"])] if "OMG warnings" in values else []
+        found = json.loads(_unquoted(values.get(FOUND, "[]")))
+        warnings = [_unquoted(values[WARNINGS])] if WARNINGS in values else []
     except (ValueError, OSError, IndexError) as error:  # msgspec's and base64's are ValueErrors
         raise OMGError(FIELD, f"{name} answered without a picture that can be read ({error})") from None
     if picture.format != "PNG":
@@ -73,11 +73,9 @@ def read(answer: Answer, name: str) -> tuple[Drawn, Info]:
 
 def _key(infotext: str) -> str:
     """What an extra picture is; empty for any other."""
-    title = _EXTRA.search(infotext)
-    mask = _MASK.fullmatch(title[1]) if title else None
-    if mask:
-        return f"mask-{int(mask[1]) - 1}"
-    return _TITLES.get(title[1], "") if title else ""
+    title = title_of(infotext)
+    mask = _MASK.fullmatch(title)
+    return f"mask-{int(mask[1]) - 1}" if mask else _TITLES.get(title, "")
 
 
 def _picture(text: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Extra pictures in the infotext, and the request's way from there back into the accordion."""
+"""The request's way from the infotext back into the accordion."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..infotext import KEY
-
-WHO_IS_WHERE = "who is where"
-"""The title of the extra picture that shows what was found."""
-
-
-def picture_infotext(text: str, title: str) -> str:
-    """The infotext of an extra picture: that of the result it belongs to, and what the picture is."""
-    return f"{text}, {KEY} picture: {title}"
-
-
-def is_of_picture(text: str, title: str) -> bool:
-    """Whether this is the infotext of such an extra picture."""
-    return text.endswith(f", {KEY} picture: {title}")
 
 
 def paste_fields(api: Any, enabled: Any, unstyled: Callable[[str, Sequence[str]], str]) -> list[tuple[Any, Any]]:

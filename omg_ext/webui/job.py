@@ -17,7 +17,7 @@ from ..comprehension.overlay import overlay
 from ..comprehension.places import Places
 from ..errors import OMGError
 from ..host import Prompts
-from ..infotext import infotext_value
+from ..infotext import FIRST_PASS, MASK, WHO_IS_WHERE, infotext_value
 from ..passes.memory import Memory
 from ..passes.noise import Noise
 from ..passes.session import Session
@@ -26,7 +26,6 @@ from . import settings
 from .conditioning import forget_kept
 from .faces import Faces
 from .host import Sample, WebUIHost
-from .infotext import WHO_IS_WHERE
 from .models import models
 from .networks import Kept
 from .preview import Preview, key_of
@@ -248,13 +247,13 @@ def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | No
     pictures: list[Picture] = []
     for index, masks in enumerate([] if places is None else places.masks):
         if "first_pass" in request.show:
-            pictures.append(Picture(before + index, "first pass", Image.fromarray(host.decode(first, index))))
+            pictures.append(Picture(before + index, FIRST_PASS, Image.fromarray(host.decode(first, index))))
         if "overlay" in request.show and places is not None:
             names = [concept.phrase for concept in request.concepts]
             drawn = overlay(host.decode(first, index), places.findings[index], masks, names)
             pictures.append(Picture(before + index, WHO_IS_WHERE, Image.fromarray(drawn)))
         if "masks" in request.show:
-            pictures += [Picture(before + index, f"mask of concept {number}",
+            pictures += [Picture(before + index, f"{MASK} {number}",
                                  Image.fromarray((255 * mask).astype("uint8")))
                          for number, mask in enumerate(masks, 1) if mask is not None]
     return pictures

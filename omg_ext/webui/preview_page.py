@@ -13,8 +13,8 @@ from typing import Any
 
 import gradio as gr
 
+from ..infotext import WHO_IS_WHERE, title_of
 from .fields import NO_PREVIEW, PREVIEW, choice_of
-from .infotext import WHO_IS_WHERE, is_of_picture
 from .preview import Preview
 
 Component = Any
@@ -153,7 +153,7 @@ def after(preview: Preview) -> Callable[[str, str, Any, Any], list[Any]]:
         if not asked:
             return leave
         info = json.loads(text) if text else {}
-        if not any(is_of_picture(each, WHO_IS_WHERE) for each in info.get("infotexts", ())) or preview.overlay is None:
+        if not any(title_of(each) == WHO_IS_WHERE for each in info.get("infotexts", ())) or preview.overlay is None:
             return [*leave[:3], f"<p>{BROKEN_OFF if info else FAILED}</p>", *leave[4:]]
         filled = _is_random(seed)
         said = SOFT if preview.first is None else NOT_KEPT if preview.key is None else FILLED if filled else SHOWN

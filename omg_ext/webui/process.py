@@ -13,10 +13,9 @@ from modules import shared
 from torch import Tensor
 
 from ..errors import OMGError
-from ..infotext import FOUND, KEY, WARNINGS
+from ..infotext import FOUND, KEY, WARNINGS, picture_infotext
 from ..request import Request, parse_request
 from .conditioning import forget_kept
-from .infotext import picture_infotext
 from .job import Job
 from .preview import Preview
 from .replacing import replaced
