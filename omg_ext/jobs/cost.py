@@ -8,26 +8,30 @@ from typing import Any
 
 from ..errors import OMGError
 from ..request import Concept, Request
+from ..request.tags import parse_tags
 from .job import Job, parse_job
 
 # rows for each concept, and once more, with which the detector of that name looks
 _LOOKS: Mapping[str, int] = {"contrast": 8}
+_TWICE = {"Heun", "DPM2", "DPM2 a", "DPM++ SDE"}
+"""Samplers that ask the model twice a step."""
 
 
 def rows(job: Job) -> int:
     """About how many rows the model evaluates for a job."""
     guided = 1 if job.cfg_scale == 1 else 2
+    calls = (2 if job.sampler.removesuffix(" Karras") in _TWICE else 1) * job.steps
     request = job.request
     if not job.concepts or request is None:
-        return guided * job.steps
-    start = math.ceil(request.blend_start * job.steps)
-    first = guided * (start if request.first_pass == "prefix" else job.steps)
+        return guided * calls
+    start = math.ceil(request.blend_start * calls)
+    first = guided * (start if request.first_pass == "prefix" else calls)
     looks = _LOOKS.get(request.detector, 0)
     wanted = sum(concept.needs_detection for concept in request.concepts)
     found = looks * (wanted + 1) if wanted else 0
     if request.preview:
         return first + found
-    return first + found + (job.steps - start) * (guided + _of_concepts(request, guided))
+    return first + found + (calls - start) * (guided + _of_concepts(request, guided))
 
 
 def _of_concepts(request: Request, guided: int) -> int:
@@ -43,7 +47,7 @@ def _of_concepts(request: Request, guided: int) -> int:
 
 
 def _is_pushed(concept: Concept) -> bool:
-    return concept.lora_guidance > 0
+    return concept.lora_guidance > 0 and bool(concept.faces or parse_tags(concept.prompt, "prompt")[1])
 
 
 def seconds_of_work(entries: Iterable[Mapping[str, Any]]) -> float | None:
