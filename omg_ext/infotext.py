@@ -17,8 +17,8 @@ FOUND = "OMG found"
 WARNINGS = "OMG warnings"
 """The infotext key of what the user should know."""
 FIRST_PASS, WHO_IS_WHERE, MASK = "first pass", "who is where", "mask of concept"
-"""Titles of extra pictures: the first picture, the same with all that was found in it, and, with its number from 1, of a
-concept the mask."""
+"""Titles of extra pictures: the first picture, the same with all that was found in it, and a concept's mask, with its
+number from 1."""
 _TITLE = f", {KEY} picture: "
 
 

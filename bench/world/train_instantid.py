@@ -2,7 +2,8 @@
 
 What a face is to InstantID (arXiv 2401.07519), a whole figure is here: the identity reader's vector of one picture
 becomes some tokens, which the UNet's cross-attention reads beside the prompt. The UNet stays as it is, and there is no
-IdentityNet. Three quarters of an hour on two cores; the file is written now and then, can be used at once and gone on with.
+IdentityNet. Three quarters of an hour on two cores; the file is written now and then, can be used at once and gone on
+with.
 """
 
 from __future__ import annotations

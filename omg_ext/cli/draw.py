@@ -30,7 +30,7 @@ combinations are all drawn. What is in the folder already is not drawn again.
 def add(commands: Any) -> None:
     """Adds the command to a parser's."""
     parser = commands.add_parser("draw", help="draw a list of jobs into a folder", epilog=_EPILOG,
-                                 description="Draw a list of jobs into a folder. What is there already is not drawn again.",
+                                 description="Draw a list of jobs into a folder, but for what is there already.",
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
     parser.add_argument("jobs", type=Path, metavar="JOBS", help="the list")

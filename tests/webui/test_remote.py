@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from omg_ext.cli.main import main
 from omg_ext.errors import OMGError
-from omg_ext.jobs.job import Job, parse_job
+from omg_ext.jobs.job import Job, dump_job, parse_job
 from omg_ext.remote.webui import WebUIEngine
+from tests.jobs.fakes import a_list
 from tests.webui.host import DEFAULTS, WebUI
 from tests.webui.test_api import LEFT, RIGHT, concept, omg
 
@@ -116,3 +121,33 @@ def test_a_picture_that_somebody_breaks_off_is_none(webui: WebUI, engine: WebUIE
         engine.draw(job(steps=150))
     thread.join()
     engine.draw(job(steps=2))
+
+
+def test_the_command_draws_at_web_uis(webui: WebUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    two = {name: value for name, value in dump_job(job(request=TWO)).items() if name != "seed"}
+    path = a_list(tmp_path, [{**two, "seeds": "5-7"}, {**dump_job(job(prompt="a dog")), "grid": {"steps": [1, 2]}}])
+    out = tmp_path / "out"
+    # one that is known by two names: each of them is a worker, and they wait for each other
+    urls = [webui.url, webui.url.replace("127.0.0.1", "localhost")]
+    assert main(["draw", str(path), "--out", str(out), "--webui", *urls]) == 0
+    assert "5 pictures drawn" in capsys.readouterr().err
+    lines = [json.loads(line) for part in (out / "manifest").iterdir() for line in part.read_text().splitlines()]
+    assert {line["worker"] for line in lines} <= set(urls)
+    for seed in (5, 7):
+        file, = (line["file"] for line in lines if "request" in line["job"] and line["job"]["seed"] == seed)
+        np.testing.assert_array_equal(np.asarray(Image.open(out / file)), omg(webui, TWO, seed=seed).image)
+    assert main(["draw", str(path), "--out", str(out), "--webui", *urls]) == 0
+    assert "5 there already" in capsys.readouterr().err
+
+
+def test_the_command_refuses_what_a_web_ui_lacks(webui: WebUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path = a_list(tmp_path, [{"prompt": "a"}, {"prompt": "a", "sampler": "DPM++ 2N"}])
+    assert main(["draw", str(path), "--out", str(tmp_path / "out"), "--webui", webui.url]) == 2
+    said = capsys.readouterr().err
+    assert "line 2: sampler" in said
+    assert webui.url in said
+    assert not (tmp_path / "out").exists()
