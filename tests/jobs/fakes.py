@@ -26,6 +26,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.drawn: list[Job] = []
+        self.options: dict[str, Any] = {}
 
     def check(self, job: Job) -> None:
         if "refused" in job.prompt:

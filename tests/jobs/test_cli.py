@@ -11,6 +11,7 @@ import pytest
 from omg_ext.cli import workers
 from omg_ext.cli.main import INTERRUPTED, main
 from omg_ext.jobs.job import Job
+from omg_ext.jobs.threads import Threads
 from tests.jobs.fakes import FakeEngine, a_list
 
 REQUEST = {"concepts": [{"phrase": "man", "prompt": "a man"}], "blend_start": 0.4}
@@ -128,14 +129,14 @@ def test_shares_are_the_whole_list(engine, tmp_path):
 
 def test_a_run_that_is_broken_off_says_what_it_did(engine, tmp_path, capsys, monkeypatch):
     path, out = a_list(tmp_path, [{"prompt": "a", "seeds": "0-9"}]), tmp_path / "out"
-    wait = workers.Threads.wait
+    wait = Threads.wait
 
     def interrupted(pool: Any) -> Any:
         if len(engine.drawn) == 4:
             raise KeyboardInterrupt
         return wait(pool)
 
-    monkeypatch.setattr(workers.Threads, "wait", interrupted)
+    monkeypatch.setattr(Threads, "wait", interrupted)
     assert draw(path, "--out", out) == INTERRUPTED
     drawn = len(pictures(out))
     assert 3 <= drawn <= 4

@@ -84,9 +84,10 @@ def test_rows_are_reckoned_as_they_are_evaluated(folder):
     engine = DiffusersEngine(checkpoint=folder / "xl", loras=folder / "loras", device="cpu")
     sought = [{"prompt": "old man<lora:one>", "phrase": "man"}, {"prompt": "young woman", "phrase": "woman"}]
     jobs: list[dict[str, Any]] = [{}, {"cfg_scale": 1}, {"request": {"concepts": left_and_right(), "preview": True}}]
-    options = ({}, {"first_pass": "prefix", "blend_start": 0.5}, {"concepts": left_and_right()},
-               {"concepts": left_and_right(negative_prompt="blue"), "blend_start": 0},
-               {"concepts": [{**each, "lora_guidance": 2} for each in two_concepts()["concepts"]]})
+    options: list[dict[str, Any]] = [
+        {}, {"first_pass": "prefix", "blend_start": 0.5}, {"concepts": left_and_right()},
+        {"concepts": left_and_right(negative_prompt="blue"), "blend_start": 0},
+        {"concepts": [{**each, "lora_guidance": 2} for each in two_concepts()["concepts"]]}]
     jobs += [{"request": {"concepts": sought, "predict": predict, **each}}
              for predict in ("joint", "shared", "separate") for each in options]
     evaluated: list[int] = []
