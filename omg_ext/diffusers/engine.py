@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +34,8 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 OFFLOADS = ("none", "model", "sequential")
 # pixels of a latent's side
 _FACTOR = 8
+# weights, prompt editing, and words that part a prompt
+_OF_WEB_UI = re.compile(r"\([^()]+:\s*[\d.]+\s*\)|\[[^][]*:[^][]*\]|\b(?:BREAK|AND)\b")
 # bytes of LoRAs that are kept for the next job
 _LORA_BUDGET = 4 << 30
 
@@ -163,8 +166,12 @@ class DiffusersEngine:
         return Drawn(output.images[0], infotext(job, path, networks, found, warnings), extras, warnings, found)
 
     def _doubts(self, job: Job) -> Iterator[str]:
-        """What the sampler makes of the job that somebody might not expect."""
+        """What is made of the job that somebody might not expect."""
         assert self._omg is not None
+        for name, prompt in job.prompts:
+            written = _OF_WEB_UI.search(parse_tags(prompt, name)[0])
+            if written is not None:
+                yield f"{name}: {written[0]} is plain text here; only the web UI reads it as more"
         sampler = samplers.sampling(job.sampler, job.scheduler).sampler
         if sampler.has_own_timesteps and job.scheduler not in ("", samplers.AUTOMATIC):
             yield f"scheduler: {sampler.name} has timesteps of its own, so that {job.scheduler} has no effect"
@@ -193,10 +200,7 @@ class DiffusersEngine:
 
     def _networks(self, job: Job) -> list[tuple[Tag, Path]]:
         """The job's tags, with their files."""
-        request = _request(job)
-        prompts = [("prompt", job.prompt), *((f"request.concepts[{index}].prompt", concept.prompt) for index, concept in
-                                             enumerate(request.concepts if request is not None else ()))]
-        return [(tag, self._file(tag, name)) for name, prompt in prompts for tag in parse_tags(prompt, name)[1]]
+        return [(tag, self._file(tag, name)) for name, prompt in job.prompts for tag in parse_tags(prompt, name)[1]]
 
     def _file(self, tag: Tag, field_name: str) -> Path:
         if tag.name not in self._known_tags:

@@ -54,17 +54,20 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.request.concepts) if self.request is not None and self.request.enabled else 0
 
     @property
+    def prompts(self) -> tuple[tuple[str, str], ...]:
+        """What its prompts are, after the fields in which they stand; but for negative ones."""
+        concepts = self.request.concepts if self.request is not None and self.request.enabled else ()
+        return (("prompt", self.prompt), *((f"request.concepts[{index}].prompt", concept.prompt)
+                                           for index, concept in enumerate(concepts)))
+
+    @property
     def networks(self) -> tuple[str, ...]:
         """The LoRAs that its prompts name, sorted.
 
         Raises:
             OMGError: a tag cannot be read.
         """
-        prompts = [("prompt", self.prompt)]
-        if self.request is not None and self.request.enabled:
-            prompts += [(f"request.concepts[{index}].prompt", concept.prompt)
-                        for index, concept in enumerate(self.request.concepts)]
-        return tuple(sorted({tag.name for field, prompt in prompts for tag in parse_tags(prompt, field)[1]}))
+        return tuple(sorted({tag.name for field, prompt in self.prompts for tag in parse_tags(prompt, field)[1]}))
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -103,6 +103,15 @@ def test_the_picture_is_the_pipelines(engine, models, loras, request_):
     np.testing.assert_allclose(np.asarray(drawn.extras["mask-1"]) / 255, mask, atol=1 / 255)
 
 
+def test_what_only_the_web_ui_reads_in_a_prompt_is_told(engine):
+    concepts = [{**each, "prompt": prompt} for each, prompt in
+                zip(left_and_right(), ("a (man:1.2)", "a man, one [small] (woman)"), strict=True)]
+    drawn = engine.draw(job_of(prompt="a man AND a woman", request={"concepts": concepts}))
+    told = [warning for warning in drawn.warnings if "plain text" in warning]
+    assert [warning.split(" is ")[0] for warning in told] == ["prompt: AND", "request.concepts[0].prompt: (man:1.2)"]
+    assert "plain text" in drawn.infotext
+
+
 def test_a_request_that_is_not_enabled_is_an_ordinary_picture(engine):
     off = {"concepts": left_and_right(), "enabled": False, "show": ["first_pass", "masks"]}
     drawn = engine.draw(job_of(request=off))
