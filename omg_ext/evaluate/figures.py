@@ -41,8 +41,8 @@ FIGURES: Mapping[str, Figure] = {
                                                  "is at least the threshold; 0 to 1", (FACES, DETECTOR)),
     "ima": Figure("IMA", "Image Alignment of the box around the concept's region; -1 to 1", (CLIP, DETECTOR)),
     "found": Figure("found", "share of the concepts that the detector finds in the result; 0 to 1", (DETECTOR,)),
-    "layout": Figure("layout", "intersection over union of the concept's regions in the first pass and in the result, 0 "
-                               "if it is gone; 0 to 1", (DETECTOR,)),
+    "layout": Figure("layout", "intersection over union of the concept's regions in the first pass and in the result, "
+                               "0 if it is gone; 0 to 1", (DETECTOR,)),
     "background": Figure("background", "mean change of the first pass away from its regions; 0 to 255 grey levels",
                          (DETECTOR,)),
 }

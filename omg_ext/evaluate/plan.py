@@ -61,11 +61,7 @@ class Plan:
     def __iter__(self) -> Iterator[tuple[int, Job | OMGError]]:
         """The jobs, each with its method's line; in place of one what is wrong with it, once for each cast."""
         for method, cast in product(self.file.spec.methods, self.file.spec.casts):
-            try:
-                for _, job in self._of(method, cast):
-                    yield self.file.line(f"methods.{method}"), job
-            except OMGError as error:
-                yield self.file.line(error.field), error
+            yield from self._with_lines(method, cast)
 
     def placed(self) -> Iterator[tuple[Place, Job]]:
         """The jobs and their places, in the same order; a job may have several places.
@@ -75,6 +71,13 @@ class Plan:
         """
         for method, cast in product(self.file.spec.methods, self.file.spec.casts):
             yield from self._of(method, cast)
+
+    def _with_lines(self, method: str, cast: Sequence[str]) -> Iterator[tuple[int, Job | OMGError]]:
+        try:
+            for _, job in self._of(method, cast):
+                yield self.file.line(f"methods.{method}"), job
+        except OMGError as error:
+            yield self.file.line(error.field), error
 
     def _of(self, name: str, cast: Sequence[str]) -> Iterator[tuple[Place, Job]]:
         spec = self.file.spec

@@ -1,8 +1,8 @@
 """Whether JSON data is what a struct takes; the first thing that is not is an OMGError that names its field.
 
 msgspec checks the same, but words its messages for programmers. What a field takes is read from the structs' types: a
-new field of numbers, texts, true or false, choices (``Literal``), lists, tuples, structs, dicts, or a union of them, with
-any limits of ``msgspec.Meta``, needs no change here; ``Any`` is left unchecked.
+new field of numbers, texts, true or false, choices (``Literal``), lists, tuples, structs, dicts, or a union of them,
+with any limits of ``msgspec.Meta``, needs no change here; ``Any`` is left unchecked.
 
 One thing msgspec cannot bear: in a union, a member with limits beside a tuple of fixed length. Such a type crashes
 Python when garbage is collected (seen in 0.18 to 0.22). Give the tuple's length as a limit instead:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from omg_ext.errors import OMGError
@@ -11,6 +13,12 @@ from tests.evaluate.specs import read
 
 MEN = {name: {"phrase": "man", "prompt": f"{trigger} man", "lora": f"<lora:{name}:1>", "references": name}
        for name, trigger in (("bob", "sks"), ("dan", "zwx"))}
+
+
+def request(job: Job) -> Any:
+    """The job's, which has one."""
+    assert job.request is not None
+    return job.request
 
 
 def jobs(plan: Plan, method: str, cast: tuple[str, ...], prompt: int) -> list[Job]:
@@ -41,14 +49,14 @@ def test_the_methods_prompts(plan):
         "a sks man and a qjv cup in a park <lora:bob:0.8> <lora:cup:1>"}
     omg = jobs(plan, "OMG", both, 1)[0]
     assert omg.prompt == "a man with a cup"
-    assert [concept.prompt for concept in omg.request.concepts] == ["a sks man with a cup <lora:bob:0.8>",
+    assert [concept.prompt for concept in request(omg).concepts] == ["a sks man with a cup <lora:bob:0.8>",
                                                                     "a man with a qjv cup <lora:cup:1>"]
-    assert (omg.request.blend_start, omg.request.show, omg.steps, omg.seed) == (0.3, ("first_pass",), 5, 3)
+    assert (request(omg).blend_start, request(omg).show, omg.steps, omg.seed) == (0.3, ("first_pass",), 5, 3)
 
 
 def test_everyone_of_a_class_is_the_concept_in_its_prompt_and_stands_from_left_to_right(tmp_path):
     plan = Plan(read(tmp_path, concepts=MEN, casts=[["bob", "dan"]], prompts=["{all}"]))
-    concepts = jobs(plan, "OMG", ("bob", "dan"), 0)[0].request.concepts
+    concepts = request(jobs(plan, "OMG", ("bob", "dan"), 0)[0]).concepts
     assert [(concept.prompt, concept.where.index) for concept in concepts] == [
         ("a sks man and another sks man <lora:bob:1>", 0), ("a zwx man and another zwx man <lora:dan:1>", 1)]
 
@@ -58,17 +66,17 @@ def test_faces_instead_of_loras(tmp_path):
         "kind": "omg", "by": "face", "request": {"predict": "joint"}, "concept": {"face_scale": 1}}}))
     omg, alone = (jobs(plan, name, ("ann",), 0)[0] for name in ("OMG", "alone"))
     photo = tuple(plan.file.photos("ann"))
-    assert [(each.prompt, each.faces, each.face_scale) for each in omg.request.concepts] == [
+    assert [(each.prompt, each.faces, each.face_scale) for each in request(omg).concepts] == [
         ("a photo of a woman", photo, 1)]
     # an ordinary picture with the face everywhere, as the invariant "everywhere is plain" has it
-    assert (alone.request.blend_start, alone.request.layout.cross, alone.request.layout.self_) == (0, 0, 0)
-    assert alone.request.concepts[0].where.box == (0, 0, 1, 1)
-    assert alone.request.concepts[0].faces == photo
+    assert (request(alone).blend_start, request(alone).layout.cross, request(alone).layout.self_) == (0, 0, 0)
+    assert request(alone).concepts[0].where.box == (0, 0, 1, 1)
+    assert request(alone).concepts[0].faces == photo
 
 
 def test_a_prefix_has_no_first_pass_to_show(tmp_path):
     plan = Plan(read(tmp_path, methods={"early": {"kind": "omg", "request": {"first_pass": "prefix"}}}))
-    assert next(plan.placed())[1].request.show == ()
+    assert request(next(plan.placed())[1]).show == ()
 
 
 @pytest.mark.parametrize(("fields", "field", "beside"), [

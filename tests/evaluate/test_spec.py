@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from omg_ext.errors import OMGError
 from omg_ext.evaluate.files import SpecFault, SpecFile
@@ -36,6 +40,12 @@ def test_what_is_wrong_is_named(fields, field, said):
         parse_spec(a_spec(**fields))
     assert caught.value.field == field
     assert said in caught.value.message
+
+
+def test_the_manuals_spec_is_one():
+    manual = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    spec = parse_spec(yaml.safe_load(re.search(r"```yaml\n(.*?)```", manual, re.DOTALL)[1]))
+    assert len(spec.methods) == 7
 
 
 def test_a_lora_is_asked_for_only_where_one_is_drawn():
