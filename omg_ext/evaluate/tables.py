@@ -14,7 +14,7 @@ from .means import Mean, shown
 
 _DECIMALS = {"background": 1}
 _OF_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-             **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+             **{sign: f"\\{sign}" for sign in "&%$#_{}"}, **{sign: f"${sign}$" for sign in "<>|"}}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ RESULTS = [
 def test_means_are_over_prompts_and_seeds():
     omg, single = RESULTS[:2], RESULTS[2:4]
     text = mean(omg, "text", PAIR)
-    assert (text.mean, text.error, text.count) == (pytest.approx(0.3), pytest.approx(0.1), 2)
+    assert [text.mean, text.error, text.count] == pytest.approx([0.3, 0.1, 2])
     assert mean(omg, "found", PAIR) == Mean(0.75, 0.25, 2)
     assert mean(omg, "ida", PAIR) == Mean(0.5, None, 1)
     assert mean(omg, "found", ["cup"]) == Mean(1, 0, 2)
@@ -96,8 +96,8 @@ def test_latex_escapes_what_it_reads():
 \hline
 cast & method & Text Alignment & background \\
 \hline
-a+b & 50 \% | x\_1 & $0.512 \pm 0.013$ & 3.1 \\
-a+b & <OMG> & - & - \\
+a+b & 50 \% $|$ x\_1 & $0.512 \pm 0.013$ & 3.1 \\
+a+b & $<$OMG$>$ & - & - \\
 \hline
 \end{tabular}
 """
