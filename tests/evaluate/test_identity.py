@@ -8,18 +8,29 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
+from omg_ext.evaluate.files import SpecFile
 from omg_ext.evaluate.measure import Judges, Meter
 from omg_ext.evaluate.plan import Place
+from omg_ext.evaluate.run import Measuring
 from omg_ext.evaluate.spec import parse_spec
 from omg_ext.faces.analysis import FaceAnalyser
-from tests.evaluate.specs import a_spec
+from tests.evaluate.specs import a_spec, write
 from tests.models.tiny_faces import blank, paint, write_pack
 
 
 @pytest.fixture(scope="module")
-def analyser(tmp_path_factory):
-    detector, recogniser = write_pack(tmp_path_factory.mktemp("antelopev2"))
+def pack(tmp_path_factory):
+    """A folder with the two models."""
+    folder = tmp_path_factory.mktemp("antelopev2")
+    write_pack(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def analyser(pack):
+    detector, recogniser = pack / "scrfd_10g_bnkps.onnx", pack / "glintr100.onnx"
     return FaceAnalyser.open(detector, recogniser, torch.device("cpu"), "face")
 
 
@@ -52,3 +63,17 @@ def test_it_is_insightfaces_similarity(analyser):
         in_half = Meter(spec, Judges(None, analyser, Always(half)), {"ann": [reference]})(
             Place("OMG", ("ann",), 0, 0, (0,), ""), picture, None)
         assert in_half.concepts[0]["ida"] == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_the_reader_is_that_of_the_commands_folder(pack, analyser, tmp_path):
+    path = write(tmp_path, a_spec(casts=[["ann"]], prompts=["{0}"]))
+    reference, picture = blank(), blank()
+    paint(reference, 300, 300)
+    paint(picture, 160, 200, half=60)
+    Image.fromarray(reference).save(tmp_path / "ann" / "one.png")
+    measuring = Measuring(SpecFile.read(path), faces=pack, device="cpu")
+    assert "identity" not in measuring.left_out
+    with measuring.meter() as meter:
+        found = meter(Place("plain", ("ann",), 0, 0, (0,), ""), picture, None).concepts[0]
+    faces = [analyser.embedding(each, analyser.faces(each)[0]) for each in (picture, reference)]
+    assert found["identity"] == pytest.approx(float(analyser.recogniser.compute_sim(*faces)), abs=1e-6)
