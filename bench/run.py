@@ -19,8 +19,9 @@ from bench.faces import faces, peaks_of_faces
 from bench.memory import full_weights, left_behind, storage_modes
 from bench.speed import one_call, read_loras, whole_runs
 from bench.subject import Subject, full_size, quarter_width
-from bench.table import Row, formatted, hardware, save
+from bench.table import Row, formatted, save
 from bench.ways import COUNTS, defaults, peaks, ways
+from omg_ext.evaluate.conditions import hardware
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("memory", "speed", "ways", "faces", "detectors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
+from omg_ext.evaluate.conditions import conditions, hardware
 
 
 @dataclass(frozen=True)
@@ -57,28 +56,9 @@ def formatted(rows: Sequence[Row]) -> str:
                      for row, number in zip(rows, numbers, strict=True))
 
 
-def hardware() -> str:
-    """The GPU's name, else the processor's and how many threads torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{_processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", information.read_text()) if information.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def results_name() -> str:
     """The day and the hardware, as file names have them."""
     return f"{date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', hardware().lower()).strip('-')}"
-
-
-def conditions() -> dict[str, str]:
-    """What every file of results says about how they came about."""
-    return {"date": date.today().isoformat(), "hardware": hardware(), "python": platform.python_version(),
-            "torch": torch.__version__}
 
 
 def save(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path, part: str = "") -> Path:

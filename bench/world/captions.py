@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from bench.world.attributes import IDENTITIES, KINDS
+from omg_ext.evaluate.scene import listed
 
 PLURALS: Mapping[str, str] = {"man": "men", "woman": "women", "dog": "dogs", "robot": "robots"}
 NUMBERS = ("no", "one", "two", "three", "four", "five")
@@ -33,11 +34,6 @@ def random_tokens(count: int, rng: Random, share: float) -> list[str]:
     leave the triggers of :data:`IDENTITIES` unused.
     """
     return [rng.choice(RARE_WORDS) if rng.random() < share else "" for _ in range(count)]
-
-
-def listed(phrases: Sequence[str]) -> str:
-    """"a man, a dog and a robot"."""
-    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
 def _phrases(kinds: Sequence[str], tokens: Sequence[str], rng: Random) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.world.attributes import IDENTITIES, Character
-from bench.world.captions import PLACES, listed
+from bench.world.captions import PLACES
+from omg_ext.evaluate.scene import listed
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from bench.world.casts import Cast
-from bench.world.measure import Mean
 from bench.world.methods import SingleLora
 from bench.world.sweeps import CURVES, DEFAULTS, PAIRS, TWO_MEN, Cell
+from omg_ext.evaluate.means import Mean
 
 Figures = Mapping[str, Mean]
 # of the single LoRA's identity

@@ -16,7 +16,6 @@ from typing import Any
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from bench.table import conditions
 from bench.world import (
     checkpoint,
     model,
@@ -38,6 +37,7 @@ from bench.world import (
 from bench.world.attributes import IDENTITIES
 from bench.world.likeness import FACE_SEEDS, STRANGERS, likeness, likeness_by_face
 from bench.world.methods import NoLora
+from omg_ext.evaluate.conditions import conditions
 from omg_ext.faces.adapter import FaceAdapter
 
 SEED = 0

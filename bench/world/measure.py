@@ -9,19 +9,18 @@ In a result the concept's figure is one of its class:
   figure that was lost or turned into another class counts, and lowers the identity;
 - if there is neither a figure nor a place, the picture has no value for this concept and does not count.
 
-Numbers are one per picture, the mean over its concepts; :func:`summary` gives their mean over pictures.
+Numbers are one per picture, the mean over its concepts; :func:`omg_ext.evaluate.means.summary` gives their mean over
+pictures.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -31,9 +30,10 @@ from bench.world.methods import Shot, Take
 from bench.world.pixels import Images
 from bench.world.readers import Mask, Reading
 from omg_ext.comprehension.assign import assign, of_concepts, queries_of
+from omg_ext.evaluate.means import FloatArray, mean_of
+from omg_ext.evaluate.regions import background_change, iou
 from omg_ext.request import parse_request
 
-FloatArray = npt.NDArray[np.float64]
 Values = dict[str, FloatArray]
 """Figures by name, each [B], NaN where a picture has none"""
 Places = Sequence[Mask | None]
@@ -53,8 +53,6 @@ FIGURES: Mapping[str, str] = {
 }
 # a figure that overlaps its place less is elsewhere
 LEAST_OVERLAP = 0.5
-# pixels around a figure that do not count as background: one cell of the latent grid
-RIM = 8
 
 
 class EmbedsIdentity(Protocol):
@@ -126,40 +124,9 @@ def measure(shot: Shot, takes: Sequence[Take], reference: Reference, judges: Jud
     found = [_of_take(shot, take, reference, judges, placed) for take in takes]
     values = {name: mean_of([each[name] for each in found]) for name in found[0]}
     if reference.wanted is not None:
-        values["start"] = np.array([mean_of([_iou(place, aim) for place, aim in zip(*both, strict=True)])
+        values["start"] = np.array([mean_of([iou(place, aim) for place, aim in zip(*both, strict=True)])
                                     for both in zip(reference.places, reference.wanted, strict=True)])
     return values
-
-
-def mean_of(values: Sequence[FloatArray | float]) -> FloatArray:
-    """The mean over the first axis of what is not NaN; NaN where there is nothing else."""
-    stack = np.asarray(values, dtype=np.float64)
-    known = ~np.isnan(stack)
-    total, count = np.where(known, stack, 0).sum(axis=0), known.sum(axis=0)
-    return np.where(count, total / np.maximum(count, 1), np.nan)
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over pictures.
-
-    Attributes:
-        mean: None if no picture has a value.
-        error: standard error of the mean; None for fewer than two pictures.
-        count: pictures with a value.
-    """
-
-    mean: float | None
-    error: float | None
-    count: int
-
-
-def summary(values: FloatArray) -> Mean:
-    """Of one figure's values [B]."""
-    known = values[~np.isnan(values)]
-    count = len(known)
-    return Mean(float(known.mean()) if count else None,
-                float(known.std(ddof=1) / math.sqrt(count)) if count > 1 else None, count)
 
 
 def _of_take(shot: Shot, take: Take, reference: Reference, judges: Judges, placed: bool) -> Values:
@@ -217,9 +184,9 @@ class _OnePicture:
             others = [index for index in range(len(self.cast.names)) if index != concept]
             identity.append(np.nan if row is None else self.cosines[row, concept])
             bleed.append(np.nan if row is None or not others else self.cosines[row, others].max())
-            layout.append(_iou(place, None if figure is None else self.reading.figures[figure].mask))
+            layout.append(iou(place, None if figure is None else self.reading.figures[figure].mask))
             mask = None if given is None else given[concept]
-            masks.append(np.nan if given is None else _iou(place, None if mask is None else mask > 0.5))
+            masks.append(np.nan if given is None else iou(place, None if mask is None else mask > 0.5))
         named = {"identity": identity, "bleed": bleed, "layout": layout, "masks": masks}
         return {name: float(mean_of(values)) for name, values in named.items()}
 
@@ -238,7 +205,7 @@ class _OnePicture:
 
     def _overlap(self, concept: int, figure: int) -> float:
         place = self.places[concept]
-        return 0.0 if place is None else _iou(place, self.reading.figures[figure].mask)
+        return 0.0 if place is None else iou(place, self.reading.figures[figure].mask)
 
     def _likeness(self, concept: int, figure: int) -> float:
         return float(self.cosines[figure, concept])
@@ -256,17 +223,10 @@ def conflicts(reading: Reading, kinds: Sequence[str], wanted: Places) -> bool:
         kinds: classes of the figures that were asked for.
         wanted: where.
     """
-    fits = np.array([[_iou(place, figure.mask) if figure.kind == kind else 0.0 for figure in reading.figures]
+    fits = np.array([[iou(place, figure.mask) if figure.kind == kind else 0.0 for figure in reading.figures]
                      for kind, place in zip(kinds, wanted, strict=True)])
     rows, columns = linear_sum_assignment(fits, maximize=True)
     return len(rows) < len(kinds) or bool((fits[rows, columns] < LEAST_OVERLAP).any())
-
-
-def _iou(place: Mask | None, other: Mask | None) -> float:
-    """Intersection over union; NaN without a place, 0 without the other."""
-    if place is None:
-        return math.nan
-    return 0.0 if other is None else float((place & other).sum() / (place | other).sum())
 
 
 def _classes(reading: Reading) -> list[str]:
@@ -274,13 +234,7 @@ def _classes(reading: Reading) -> list[str]:
 
 
 def _background_change(pictures: Images, reference: Reference) -> FloatArray:
-    """Mean absolute difference to the ordinary pictures away from their figures; NaN where figures fill a picture."""
-    change = np.abs(pictures.astype(np.float64) - reference.take.pictures).mean(axis=3)
-    changes = []
-    for picture, reading in zip(change, reference.readings, strict=True):
-        figures = np.any([np.zeros(picture.shape, bool), *(figure.mask for figure in reading.figures)], axis=0)
-        away = ~ndimage.binary_dilation(figures, iterations=RIM)
-        changes.append(picture[away].mean() if away.any() else math.nan)
-    return np.array(changes)
-
-
+    """See :func:`omg_ext.evaluate.regions.background_change`, of each picture."""
+    return np.array([background_change(picture, first, [figure.mask for figure in reading.figures])
+                     for picture, first, reading in zip(pictures, reference.take.pictures, reference.readings,
+                                                        strict=True)])

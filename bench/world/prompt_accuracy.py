@@ -11,12 +11,12 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from bench.world.attributes import KINDS
-from bench.world.captions import listed
 from bench.world.model import SIZE
 from bench.world.pixels import Images
 from bench.world.readers import FigureReader
 from bench.world.scenes import SCENES
 from bench.world.starts import noise
+from omg_ext.evaluate.scene import listed
 
 SEEDS = 64
 STEPS = 25

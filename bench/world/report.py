@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +13,10 @@ import diffusers
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.table import Row, conditions, results_name
+from bench.table import Row, results_name
 from bench.world import frontier
 from bench.world.casts import Cast
-from bench.world.measure import FIGURES, Mean
+from bench.world.measure import FIGURES
 from bench.world.methods import FaceAlone, NoLora
 from bench.world.sweeps import (
     DEFAULT_FACES,
@@ -34,6 +33,9 @@ from bench.world.sweeps import (
     Cell,
     Result,
 )
+from omg_ext.evaluate.conditions import conditions
+from omg_ext.evaluate.means import Mean, pooled, shown
+from omg_ext.evaluate.tables import markdown
 
 # the targets, for two concepts of which at most this share is hidden
 TARGET_OCCLUSION = 0.3
@@ -103,7 +105,7 @@ class Record:
         sheet = Image.new("RGB", (_LABEL + widest, sum(heights)), "white")
         draw = ImageDraw.Draw(sheet)
         for (cell, strip), top in zip(found, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
-            figures = [f"{name} {shown(name, self.cells[cell.name].get(name))}" for name in ("identity", "bleed")]
+            figures = [f"{name} {_shown(name, self.cells[cell.name].get(name))}" for name in ("identity", "bleed")]
             text = "\n".join([*cell.name.split(": "), *figures])
             draw.text((4, top + 4), text, fill="black", font=ImageFont.load_default(_TEXT))
             sheet.paste(strip, (_LABEL, top))
@@ -113,13 +115,9 @@ class Record:
         return self.strips / (re.sub(r"[^a-z0-9.]+", "-", cell.name.lower()) + ".png")
 
 
-def shown(name: str, mean: Mean | None) -> str:
-    """A figure with its standard error; a dash where there is none."""
-    if mean is None or mean.mean is None:
-        return "-"
-    decimals = _DECIMALS.get(name, 3)
-    error = "" if mean.error is None or name in ("rows", "seconds") else f" ± {mean.error:.{decimals}f}"
-    return f"{mean.mean:.{decimals}f}{error}"
+def _shown(name: str, mean: Mean | None) -> str:
+    """A figure with its standard error; what is no sample of anything has none."""
+    return shown(mean, _DECIMALS.get(name, 3), name not in ("rows", "seconds"))
 
 
 Figures = Mapping[str, Mean]
@@ -141,24 +139,12 @@ def averages(cells: Sequence[Cell], found: Mapping[str, Figures]) -> str:
                       for method, each in by_method.items() if len(each) == casts])
 
 
-def pooled(means: Sequence[Mean]) -> Mean:
-    """The mean of independent means, each of which counts alike; those of no picture do not count."""
-    known = [mean for mean in means if mean.mean is not None]
-    errors = [mean.error for mean in known if mean.error is not None]
-    return Mean(float(np.mean([mean.mean for mean in known])) if known else None,
-                math.hypot(*errors) / len(known) if known and len(errors) == len(known) else None,
-                sum(mean.count for mean in known))
-
-
 def _markdown(rows: Sequence[tuple[str, str, Figures]]) -> str:
     names = [name for name in FIGURES
              if any((mean := figures.get(name)) is not None and mean.count for _, _, figures in rows)]
-    lines = [["cast", "method", *names], ["---"] * (2 + len(names)),
-             *([start, method, *(shown(name, figures.get(name)) for name in names)]
-               for start, method, figures in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("| " + " | ".join(entry.ljust(width) for entry, width in zip(line, widths, strict=True)) + " |"
-                     for line in lines)
+    return markdown(["cast", "method", *names],
+                    [[start, method, *(_shown(name, figures.get(name)) for name in names)]
+                     for start, method, figures in rows])
 
 
 def targets(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:

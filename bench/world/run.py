@@ -21,7 +21,7 @@ from typing import Any
 
 import diffusers
 
-from bench.table import formatted, hardware
+from bench.table import formatted
 from bench.world import checkpoint, frontier, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.detector import reader_masks
@@ -32,6 +32,7 @@ from bench.world.parallel import CORES, in_processes
 from bench.world.readers import FigureReader, IdentityReader, portraits, references
 from bench.world.report import Record, averages, default_path, table, targets
 from bench.world.sweeps import TABLES, Cell, Result, Runner, chosen
+from omg_ext.evaluate.conditions import hardware
 from omg_ext.faces.adapter import FaceAdapter
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bench.world import train_control, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.casts import Cast
-from bench.world.measure import FIGURES, Judges, Mean, Reference, Values, measure, summary
+from bench.world.measure import FIGURES, Judges, Reference, Values, measure
 from bench.world.methods import (
     EVERYONE,
     FaceAlone,
@@ -36,6 +36,7 @@ from bench.world.scenes import SCENES
 from bench.world.silhouettes import of_picture
 from bench.world.starts import inverted, noise, strangers
 from omg_ext.diffusers import Control
+from omg_ext.evaluate.means import Mean, summary
 from omg_ext.request import Request
 
 PAIR = Cast(("Rusty", "Azura"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,16 @@ def add(commands: Any) -> None:
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
     parser.add_argument("jobs", type=Path, metavar="JOBS", help="the list")
+    add_options(parser)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", type=setting, dest="settings",
+                        help="for jobs that do not say, such as steps=20 or request.blend_start=0.3")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of all commands that draw."""
     parser.add_argument("--out", required=True, metavar="FOLDER", help="for the pictures; an address such as s3://... "
                                                                        "works where fsspec has the package for it")
     parser.add_argument("--spread", action="store_true", help="over 256 folders, for very many pictures")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", type=setting, dest="settings",
-                        help="for jobs that do not say, such as steps=20 or request.blend_start=0.3")
     parser.add_argument("--share", type=share, default=Share(), metavar="I/N",
                         help="draw every Nth job alone: 1/4, 2/4, 3/4 and 4/4 are four runs that need not know each "
                              "other")
@@ -50,19 +56,28 @@ def run(arguments: argparse.Namespace) -> int:
     """See :func:`omg_ext.cli.main.main`."""
     store = Store(arguments.out, arguments.spread)
     work = Run(JobList(arguments.jobs, dict(arguments.settings)), store, arguments.share)
-    workers = Workers(arguments)
+    return carried_out(work, Workers(arguments), store, arguments.jobs, arguments.dry_run)
+
+
+def carried_out(work: Run, workers: Workers, store: Store, source: Path, is_dry: bool) -> int:
+    """Checks all jobs, and draws those that are left. Returns the exit status, see :func:`omg_ext.cli.main.main`.
+
+    Args:
+        source: the file that the jobs are from, for messages.
+        is_dry: nothing is drawn; it is counted.
+    """
     with tqdm(desc="checking", unit=" jobs", delay=1) as bar:
         faults = work.check(workers.check, lambda job: bar.update() and None)
     if faults:
-        _tell(arguments.jobs, faults)
+        tell(source, faults)
         return 2
-    if not arguments.dry_run:
+    if not is_dry:
         store.open()
     work.look()
-    _say(f"{_many(work.total, 'picture')}"
+    say(f"{many(work.total, 'picture')}"
          + (f", {work.repeated} of the list twice" if work.repeated else "")
          + (f"; {work.before} there already" if work.before else ""))
-    if arguments.dry_run:
+    if is_dry:
         _estimate(work, store)
         return 0
     if work.before == work.total:
@@ -87,12 +102,12 @@ def _drawn(work: Run, workers: Workers, store: Store) -> int:
 
 def _report(summary: Summary, store: Store) -> None:
     for reason in summary.gone:
-        _say(f"lost a worker: {reason}")
+        say(f"lost a worker: {reason}")
     for reason in summary.reasons:
-        _say(f"failed: {reason}")
+        say(f"failed: {reason}")
     if summary.failed > len(summary.reasons):
-        _say(f"... and {summary.failed - len(summary.reasons)} more, see {store.url}/{FAILURES}")
-    _say(f"{_many(summary.drawn, 'picture')} drawn into {store.url}"
+        say(f"... and {summary.failed - len(summary.reasons)} more, see {store.url}/{FAILURES}")
+    say(f"{many(summary.drawn, 'picture')} drawn into {store.url}"
          + (f", {summary.failed} failed" if summary.failed else "")
          + (f", {summary.left} left: run it again to go on" if summary.left else ""))
 
@@ -102,18 +117,19 @@ def _estimate(work: Run, store: Store) -> None:
     amount = 0.0
     for job in work.left():
         count, total, amount = count + 1, total + rows(job), amount + work_of(job)
-    _say(f"{_many(count, 'picture')} to draw, about {total:,} rows of the model")
+    say(f"{many(count, 'picture')} to draw, about {total:,} rows of the model")
     rate = seconds_of_work(entries(store))
-    _say("how long that takes is known once some are drawn into this folder" if rate is None else
+    say("how long that takes is known once some are drawn into this folder" if rate is None else
          f"about {_duration(rate * amount)} for one worker, by what is drawn in this folder")
 
 
-def _tell(path: Path, faults: list[Fault]) -> None:
+def tell(path: Path, faults: Sequence[Fault]) -> None:
+    """Says what is wrong with a file."""
     for fault in faults[:_SHOWN]:
-        _say(f"{path}, {fault}")
+        say(f"{path}, {fault}")
     if len(faults) > _SHOWN:
-        _say(f"... and {len(faults) - _SHOWN} more")
-    _say(f"{_many(len(faults), 'line')} cannot be drawn; nothing was drawn")
+        say(f"... and {len(faults) - _SHOWN} more")
+    say(f"{many(len(faults), 'line')} cannot be drawn; nothing was drawn")
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -132,7 +148,8 @@ def share(text: str) -> Share:
     return Share(int(match[1]), int(match[2]))
 
 
-def _many(count: int, what: str) -> str:
+def many(count: int, what: str) -> str:
+    """"3 pictures"."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
@@ -143,5 +160,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Says something, above the progress if there is one."""
     tqdm.write(text, file=sys.stderr)

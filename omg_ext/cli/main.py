@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import OMGError
-from . import draw
+from . import draw, evaluate
 
 INTERRUPTED = 130
 
@@ -19,6 +19,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"omg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     draw.add(commands)
+    evaluate.add(commands)
     try:
         arguments = parser.parse_args(given)
         status: int = arguments.run(arguments)

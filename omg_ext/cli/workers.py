@@ -29,10 +29,12 @@ class Workers:
 
     Args:
         arguments: those of :meth:`add`.
+        reads_faces: the command itself reads faces, so that a reader of them is not for drawing alone.
     """
 
-    def __init__(self, arguments: argparse.Namespace):
+    def __init__(self, arguments: argparse.Namespace, reads_faces: bool = False):
         self._given = arguments
+        self._reads_faces = reads_faces
 
     @staticmethod
     def add(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +119,8 @@ class Workers:
         """Of :class:`omg_ext.diffusers.engine.DiffusersEngine`; nothing that another process could not be sent."""
         given = self._given
         faces = {"adapter": given.face_adapter, "identitynet": given.identitynet, "analysis": given.face_reader}
-        if given.face_adapter is None and any(faces.values()):
+        idle = [given.identitynet, None if self._reads_faces else given.face_reader]
+        if given.face_adapter is None and any(idle):
             raise OMGError(_ADAPTER.lstrip("-"), f"{_NET} and {_READER} do nothing without {_ADAPTER}; give it too")
         return {"checkpoint": given.checkpoint, "checkpoints": given.checkpoints, "config": given.config,
                 "loras": given.loras, "detectors": [Path(folder) for folder in given.detectors],

@@ -85,7 +85,7 @@ class JobList:
         grid = _grid(entry)
         if "seeds" in entry and ("seed" in entry or "seed" in grid):
             raise OMGError("seeds", "give either seed or seeds")
-        seeds = _seeds(entry.pop("seeds")) if "seeds" in entry else (None,)
+        seeds = seeds_of(entry.pop("seeds")) if "seeds" in entry else (None,)
         for chosen in itertools.product(*grid.values()):
             # not one more factor: all factors of a product are held in memory
             for seed in seeds:
@@ -108,8 +108,12 @@ def _grid(entry: Entry) -> Mapping[str, Sequence[Any]]:
     return grid
 
 
-def _seeds(given: Any) -> Sequence[Any]:
-    """``[1, 2]``, or ``"0-99, 200"``."""
+def seeds_of(given: Any) -> Sequence[Any]:
+    """The seeds that ``[1, 2]`` or ``"0-99, 200"`` means; of a list the items as they are.
+
+    Raises:
+        OMGError: naming ``seeds``.
+    """
     if isinstance(given, list) and given:
         return given
     parts = [_RANGE.fullmatch(part) for part in given.split(",")] if isinstance(given, str) else [None]

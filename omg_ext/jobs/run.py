@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import OMGError
 from .artist import Failure, Made, write
 from .job import Job, noted
 from .ledger import Ledger
-from .lists import Fault, JobList
+from .lists import Fault
 from .manifest import FAILURES, FOLDER, Entry, Lines, entries, entry_in
 from .schedule import NobodyLeft, Pool, Schedule
 from .store import Store
@@ -63,12 +63,12 @@ class Summary:
 class Run:
     """
     Args:
-        jobs: what is to be drawn.
+        jobs: what is to be drawn, each with its line, or what is wrong with that; it is gone through several times.
         store: where to.
         share: which of the jobs.
     """
 
-    def __init__(self, jobs: JobList, store: Store, share: Share = Share()):
+    def __init__(self, jobs: Iterable[tuple[int, Job | OMGError]], store: Store, share: Share = Share()):
         self._jobs = jobs
         self._store = store
         self._share = share

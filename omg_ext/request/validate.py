@@ -1,8 +1,8 @@
 """Whether JSON data is what a struct takes; the first thing that is not is an OMGError that names its field.
 
 msgspec checks the same, but words its messages for programmers. What a field takes is read from the structs' types: a
-new field of numbers, texts, true or false, choices (``Literal``), lists, tuples, structs, or a union of them, with any
-limits of ``msgspec.Meta``, needs no change here.
+new field of numbers, texts, true or false, choices (``Literal``), lists, tuples, structs, dicts, or a union of them,
+with any limits of ``msgspec.Meta``, needs no change here; ``Any`` is left unchecked.
 
 One thing msgspec cannot bear: in a union, a member with limits beside a tuple of fixed length. Such a type crashes
 Python when garbage is collected (seen in 0.18 to 0.22). Give the tuple's length as a limit instead:
@@ -27,7 +27,7 @@ from .values import INTEGER, LIST, NULL, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, in_
 _KINDS: dict[type[inspect.Type], str] = {
     inspect.NoneType: NULL, inspect.BoolType: TRUTH, inspect.IntType: INTEGER, inspect.FloatType: NUMBER,
     inspect.StrType: TEXT, inspect.ListType: LIST, inspect.TupleType: LIST, inspect.VarTupleType: LIST,
-    inspect.StructType: OBJECT,
+    inspect.StructType: OBJECT, inspect.DictType: OBJECT,
 }
 # by the limit's name in msgspec.Meta: whether a value keeps it, and how messages put it
 _LIMITS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
@@ -61,12 +61,16 @@ def check(data: Any, struct: type[Struct]) -> None:
 
 
 def _check(value: Any, kind: inspect.Type, path: str) -> None:
+    if isinstance(kind, inspect.AnyType):
+        return
     options = members(kind)
     option = _option_for(kind_of(value), options)
     if option is None:
         raise OMGError(path or WHOLE, f"expected {_any_of(options)}, got {in_words(value)}")
     if isinstance(option, inspect.StructType):
         _check_struct(value, option, path)
+    elif isinstance(option, inspect.DictType):
+        _check_dict(value, option, path)
     elif isinstance(option, _List):
         _check_list(value, option, path)
     elif isinstance(option, inspect.LiteralType):
@@ -120,6 +124,14 @@ def _check_struct(value: dict[str, Any], kind: inspect.StructType, path: str) ->
     except OMGError as broken:
         name = "" if broken.field == _name(kind) else broken.field
         raise OMGError(_join(path, name), broken.message) from None
+
+
+def _check_dict(value: dict[str, Any], kind: inspect.DictType, path: str) -> None:
+    if kind.min_length and not value:
+        raise OMGError(path, "it is empty; give at least one entry")
+    for name, item in value.items():
+        _check(name, kind.key_type, _join(path, name))
+        _check(item, kind.value_type, _join(path, name))
 
 
 def _check_list(value: Any, kind: _List, path: str) -> None:

@@ -19,7 +19,7 @@ from bench.speed import looks, steps_before
 from bench.world import IDENTITIES, SCENES, VOCABULARY, frontier, model, render, train_control
 from bench.world.casts import Cast
 from bench.world.detector import reader_masks
-from bench.world.measure import Judges, Mean, Reference, conflicts, measure, summary
+from bench.world.measure import Judges, Reference, conflicts, measure
 from bench.world.methods import (
     EVERYONE,
     FaceAlone,
@@ -39,7 +39,7 @@ from bench.world.reader_nets import EMBEDDING
 from bench.world.readers import ReadFigure, Reading
 from bench.world.regional import regional_attention
 from bench.world.render import Picture
-from bench.world.report import Record, averages, pooled, targets
+from bench.world.report import Record, averages, targets
 from bench.world.run import arguments, enter, made_by, report, unknown
 from bench.world.silhouettes import of_picture
 from bench.world.starts import inverted, noise, strangers
@@ -62,6 +62,7 @@ from bench.world.sweeps import (
 from omg_ext.comprehension import DETECTORS
 from omg_ext.diffusers import Control, OMGPipeline, PromptEmbeds
 from omg_ext.diffusers.prompts import encode
+from omg_ext.evaluate.means import Mean, pooled, summary
 from omg_ext.faces.adapter import FaceAdapter
 from tests.models.tiny_instantid import adapter_state, flat
 

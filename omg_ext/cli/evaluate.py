@@ -1,0 +1,73 @@
+"""``omg evaluate``: methods compared by their pictures: they are drawn into a folder, measured, and reported there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import OMGError
+from ..evaluate.files import SpecFault, SpecFile
+from ..evaluate.plan import Plan
+from ..evaluate.report import PAGE
+from ..evaluate.run import Measuring
+from ..jobs.run import Run, Share
+from ..jobs.store import Store
+from .draw import add_options, carried_out, many, say, tell
+from .workers import Workers
+
+_EPILOG = """\
+SPEC is a .yaml or .json file with concepts, casts, prompts, methods and seeds; docs/evaluation.md explains each. What
+is in the folder already is not drawn again. Figures whose models are not given are left out, and the report says so.
+"""
+
+
+def add(commands: Any) -> None:
+    """Adds the command to a parser's."""
+    parser = commands.add_parser("evaluate", help="compare methods by their pictures", description=__doc__,
+                                 epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(run=run)
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="what is compared")
+    add_options(parser)
+    measured = parser.add_argument_group("what measures", "--face-reader measures Identity Alignment, and --detectors "
+                                                          "has the models of the spec's regions.")
+    measured.add_argument("--clip", type=Path, metavar="FOLDER",
+                          help="a CLIPModel in transformers' form, such as ViT-B/32 or ViT-L/14")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """See :func:`omg_ext.cli.main.main`."""
+    try:
+        file = SpecFile.read(arguments.spec)
+    except SpecFault as found:
+        tell(arguments.spec, [found.fault])
+        return 2
+    store = Store(arguments.out, arguments.spread)
+    measuring = Measuring(file, arguments.clip, None if arguments.face_reader is None else Path(arguments.face_reader),
+                          [Path(folder) for folder in arguments.detectors], arguments.device or "")
+    reasons = measuring.left_out
+    for reason in dict.fromkeys(reasons.values()):
+        say(f"left out: {', '.join(name for name, own in reasons.items() if own == reason)}; {reason}")
+    with measuring.meter():
+        pass  # what measures cannot be had is known before hours of drawing
+    work = Run(Plan(file), store, arguments.share)
+    status = carried_out(work, Workers(arguments, reads_faces=True), store, arguments.spec, arguments.dry_run)
+    if status == 2 or arguments.dry_run:
+        return status
+    if arguments.share != Share():
+        say("This was one of several shares; once all are drawn, the same command without --share measures them")
+        return status
+    return max(status, _reported(measuring, store, work.total + work.repeated))
+
+
+def _reported(measuring: Measuring, store: Store, total: int) -> int:
+    with tqdm(desc="measuring", unit="picture", total=total) as bar:
+        report = measuring.report(store, lambda: bar.update() and None)
+    if not report.results:
+        raise OMGError("spec", "there is no picture to measure")
+    report.write(store)
+    say(f"{many(len(report.results), 'picture')} measured, see {store.url}/{PAGE}"
+        + (f"; {report.missing} are missing" if report.missing else ""))
+    return 1 if report.missing else 0

@@ -1,0 +1,89 @@
+"""Pictures beside each other, a method to a column: for contact sheets and the report."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .results import Result
+from .spec import Spec
+
+SEEDS, ROWS = 2, 24
+"""How many seeds of each prompt are shown, and how many rows at most; all pictures are in the folder."""
+_SIDE, _LABEL, _HEAD, _TEXT = 192, 150, 24, 12
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of one cast.
+
+    Attributes:
+        cast: names of concepts.
+        columns: titles.
+        rows: titles, and for each column the picture; None where it was not drawn.
+    """
+
+    cast: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Result | None, ...]], ...]
+
+    @property
+    def title(self) -> str:
+        """Who is to be seen."""
+        return "+".join(self.cast)
+
+
+def galleries(spec: Spec, results: Sequence[Result]) -> list[Gallery]:
+    """One for each cast of which there are pictures."""
+    casts = dict.fromkeys(result.place.cast for result in results)
+    return [_gallery(spec, cast, [result for result in results if result.place.cast == cast]) for cast in casts]
+
+
+def _gallery(spec: Spec, cast: tuple[str, ...], results: Sequence[Result]) -> Gallery:
+    by_cell = {(*result.place.shot[1:], _column(result)): result for result in results}
+    columns = tuple(dict.fromkeys(column for *_, column in by_cell))
+    shots: dict[int, dict[int, None]] = {}
+    for prompt, seed, _ in by_cell:
+        shots.setdefault(prompt, {})[seed] = None
+    chosen = [(prompt, seed) for prompt, seeds in shots.items() for seed in list(seeds)[:SEEDS]][:ROWS]
+    rows = tuple((f"{spec.scene(cast, prompt).prompt({})}, seed {seed}",
+                  tuple(by_cell.get((prompt, seed, column)) for column in columns)) for prompt, seed in chosen)
+    return Gallery(cast, columns, rows)
+
+
+def _column(result: Result) -> str:
+    """The method; where it draws a picture for each concept also whom this shows."""
+    is_part = len(result.place.shown) < len(result.place.cast)
+    return result.place.method + (f": {'+'.join(result.shown)}" if is_part else "")
+
+
+def sheet(gallery: Gallery, read: Callable[[str], bytes]) -> bytes:
+    """A gallery as one JPEG file.
+
+    Args:
+        read: a picture's file by its name.
+    """
+    size = (_LABEL + _SIDE * len(gallery.columns), _HEAD + _SIDE * len(gallery.rows))
+    made = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(made), ImageFont.load_default(_TEXT)
+    for column, title in enumerate(gallery.columns):
+        draw.text((_LABEL + column * _SIDE + 4, 4), title, fill="black", font=font)
+    for row, (title, results) in enumerate(gallery.rows):
+        top = _HEAD + row * _SIDE
+        draw.text((4, top + 4), textwrap.fill(title, _LABEL // 7), fill="black", font=font)
+        for column, result in enumerate(results):
+            if result is not None:
+                made.paste(_thumbnail(read(result.file)), (_LABEL + column * _SIDE, top))
+    file = io.BytesIO()
+    made.save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def _thumbnail(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.thumbnail((_SIDE - 2, _SIDE - 2))
+        return picture.convert("RGB")

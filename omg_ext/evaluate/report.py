@@ -1,0 +1,139 @@
+"""The results as files: JSON, tables, contact sheets, and a page with all of it beside the pictures."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from ..jobs.store import Store
+from .figures import FIGURES
+from .gallery import ROWS, SEEDS, Gallery, galleries, sheet
+from .results import Result, tables
+from .spec import Spec
+from .tables import Table
+
+PAGE = "report.html"
+_STYLE = """\
+:root { color-scheme: light dark; --line: #bbb; --faint: #666; }
+@media (prefers-color-scheme: dark) { :root { --line: #555; --faint: #aaa; } }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
+       background: Canvas; color: CanvasText; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top; }
+.figures td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.pictures img { display: block; width: 12rem; height: auto; }
+.pictures tbody th { font-weight: normal; min-width: 9rem; }
+small, dd { color: var(--faint); }
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    Attributes:
+        spec: what was compared.
+        data: the same as JSON data.
+        results: of all pictures there are.
+        conditions: when, on what and with what it was measured, by title.
+        left_out: why figures were not measured, by name.
+        missing: how many pictures there are not.
+    """
+
+    spec: Spec
+    data: Mapping[str, Any]
+    results: Sequence[Result]
+    conditions: Mapping[str, str]
+    left_out: Mapping[str, str]
+    missing: int = 0
+
+    def write(self, store: Store) -> list[str]:
+        """Writes all files. Returns their names, the page first."""
+        made, shown = tables(self.spec, self.results), galleries(self.spec, self.results)
+        files = {PAGE: self.page(made, shown).encode(), "results.json": self.json(made).encode(),
+                 "tables.md": self.markdown(made).encode()}
+        for table in made:
+            files[f"{table.name}.csv"] = table.csv().encode()
+            files[f"{table.name}.tex"] = table.latex().encode()
+        for name, data in files.items():
+            store.write(name, data)
+        sheets = {f"sheets/{number}-{_plain(gallery.title)}.jpg": gallery for number, gallery in enumerate(shown, 1)}
+        for name, gallery in sheets.items():
+            store.write(name, sheet(gallery, store.read))
+        return [*files, *sheets]
+
+    def json(self, made: Sequence[Table]) -> str:
+        """All values and means, and how they came about."""
+        means = {table.name: [{**dict(zip(table.heads, row.labels, strict=True)),
+                               **{name: {"mean": mean.mean, "error": mean.error, "count": mean.count}
+                                  for name, mean in row.means.items() if mean.count}} for row in table.rows]
+                 for table in made}
+        data = {"conditions": self.conditions, "spec": self.data, "missing": self.missing, "left_out": self.left_out,
+                "figures": {name: figure.meaning for name, figure in FIGURES.items() if name not in self.left_out},
+                "tables": means, "pictures": [result.data() for result in self.results]}
+        return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+    def markdown(self, made: Sequence[Table]) -> str:
+        """The tables, and what stands below them."""
+        notes = "\n".join(f"- {line}" for line in (*self._notes(), *self._meanings(made)))
+        return "\n".join([*(table.markdown() for table in made), notes, ""])
+
+    def page(self, made: Sequence[Table], shown: Sequence[Gallery]) -> str:
+        """One page of HTML, whose pictures lie beside it."""
+        notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self._notes())
+        meanings = "".join(f"<li>{html.escape(meaning)}</li>\n" for meaning in self._meanings(made))
+        return (f"<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Evaluation</title>\n"
+                f"<meta name=\"viewport\" content=\"width=device-width\">\n<style>\n{_STYLE}</style></head><body>\n"
+                f"<h1>Evaluation</h1>\n{''.join(table.html() for table in made)}"
+                f"<h2>How this was measured</h2>\n<ul>\n{notes}{meanings}</ul>\n"
+                f"<h2>Pictures</h2>\n<p><small>{html.escape(_SHOWN)}</small></p>\n"
+                f"{''.join(_section(gallery) for gallery in shown)}"
+                f"<h2>The spec</h2>\n<pre>{html.escape(json.dumps(self.data, indent=1, ensure_ascii=False))}</pre>\n"
+                "</body></html>\n")
+
+    def _notes(self) -> Iterator[str]:
+        yield ", ".join(f"{name} {value}" for name, value in self.conditions.items())
+        yield f"{len(self.results)} pictures" + (f"; {self.missing} are missing, and do not count" if self.missing
+                                                 else "")
+        yield ("means with their standard errors over prompts and seeds; several concepts in one picture are averaged "
+               "first")
+        yield f"threshold of one person's faces: {self.spec.threshold:g}"
+        for name, reason in self.left_out.items():
+            yield f"{FIGURES[name].title} was left out: {reason}"
+
+    @staticmethod
+    def _meanings(made: Sequence[Table]) -> Iterator[str]:
+        for name in dict.fromkeys(name for table in made for name in table.figures):
+            yield f"{FIGURES[name].title}: {FIGURES[name].meaning}"
+
+
+_SHOWN = f"The first {SEEDS} seeds of each prompt, {ROWS} rows at most; all pictures are in this folder."
+
+
+def _section(gallery: Gallery) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in gallery.columns)
+    body = "".join(f"<tr><th>{html.escape(title)}</th>{''.join(map(_picture, results))}</tr>\n"
+                   for title, results in gallery.rows)
+    return (f"<h3>{html.escape(gallery.title)}</h3>\n<div class=\"wide\"><table class=\"pictures\">\n"
+            f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n")
+
+
+def _picture(result: Result | None) -> str:
+    if result is None:
+        return "<td>not drawn</td>"
+    address = html.escape(quote(result.file))
+    values = [(name, value) for of_one in (result.measured.picture, *result.measured.concepts.values())
+              for name, value in of_one.items()]
+    caption = ", ".join(f"{FIGURES[name].title} {value:.3g}" for name, value in values)
+    about = html.escape(f"{result.place.method}: {result.place.text}")
+    return (f"<td><a href=\"{address}\"><img loading=\"lazy\" src=\"{address}\" alt=\"{about}\" "
+            f"title=\"{html.escape(caption)}\"></a></td>")
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"[^\w+-]+", "-", title)[:60]

@@ -1,0 +1,116 @@
+"""What was measured of all pictures, and the paper's tables of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .figures import FIGURES
+from .means import Mean, summary
+from .measure import Measured
+from .plan import Place
+from .spec import Spec
+from .tables import Row, Table
+
+_TABLE_1 = ("text", "clipscore", "identity", "detected", "image")
+_TABLE_2 = ("ida", "ida_detected", "ima", "found", "layout", "background", "text", "clipscore")
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    Attributes:
+        place: of a picture in the evaluation.
+        key: of its job.
+        file: its name.
+        measured: of it.
+    """
+
+    place: Place
+    key: str
+    file: str
+    measured: Measured
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the concepts that it is to show."""
+        return [self.place.cast[index] for index in self.place.shown]
+
+    def data(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {"method": self.place.method, "cast": list(self.place.cast), "prompt": self.place.prompt,
+                "seed": self.place.seed, "key": self.key, "file": self.file, "figures": self.measured.picture,
+                "concepts": {self.place.cast[index]: values for index, values in self.measured.concepts.items()}}
+
+
+def mean(results: Iterable[Result], figure: str, concepts: Collection[str]) -> Mean:
+    """Of a figure over what methods made of one prompt and seed, each the mean over the concepts.
+
+    Args:
+        concepts: those that count; so do pictures that are to show one of them.
+    """
+    by_shot: dict[Any, list[float]] = {}
+    for result in results:
+        if not any(name in concepts for name in result.shown):
+            continue
+        values = [of_concept[figure] for index, of_concept in result.measured.concepts.items()
+                  if figure in of_concept and result.place.cast[index] in concepts]
+        if figure in result.measured.picture:
+            values.append(result.measured.picture[figure])
+        by_shot.setdefault(result.place.shot, []).extend(values)
+    return summary(np.array([np.mean(values) for values in by_shot.values() if values], np.float64))
+
+
+def tables(spec: Spec, results: Sequence[Result]) -> list[Table]:
+    """The paper's Table 1, the same by concept, and Table 2; of what was measured."""
+    found = [
+        _table("table-1", "Table 1: single- and multi-concept personalisation", ("personalisation", "of", "method"),
+               _TABLE_1, _by_kind(spec, results)),
+        _table("concepts", "By concept, alone in the picture", ("concept", "method"), _TABLE_1,
+               _by_concept(spec, results)),
+        _table("table-2", "Table 2: several concepts, each in its region", ("cast", "method"), _TABLE_2,
+               _by_cast(spec, results))]
+    return [table for table in found if table.rows and table.figures]
+
+
+def _by_kind(spec: Spec, results: Sequence[Result]) -> Iterator[Row]:
+    parts: tuple[tuple[str, Callable[[int], bool]], ...] = (("single", lambda count: count == 1),
+                                                            ("multi", lambda count: count > 1))
+    for title, fits in parts:
+        of_size = [result for result in results if fits(len(result.place.cast))]
+        for kind in ("character", "object"):
+            concepts = [name for name, subject in spec.concepts.items() if subject.kind == kind]
+            yield from _rows(spec, of_size, (title, f"{kind}s"), _TABLE_1, concepts)
+
+
+def _by_concept(spec: Spec, results: Sequence[Result]) -> Iterator[Row]:
+    alone = [result for result in results if len(result.place.cast) == 1]
+    for name in spec.concepts:
+        yield from _rows(spec, alone, (name,), _TABLE_1, [name])
+
+
+def _by_cast(spec: Spec, results: Sequence[Result]) -> Iterator[Row]:
+    for cast in dict.fromkeys(spec.casts):
+        if len(cast) > 1:
+            of_cast = [result for result in results if result.place.cast == cast]
+            yield from _rows(spec, of_cast, ("+".join(cast),), _TABLE_2, cast)
+
+
+def _rows(spec: Spec, results: Sequence[Result], labels: tuple[str, ...], figures: Sequence[str],
+          concepts: Collection[str]) -> Iterator[Row]:
+    """One for each method that has any of these."""
+    for method in spec.methods:
+        of_method = [result for result in results if result.place.method == method]
+        means = {name: mean(of_method, name, concepts) for name in figures}
+        if any(each.count for each in means.values()):
+            yield Row((*labels, method), means)
+
+
+def _table(name: str, title: str, heads: tuple[str, ...], figures: Sequence[str], rows: Iterable[Row]) -> Table:
+    """Without columns of which no row has a value."""
+    there = tuple(rows)
+    seen = [figure for figure in FIGURES if figure in figures and any(row.means[figure].count for row in there)]
+    return Table(name, title, heads, tuple(sorted(seen, key=figures.index)), there)

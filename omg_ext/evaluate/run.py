@@ -1,0 +1,148 @@
+"""Measures the pictures of an evaluation that are there, with the models that are given."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import __version__
+from ..errors import OMGError
+from ..jobs.store import Store
+from .conditions import conditions
+from .figures import CLIP, DETECTOR, FACES, FIGURES
+from .files import SpecFile
+from .measure import Judges, Meter
+from .plan import Place, Plan
+from .regions import FindRegions, Picture
+from .report import Report
+from .results import Result
+
+_WITHOUT = {CLIP: "the command has no --clip", FACES: "the command has no --face-reader",
+            DETECTOR: "the spec has no regions"}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What an evaluation is measured with.
+
+    Attributes:
+        file: the spec.
+        clip: see :meth:`.Clip.read`; None is none.
+        faces: a folder with insightface's models; None is none.
+        detectors: folders with detectors' models.
+        device: as torch names it; empty takes a GPU if there is one.
+    """
+
+    file: SpecFile
+    clip: Path | None = None
+    faces: Path | None = None
+    detectors: Sequence[Path] = ()
+    device: str = ""
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Which figures are not measured, and why.
+
+        Raises:
+            OMGError: naming ``figures``: one of them must be.
+        """
+        there = {CLIP: self.clip, FACES: self.faces, DETECTOR: self.file.spec.regions}
+        reasons = {name: " and ".join(_WITHOUT[need] for need in figure.needs if there[need] is None)
+                   for name, figure in FIGURES.items()}
+        for index, name in enumerate(self.file.spec.figures):
+            if reasons[name]:
+                raise OMGError(f"figures[{index}]", f"{name} cannot be measured: {reasons[name]}")
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    @contextmanager
+    def meter(self) -> Iterator[Meter]:
+        """What measures, within the block; the references are read.
+
+        Raises:
+            OMGError: a model cannot be had, or a character's reference shows no face.
+        """
+        try:
+            from ..faces.reference import decoded
+        except ImportError as error:
+            raise OMGError("evaluate", f"{error.name} is not installed; pip install omg-webui[diffusers]") from None
+
+        with ExitStack() as stack:
+            spec = self.file.spec
+            references = {name: decoded(self.file.photos(name), f"concepts.{name}.references")
+                          for name in dict.fromkeys(each for cast in spec.casts for each in cast)}
+            yield Meter(spec, self._judges(stack), references)
+
+    def _judges(self, stack: ExitStack) -> Judges:
+        if (self.clip, self.faces, self.file.spec.regions) == (None, None, None):
+            return Judges()
+        import torch
+
+        from ..comprehension.models import Models
+        from ..faces.analysis import loaded
+        from .clip import Clip
+
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        models = Models(device, self.detectors, () if self.faces is None else (self.faces,))
+        regions = self.file.spec.regions
+        return Judges(None if self.clip is None else Clip.read(self.clip, str(device)),
+                      None if self.faces is None else stack.enter_context(loaded(models, "face-reader")),
+                      None if regions is None else stack.enter_context(FindRegions.loaded(regions, models)))
+
+    def report(self, store: Store, watch: Callable[[], None] = lambda: None) -> Report:
+        """Measures what is there.
+
+        Args:
+            watch: is told of each picture.
+        """
+        with self.meter() as meter:
+            pictures = _Pictures(Plan(self.file), store)
+            results = []
+            for place, key, name in pictures:
+                watch()
+                measured = meter(place, pictures.read(name), pictures.first(place, name))
+                results.append(Result(place, key, name, measured))
+            read_by = meter.read_by
+        about = {**conditions(), "omg": __version__, **read_by}
+        return Report(self.file.spec, self.file.data, results, about, self.left_out, pictures.missing)
+
+
+class _Pictures:
+    """The pictures that are there, as places, keys and files' names."""
+
+    def __init__(self, plan: Plan, store: Store):
+        self._plan = plan
+        self._store = store
+        self._names = dict(store.pictures())
+        self.missing = 0
+        """How many were not there so far."""
+        spec = plan.file.spec
+        # any first pass is the ordinary picture of the same noise
+        self._plain = {place.shot: job.key for place, job in plan.placed()
+                       if spec.methods[place.method].kind == "plain"}
+
+    def __iter__(self) -> Iterator[tuple[Place, str, str]]:
+        for place, job in self._plan.placed():
+            key = job.key
+            if key in self._names:
+                yield place, key, self._names[key]
+            else:
+                self.missing += 1
+
+    def read(self, name: str) -> Picture:
+        with Image.open(io.BytesIO(self._store.read(name))) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    def first(self, place: Place, name: str) -> Picture | None:
+        """The first pass's picture: that beside a result, or the ordinary one."""
+        beside = f"{name.removesuffix('.png')}.first_pass.png"
+        try:
+            return self.read(beside)
+        except FileNotFoundError:
+            plain = self._names.get(self._plain.get(place.shot, ""))
+            return None if plain is None else self.read(plain)

@@ -1,0 +1,126 @@
+"""What is refused of a spec, and where it says so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from omg_ext.errors import OMGError
+from omg_ext.evaluate.files import SpecFault, SpecFile
+from omg_ext.evaluate.scene import Scene, fits
+from omg_ext.evaluate.spec import parse_spec
+from tests.evaluate.specs import a_spec, read, write
+
+OMG = {"kind": "omg"}
+
+
+@pytest.mark.parametrize(("fields", "field", "said"), [
+    ({"concepts": {}}, "concepts", "empty"),
+    ({"concepts": {"a.b": {"phrase": "x", "prompt": "x", "references": "x"}}}, "concepts.a.b", "matches"),
+    ({"concepts": {"ann": {"phrase": "x", "prompt": "x"}}}, "concepts.ann.references", "required"),
+    ({"casts": [["ann"], ["zoe"]]}, "casts[1][0]", "none of the concepts: ann, bob, cup"),
+    ({"casts": [["ann", "ann"]]}, "casts[0][1]", "already"),
+    ({"casts": [["ann", "bob", "cup"]], "prompts": ["a {0} with a {1}"]}, "casts[0]", "{0}, {1}, {2}"),
+    ({"prompts": ["{all}", "a park"]}, "prompts[1]", "for no cast"),
+    ({"methods": {"x": {"kind": "magic"}}}, "methods.x.kind", "known here: omg, plain, simultaneous, single"),
+    ({"methods": {"x": {"kind": "plain", "request": {"predict": "joint"}}}}, "methods.x.request", "leave it out"),
+    ({"methods": {"x": {**OMG, "request": {"concepts": []}}}}, "methods.x.request.concepts", "the evaluation makes"),
+    ({"methods": {"x": {"kind": "simultaneous", "by": "face"}}}, "methods.x.by", "single and omg"),
+    ({"settings": {"seed": 3}}, "settings.seed", "the evaluation sets it"),
+    ({"seeds": "3-"}, "seeds", "ranges such as"),
+    ({"seeds": [-1]}, "seeds[0]", "at least 0"),
+    ({"figures": ["text", "beauty"]}, "figures[1]", "known here: text"),
+    ({"sedes": "1"}, "sedes", "did you mean `seeds`?"),
+])
+def test_what_is_wrong_is_named(fields, field, said):
+    with pytest.raises(OMGError) as caught:
+        parse_spec(a_spec(**fields))
+    assert caught.value.field == field
+    assert said in caught.value.message
+
+
+def test_the_manuals_spec_is_one():
+    manual = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    example = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)[0]
+    spec = parse_spec(yaml.safe_load(example))
+    assert len(spec.methods) == 7
+
+
+def test_a_lora_is_asked_for_only_where_one_is_drawn():
+    spec = a_spec(methods={"faces": {**OMG, "by": "face"}, "plain": {"kind": "plain"}})
+    del spec["concepts"]["ann"]["lora"]
+    parse_spec(spec)
+    spec["methods"]["x"] = OMG
+    with pytest.raises(OMGError, match="the method x draws by LoRAs") as caught:
+        parse_spec(spec)
+    assert caught.value.field == "concepts.ann.lora"
+
+
+YAML = """\
+concepts:
+  ann: {phrase: woman, prompt: zwx woman, lora: "<lora:ann:1>", references: ann}
+casts:
+  - [ann]
+prompts:
+  - a {0}
+methods:
+  OMG:
+    kind: omg
+    request:
+      blend_strat: 0.3
+"""
+
+
+def test_a_fault_has_the_line_of_its_field(tmp_path):
+    write(tmp_path, a_spec())
+    path = tmp_path / "spec.yaml"
+    path.write_text(YAML.replace("phrase: woman", "phrase: ''"))
+    with pytest.raises(SpecFault) as caught:
+        SpecFile.read(path)
+    assert (caught.value.fault.line, caught.value.fault.error.field) == (2, "concepts.ann.phrase")
+    path.write_text(YAML)
+    file = SpecFile.read(path)
+    assert [file.line(field) for field in ("methods.OMG.request.blend_strat", "methods.OMG.concept.x", "casts[0][0]",
+                                           "nothing")] == [11, 8, 4, 1]
+
+
+def test_a_folder_without_pictures_is_refused_with_its_line(tmp_path):
+    path = write(tmp_path, a_spec())
+    (tmp_path / "bob" / "one.png").rename(tmp_path / "bob" / "one.txt")
+    with pytest.raises(SpecFault) as caught:
+        SpecFile.read(path)
+    assert caught.value.fault.error.field == "concepts.bob.references"
+    assert caught.value.fault.line == path.read_text().split("\n").index('   "references": "bob"') + 1
+
+
+@pytest.mark.parametrize(("name", "text", "said"), [("spec.toml", "", "none of .json, .yaml, .yml"),
+                                                    ("spec.json", "{", "cannot be read"),
+                                                    ("spec.yaml", "a: [", "cannot be read")])
+def test_what_is_no_spec_at_all_is_refused(tmp_path, name, text, said):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(OMGError, match=said):
+        SpecFile.read(path)
+
+
+def test_a_template_is_for_as_many_as_it_names():
+    assert [fits("a {0} and a {1}", count) for count in (1, 2, 3)] == [False, True, False]
+    assert [fits("{all} and {1}", count) for count in (1, 2, 3)] == [False, True, True]
+    assert not fits("a park", 1)
+
+
+def test_prompts_name_all_with_articles():
+    scene = Scene("{all}, the {1} laughing", ("man", "man", "old dog"))
+    assert scene.prompt({}) == "a man, another man and an old dog, the man laughing"
+    assert scene.prompt({1: "sks man"}) == "a man, another sks man and an old dog, the sks man laughing"
+    assert scene.alike(1) == [0, 1]
+
+
+def test_a_specs_pictures_are_those_of_its_folder(tmp_path):
+    file = read(tmp_path)
+    (tmp_path / "ann" / "notes.txt").write_text("no picture")
+    assert file.references("ann") == [tmp_path / "ann" / "one.png"]
+    assert file.photos("ann")[0].startswith("iVBOR")
