@@ -3,7 +3,7 @@
 #   make demo   two characters in one scene of the small world: a contact sheet, without web UI or GPU
 #   make bench  the measured claims: a table, and JSON in bench/results
 #   make bench-world  identity, bleeding, layout and occlusion in the small world (ARGS="--cells methods")
-#   make world  trains the small world's weights anew, two and a half hours on two cores (ARGS="loras" for a part)
+#   make world  trains the small world's weights anew, three hours on two cores (ARGS="loras" for a part)
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""Makes all weights of the small world from nothing: ``python -m bench.world.make``, two and a half hours on two cores.
+"""Makes all weights of the small world from nothing: ``python -m bench.world.make``, three hours on two cores.
 
 Each part can be made alone, once those before it are there; the model card keeps what came out of each.
 """

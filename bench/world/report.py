@@ -21,6 +21,7 @@ from bench.world.methods import FaceAlone, NoLora
 from bench.world.sweeps import (
     DEFAULT_FACES,
     DEFAULTS,
+    EARLY_FACES,
     MIXED,
     MIXED_ALONE,
     MOST_ALIKE,
@@ -172,7 +173,8 @@ def _targets_of_ways(found: Mapping[str, Mapping[str, Mean]]) -> list[Row]:
 def _targets_of_faces(casts: Sequence[Cast], found: Mapping[str, Figures]) -> list[Row]:
     """What is asked where no LoRA was trained."""
     who, rows = ("two men" if casts == (TWO_MEN,) else "four pairs"), []
-    for method, alone in ((MOST_ALIKE_FACES, FaceAlone()), (DEFAULT_FACES, FaceAlone()), (MIXED, MIXED_ALONE)):
+    for method, alone in ((EARLY_FACES, FaceAlone()), (MOST_ALIKE_FACES, FaceAlone()), (DEFAULT_FACES, FaceAlone()),
+                          (MIXED, MIXED_ALONE)):
         point = frontier.point(casts, method.name, found, alone.name)
         if point is not None:
             layout, identity = point

@@ -125,6 +125,7 @@ def _falling(way: Omg, value: float, **options: Any) -> Omg:
 
 
 MOST_ALIKE = _falling(JOINT, 30, blend_start=0.4)
+EARLY = _falling(JOINT, 30, blend_start=0.3)
 
 
 def _by_face(way: Omg, name: str, by_face: Collection[int] = EVERYONE) -> Omg:
@@ -134,12 +135,15 @@ def _by_face(way: Omg, name: str, by_face: Collection[int] = EVERYONE) -> Omg:
 
 OMG_FACES = _by_face(OMG, "OMG + InstantID")
 MOST_ALIKE_FACES = _by_face(MOST_ALIKE, f"OMG + InstantID, {MOST_ALIKE.name}")
+# at which an overlap of about 0.7 is left
+EARLY_FACES = _by_face(EARLY, f"OMG + InstantID, {EARLY.name}")
 DEFAULT_FACES = _by_face(DEFAULTS, f"OMG + InstantID, {DEFAULTS.name}")
 # the first concept by its LoRA, the second by its face
 MIXED_ALONE = FaceAlone("LoRA or face alone", by_lora=(0,))
 MIXED = _by_face(MOST_ALIKE, f"LoRA beside a face, {MOST_ALIKE.name}", (1,))
 FACES: tuple[Method, ...] = (
-    FaceAlone(), NoLora(), FacesAtOnce(), OMG_FACES, MOST_ALIKE_FACES, DEFAULT_FACES, MIXED_ALONE, MIXED)
+    FaceAlone(), NoLora(), FacesAtOnce(), OMG_FACES, EARLY_FACES, MOST_ALIKE_FACES, DEFAULT_FACES, MIXED_ALONE,
+    MIXED)
 _BY_CONTRAST = {"first_pass": "prefix", "detector": "contrast"}
 _BY_YOLO = {"first_pass": "prefix", "detector": "yolo", "detect": {"model": weights.DETECTOR.name}}
 CURVES: Mapping[str, Sequence[Omg]] = {
