@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
-from ..request import Request, dump_request, parse_request
+from ..request import Request, dump_request
 from ..request.pictures import mark_of
 from ..request.schema import Scale
 from ..request.tags import parse_tags
@@ -77,13 +78,20 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def key(self) -> str:
         """What tells it from every other: 16 digits of a checksum of all but its name."""
-        data = {name: value for name, value in dump_job(self).items() if name != "name"}
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+        request = "" if self.request is None else _text_of(self.request)
+        data = dump_job(msgspec.structs.replace(self, name="", request=None))
+        return hashlib.sha256((json.dumps(data, sort_keys=True) + request).encode()).hexdigest()[:16]
 
     @property
     def stem(self) -> str:
         """The names of its files, without what follows the dot."""
         return f"{self.name.strip()}-{self.key}" if self.name.strip() else self.key
+
+
+@lru_cache(64)
+def _text_of(request: Request) -> str:
+    """Jobs that differ in their seeds share it."""
+    return json.dumps(dump_request(request), sort_keys=True)
 
 
 def parse_job(data: Any) -> Job:
@@ -101,7 +109,7 @@ def dump_job(job: Job) -> dict[str, Any]:
     data = {field.name: getattr(job, field.name) for field in msgspec.structs.fields(job)
             if field.name != "request" and getattr(job, field.name) != field.default}
     if job.request is not None:
-        data["request"] = dump_request(parse_request(job.request))
+        data["request"] = dump_request(job.request)
     return data
 
 

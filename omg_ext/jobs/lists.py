@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from msgspec import inspect
 
@@ -85,16 +86,20 @@ class JobList:
         grid = _grid(entry)
         if "seeds" in entry and ("seed" in entry or "seed" in grid):
             raise OMGError("seeds", "give either seed or seeds")
-        seeds = seeds_of(entry.pop("seeds")) if "seeds" in entry else (None,)
+        seeds = seeds_of(entry.pop("seeds")) if "seeds" in entry else None
         for chosen in itertools.product(*grid.values()):
+            filled: Entry = json.loads(json.dumps(entry))
+            for path, value in zip(grid, chosen, strict=True):
+                put(filled, path, value)
+            job = parse_job(with_pictures(filled, self.path.parent))
             # not one more factor: all factors of a product are held in memory
-            for seed in seeds:
-                filled: Entry = json.loads(json.dumps(entry))
-                for path, value in zip(grid, chosen, strict=True):
-                    put(filled, path, value)
-                if seed is not None:
-                    filled["seed"] = seed
-                yield parse_job(with_pictures(filled, self.path.parent))
+            yield from (job,) if seeds is None else (_with_seed(job, seed) for seed in seeds)
+
+
+def _with_seed(job: Job, seed: Any) -> Job:
+    """The same with another seed, which alone is checked: there may be millions of them."""
+    parse_job({"prompt": "", "seed": seed})
+    return msgspec.structs.replace(job, seed=seed)
 
 
 def _grid(entry: Entry) -> Mapping[str, Sequence[Any]]:
