@@ -26,7 +26,8 @@ is in the folder already is not drawn again. Figures whose models are not given 
 
 def add(commands: Any) -> None:
     """Adds the command to a parser's."""
-    parser = commands.add_parser("evaluate", help="compare methods by their pictures", description=__doc__,
+    parser = commands.add_parser("evaluate", help="compare methods by their pictures",
+                                 description="Compare methods by their pictures: draw them, measure them, report.",
                                  epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
     parser.add_argument("spec", type=Path, metavar="SPEC", help="what is compared")

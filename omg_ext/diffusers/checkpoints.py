@@ -84,7 +84,7 @@ class Checkpoints:
         """
         wanted = name.strip() or self._default
         if not wanted:
-            raise OMGError(FIELD, "the job names none, and there is none to take by default")
+            raise OMGError(FIELD, "the job names none, and there is none to take by default (--checkpoint)")
         known = self._found.get(wanted)
         if known is None or not known.exists():
             known = self._found[wanted] = self._look(_HASH.sub("", wanted))
