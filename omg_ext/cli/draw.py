@@ -67,7 +67,7 @@ def carried_out(work: Run, workers: Workers, store: Store, source: Path, is_dry:
         is_dry: nothing is drawn; it is counted.
     """
     with tqdm(desc="checking", unit=" jobs", delay=1) as bar:
-        faults = work.check(workers.check, lambda job: bar.update() and None)
+        faults = work.check(workers.check, lambda job: bar.update())
     if faults:
         tell(source, faults)
         return 2

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import OMGError
-from ..evaluate.files import SpecFault, SpecFile
+from ..evaluate.files import SpecError, SpecFile
 from ..evaluate.plan import Plan
 from ..evaluate.report import PAGE
 from ..evaluate.run import Measuring
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """See :func:`omg_ext.cli.main.main`."""
     try:
         file = SpecFile.read(arguments.spec)
-    except SpecFault as found:
+    except SpecError as found:
         tell(arguments.spec, [found.fault])
         return 2
     store = Store(arguments.out, arguments.spread)
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reported(measuring: Measuring, store: Store, total: int) -> int:
     with tqdm(desc="measuring", unit="picture", total=total) as bar:
-        report = measuring.report(store, lambda: bar.update() and None)
+        report = measuring.report(store, bar.update)
     if not report.results:
         raise OMGError("spec", "there is no picture to measure")
     report.write(store)

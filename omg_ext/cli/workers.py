@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OMGError
 from ..jobs.artist import Artist
-from ..jobs.draw import Engine, WorkerDied
+from ..jobs.draw import Engine, WorkerDiedError
 from ..jobs.job import Job
 from ..jobs.schedule import Pool
 from ..jobs.store import Store
@@ -133,7 +133,7 @@ def _check(engine: WebUIEngine, job: Job) -> None:
         engine.check(job)
     except OMGError as error:
         raise OMGError(error.field, f"{error.message} (says {engine.name})") from None
-    except WorkerDied as error:
+    except WorkerDiedError as error:
         raise OMGError("webui", str(error)) from None
 
 

@@ -32,8 +32,6 @@ Load = Callable[[Path, torch.dtype], DiffusionPipeline]
 """Loads a checkpoint in a precision, into host memory"""
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 OFFLOADS = ("none", "model", "sequential")
-# pixels of a latent's side
-_FACTOR = 8
 # weights, prompt editing, and words that part a prompt
 _OF_WEB_UI = re.compile(r"\([^()]+:\s*[\d.]+\s*\)|\[[^][]*:[^][]*\]|\b(?:BREAK|AND)\b")
 # bytes of LoRAs that are kept for the next job
@@ -89,9 +87,6 @@ class DiffusersEngine:
         """See :class:`omg_ext.jobs.draw.Engine`. What was found is not looked for again."""
         samplers.sampling(job.sampler, job.scheduler)
         self._kind(self._places.find(job.checkpoint))
-        for name, pixels in (("width", job.width), ("height", job.height)):
-            if pixels % _FACTOR:
-                raise OMGError(name, f"expected a multiple of {_FACTOR}, got {pixels}")
         refuse_tags(job.negative_prompt, "negative_prompt")
         request = _request(job)
         if request is not None:

@@ -42,7 +42,11 @@ _OPTIONS = {"use_karras_sigmas": False, "use_beta_sigmas": False, "use_lu_lambda
             "lower_order_final": False, "clip_sample": False, "thresholding": False, "timestep_type": "discrete"}
 
 
-class _OnLevels:
+# what a way stands before: one of diffusers' schedulers
+_Scheduler: Any = object
+
+
+class _OnLevels(_Scheduler):
     """The web UI's noise levels, where diffusers has those that are even in the logarithm."""
 
     levels = staticmethod(LEVELS[_UNIFORM])
@@ -64,7 +68,7 @@ class _Exact(_OnLevels):
     """The same for schedulers that have no such levels, or round their timesteps."""
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        super().set_timesteps(num_inference_steps, device)  # type: ignore[misc]
+        super().set_timesteps(num_inference_steps, device)
         levels = self._convert_to_exponential(None, num_inference_steps)
         self.sigmas = torch.from_numpy(np.append(levels, 0.0).astype(np.float32))
         self.timesteps = torch.from_numpy(self._model().timesteps(levels).astype(np.float32)).to(device)
@@ -84,17 +88,17 @@ class _ThirdOrder(_VariancePreserving):
     """DPM-Solver++(3M) SDE. In diffusers its last term has a wrong sign: it does not vanish with the step's length."""
 
     def multistep_dpm_solver_third_order_update(self, model_output_list: Any, **options: Any) -> Any:
-        index, outputs = self.step_index, model_output_list  # type: ignore[attr-defined]
+        index, outputs = self.step_index, model_output_list
         sigmas = self.sigmas[index - 2:index + 2].double()
         older, old, step = (-sigmas.log()).diff().tolist()
         slopes = ((outputs[-1] - outputs[-2]) * step / old, (outputs[-2] - outputs[-3]) * step / older)
         curvature = (slopes[0] - slopes[1]) * step / (old + older)
         alpha = float((sigmas[-1] ** 2 + 1) ** -0.5)
-        update: Any = super().multistep_dpm_solver_third_order_update  # type: ignore[misc]
+        update: Any = super().multistep_dpm_solver_third_order_update
         return update(model_output_list, **options) + alpha * curvature
 
 
-class _WholeSteps:
+class _WholeSteps(_Scheduler):
     """The web UI's samplers with timesteps of their own: steps of a whole number from 1, where the last one ends.
 
     Where the number of steps divides 1000, it is therefore one less.
@@ -113,10 +117,10 @@ class _WholeSteps:
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any:
         """The first timestep may be one less than whole steps make of it: there is none beyond. The others follow."""
         wanted = -(-(int(timestep) - 1) // self._stride) * self._stride + 1
-        return super().step(model_output, wanted, sample)  # type: ignore[misc]
+        return super().step(model_output, wanted, sample)
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        super().set_timesteps(num_inference_steps, device)  # type: ignore[misc]
+        super().set_timesteps(num_inference_steps, device)
         if len(self.alphas_cumprod) == self.config.num_train_timesteps:
             self.alphas_cumprod = torch.cat([self.alphas_cumprod, self.alphas_cumprod[-1:]])
         whole = self._whole(num_inference_steps)
@@ -135,7 +139,7 @@ class _Twice(_WholeSteps):
         return np.concatenate([timesteps[:1], following, timesteps[1:]])
 
 
-class _UniPC:
+class _UniPC(_Scheduler):
     """UniPC: even steps in time down to the model's least noise, as many as whole steps would make of it."""
 
     config: Any
@@ -144,7 +148,7 @@ class _UniPC:
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         total = self.config.num_train_timesteps
         count = len(range(0, total, max(total // num_inference_steps, 1)))
-        super().set_timesteps(count, device)  # type: ignore[misc]
+        super().set_timesteps(count, device)
         kept = self.alphas_cumprod.double().cpu().numpy()
         times = np.linspace(len(kept) - 1, 0, count + 1)
         # the web UI's levels lie between the model's as the logarithm of the signal does
@@ -153,7 +157,7 @@ class _UniPC:
         self.timesteps = torch.from_numpy(times[:-1].astype(np.float32)).to(device)
 
 
-class _Consistency:
+class _Consistency(_Scheduler):
     """LCM: even steps in time, on the timesteps that such models are made for."""
 
     config: Any
@@ -162,7 +166,7 @@ class _Consistency:
         grid = self.config.num_train_timesteps // self.config.original_inference_steps
         times = np.linspace(self.config.num_train_timesteps - 1, grid - 1, num_inference_steps)
         near = np.unique(np.round((times - grid + 1) / grid).astype(int))[::-1]
-        super().set_timesteps(timesteps=list(near * grid + grid - 1), device=device)  # type: ignore[misc]
+        super().set_timesteps(timesteps=list(near * grid + grid - 1), device=device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ _KINDS = (".json", ".yaml", ".yml")
 _STEP = re.compile(r"[^.\[\]]+")
 
 
-class SpecFault(Exception):  # noqa: N818 - it carries the fault
+class SpecError(Exception):
     """The spec is none.
 
     Attributes:
@@ -54,7 +54,7 @@ class SpecFile:
         """
         Raises:
             OMGError: naming ``spec``: there is no such file, or it is of another kind.
-            SpecFault: something in it is wrong.
+            SpecError: something in it is wrong.
         """
         if path.suffix.lower() not in _KINDS:
             raise OMGError("spec", f"{path} is none of {', '.join(_KINDS)}; its ending says how it is read")
@@ -71,7 +71,7 @@ class SpecFile:
             for name, subject in spec.concepts.items():
                 references(path, subject.references, f"concepts.{name}.references")
         except OMGError as error:
-            raise SpecFault(Fault(_line(root, error.field), error)) from None
+            raise SpecError(Fault(_line(root, error.field), error)) from None
         return cls(path, spec, data, root)
 
     def line(self, field: str) -> int:

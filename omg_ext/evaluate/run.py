@@ -94,7 +94,7 @@ class Measuring:
                       None if self.faces is None else stack.enter_context(loaded(models, "face-reader")),
                       None if regions is None else stack.enter_context(FindRegions.loaded(regions, models)))
 
-    def report(self, store: Store, watch: Callable[[], None] = lambda: None) -> Report:
+    def report(self, store: Store, watch: Callable[[], object] = lambda: None) -> Report:
         """Measures what is there.
 
         Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import OMGError
-from .draw import Drawn, Engine, WorkerDied, png
+from .draw import Drawn, Engine, WorkerDiedError, png
 from .job import Job, noted
 from .store import Store
 
@@ -72,7 +72,7 @@ class Artist:
     def __call__(self, job: Job) -> Outcome:
         try:
             return self._made(job)
-        except WorkerDied as error:
+        except WorkerDiedError as error:
             return Died(str(error))
         except OMGError as error:
             return Failure(str(error))

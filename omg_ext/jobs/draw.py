@@ -47,11 +47,11 @@ class Engine(Protocol):
         """
         Raises:
             OMGError: the job cannot be drawn; another one may.
-            WorkerDied: nothing more can be drawn here.
+            WorkerDiedError: nothing more can be drawn here.
         """
 
 
-class WorkerDied(Exception):  # noqa: N818 - it is not the job's error
+class WorkerDiedError(Exception):
     """Whoever draws is gone; the job may be drawn by another one."""
 
 

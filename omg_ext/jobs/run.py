@@ -12,13 +12,13 @@ from .job import Job, noted
 from .ledger import Ledger
 from .lists import Fault
 from .manifest import FAILURES, FOLDER, Entry, Lines, entries, entry_in
-from .schedule import NobodyLeft, Pool, Schedule
+from .schedule import NobodyLeftError, Pool, Schedule
 from .store import Store
 
 _NAMED = 20
 """How many failures a summary tells of."""
 
-Watch = Callable[[Job], None]
+Watch = Callable[[Job], object]
 
 
 def _ignore(job: Job) -> None:
@@ -140,7 +140,7 @@ class Run:
                 else:
                     self._failed(failures, done.job, done.outcome)
                 watch(done.job)
-        except NobodyLeft:
+        except NobodyLeftError:
             pass  # the summary tells
         finally:
             manifest.close()

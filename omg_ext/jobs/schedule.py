@@ -126,7 +126,7 @@ class Window:
         self._waiting[models[0]] += change
 
 
-class NobodyLeft(Exception):  # noqa: N818 - nothing went wrong with a job
+class NobodyLeftError(Exception):
     """All workers are gone, and there are jobs left."""
 
 
@@ -158,7 +158,7 @@ class Schedule:
         """What came of each job, in the order in which they end.
 
         Raises:
-            NobodyLeft: what is left can be drawn by another run.
+            NobodyLeftError: what is left can be drawn by another run.
         """
         while events := self._pool.wait():
             for event in events:
@@ -168,7 +168,7 @@ class Schedule:
             if not self._models and self._has_retired:
                 break  # the pool knows of workers that could go on
         if self._window.next(None) is not None:
-            raise NobodyLeft("; ".join(self.gone[-3:]) or "there is no worker")
+            raise NobodyLeftError("; ".join(self.gone[-3:]) or "there is no worker")
 
     def _happened(self, event: Event) -> Iterator[Done]:
         if isinstance(event, Ready):

@@ -13,7 +13,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from ..errors import OMGError
-from ..jobs.draw import WorkerDied
+from ..jobs.draw import WorkerDiedError
 from ..request import Request
 
 AUTH = "OMG_WEBUI_AUTH"
@@ -85,7 +85,7 @@ class Connection:
         Raises:
             WebUIError: this is no web UI with an API, or it wants another password.
             OMGError: it reports an error.
-            WorkerDied: it does not answer.
+            WorkerDiedError: it does not answer.
         """
         return self._read(self._call("GET", path, _LOOK_SECONDS), kind)
 
@@ -105,7 +105,7 @@ class Connection:
             return self._session.request(method, self.name + path, json=body, timeout=(_CONNECT_SECONDS, timeout),
                                          allow_redirects=False)
         except requests.RequestException as error:
-            raise WorkerDied(f"{self.name}: {_reason(error)}") from None
+            raise WorkerDiedError(f"{self.name}: {_reason(error)}") from None
         finally:
             # one that is kept may be closed by the web UI in the moment of the next call, as if it had died
             self._session.close()
@@ -120,7 +120,7 @@ class Connection:
         except msgspec.ValidationError as error:
             raise WebUIError(f"{self.name} answers, but not as a web UI does ({error})") from None
         except msgspec.DecodeError as error:
-            raise WorkerDied(f"{self.name}: its answer breaks off ({error})") from None
+            raise WorkerDiedError(f"{self.name}: its answer breaks off ({error})") from None
 
     def _fault(self, response: requests.Response) -> Exception:
         status = response.status_code
@@ -145,8 +145,8 @@ class Connection:
             said = answer.get("errors") or answer.get("detail") or ""
             text = f"{self.name}: {answer['error']}{f': {said}' if said else ''}"
             # after it no call to the graphics card succeeds in that process
-            return WorkerDied(text) if "CUDA error" in text else OMGError(FIELD, text)
-        return WorkerDied(f"{self.name}: status {response.status_code}: {response.reason}")
+            return WorkerDiedError(text) if "CUDA error" in text else OMGError(FIELD, text)
+        return WorkerDiedError(f"{self.name}: status {response.status_code}: {response.reason}")
 
 
 class _Probing(HTTPAdapter):

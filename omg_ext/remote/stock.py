@@ -161,7 +161,7 @@ def look(web: Connection) -> Stock:
     """Asks a web UI for all of it.
 
     Raises:
-        OMGError, WorkerDied: see :meth:`Connection.get`.
+        OMGError, WorkerDiedError: see :meth:`Connection.get`.
         WebUIError: also if its answers would be pictures that have lost something.
     """
     samplers = web.get("/sdapi/v1/samplers", list[_Sampler])

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import OMGError
-from ..jobs.draw import Drawn, WorkerDied
+from ..jobs.draw import Drawn, WorkerDiedError
 from ..jobs.job import Job
 from ..request import dump_request
 from .answer import Answer, Info, read
@@ -57,7 +57,7 @@ class WebUIEngine:
         Raises:
             OMGError: it is no web UI with an API, wants another password, or would answer with pictures that have
                 lost something.
-            WorkerDied: it does not answer.
+            WorkerDiedError: it does not answer.
         """
         return look(self._web)
 
@@ -66,7 +66,7 @@ class WebUIEngine:
 
         Raises:
             OMGError: naming the job's field, or ``webui``; see :attr:`stock`.
-            WorkerDied: it does not answer.
+            WorkerDiedError: it does not answer.
         """
         self.stock.check(job)
 
@@ -74,7 +74,7 @@ class WebUIEngine:
         """
         Raises:
             OMGError: naming the job's field, or ``webui`` if this job failed there.
-            WorkerDied: it is gone, or no job can be drawn there.
+            WorkerDiedError: it is gone, or no job can be drawn there.
         """
         try:
             self.check(job)
@@ -83,7 +83,7 @@ class WebUIEngine:
             drawn, info = read(answer, self.name)
             self._check_drawn(info, checkpoint)
         except WebUIError as error:
-            raise WorkerDied(str(error)) from error
+            raise WorkerDiedError(str(error)) from error
         return drawn
 
     def _check_drawn(self, info: Info, checkpoint: Checkpoint | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from omg_ext.errors import OMGError
-from omg_ext.evaluate.files import SpecFault, SpecFile
+from omg_ext.evaluate.files import SpecError, SpecFile
 from omg_ext.evaluate.scene import Scene, fits
 from omg_ext.evaluate.spec import parse_spec
 from tests.evaluate.specs import a_spec, read, write
@@ -78,7 +78,7 @@ def test_a_fault_has_the_line_of_its_field(tmp_path):
     write(tmp_path, a_spec())
     path = tmp_path / "spec.yaml"
     path.write_text(YAML.replace("phrase: woman", "phrase: ''"))
-    with pytest.raises(SpecFault) as caught:
+    with pytest.raises(SpecError) as caught:
         SpecFile.read(path)
     assert (caught.value.fault.line, caught.value.fault.error.field) == (2, "concepts.ann.phrase")
     path.write_text(YAML)
@@ -90,7 +90,7 @@ def test_a_fault_has_the_line_of_its_field(tmp_path):
 def test_a_folder_without_pictures_is_refused_with_its_line(tmp_path):
     path = write(tmp_path, a_spec())
     (tmp_path / "bob" / "one.png").rename(tmp_path / "bob" / "one.txt")
-    with pytest.raises(SpecFault) as caught:
+    with pytest.raises(SpecError) as caught:
         SpecFile.read(path)
     assert caught.value.fault.error.field == "concepts.bob.references"
     assert caught.value.fault.line == path.read_text().split("\n").index('   "references": "bob"') + 1

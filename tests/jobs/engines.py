@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from omg_ext.errors import OMGError
-from omg_ext.jobs.draw import Drawn, WorkerDied
+from omg_ext.jobs.draw import Drawn, WorkerDiedError
 from omg_ext.jobs.job import Job
 
 SIDE = 64
@@ -45,7 +45,7 @@ class Painter:
         if job.prompt == "dies" or (job.prompt == "dies once" and first):
             os._exit(1)
         if job.prompt == "gives up" and first:
-            raise WorkerDied("no more")
+            raise WorkerDiedError("no more")
         if job.prompt == "refuses":
             raise OMGError("prompt", "not this one")
         pixels = np.random.default_rng(job.seed).integers(0, 256, (self.side, self.side, 3), np.uint8)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from omg_ext.errors import OMGError
 from omg_ext.jobs.artist import Died, Failure, Made, Outcome
-from omg_ext.jobs.draw import Drawn, WorkerDied, png
+from omg_ext.jobs.draw import Drawn, WorkerDiedError, png
 from omg_ext.jobs.job import Job
 from omg_ext.jobs.schedule import Ended, Event, Ready
 
@@ -39,7 +39,7 @@ class FakeEngine:
         if "crash" in job.prompt:
             raise ZeroDivisionError("by hand")
         if "deadly" in job.prompt:
-            raise WorkerDied("deadly")
+            raise WorkerDiedError("deadly")
         picture = Image.new("RGB", (8, 8), (job.seed % 256, 0, 0))
         extras = {"first_pass": picture} if job.request is not None and job.request.show else {}
         return Drawn(picture, f"{job.prompt}\nSteps: {job.steps}, Seed: {job.seed}", extras,

@@ -21,7 +21,7 @@ import omg_ext.remote.ray as pools
 from omg_ext.errors import OMGError
 from omg_ext.jobs.artist import Died, Failure, Made
 from omg_ext.jobs.job import Job
-from omg_ext.jobs.schedule import Done, Ended, Event, Gone, NobodyLeft, Ready, Schedule
+from omg_ext.jobs.schedule import Done, Ended, Event, Gone, NobodyLeftError, Ready, Schedule
 from omg_ext.jobs.store import Store
 from omg_ext.remote.cluster import connect, places_of, shares_of
 from omg_ext.remote.ray import RayPool
@@ -142,7 +142,7 @@ def test_an_engine_that_cannot_be_made(cluster, notes):
     """Each place is tried once."""
     with RayPool(partial(refuses, notes), cpus=1) as pool:
         schedule = Schedule(jobs_of(3), pool)
-        with pytest.raises(NobodyLeft, match=r"-\d: OMG: checkpoint: it is not on this node"):
+        with pytest.raises(NobodyLeftError, match=r"-\d: OMG: checkpoint: it is not on this node"):
             list(schedule)
         assert pool.wait() == []
     assert len(schedule.gone) == begun(notes)["engine"] == 2
@@ -151,14 +151,14 @@ def test_an_engine_that_cannot_be_made(cluster, notes):
 def test_a_node_that_lacks_packages(cluster):
     with RayPool(Unknown(), workers=1) as pool:
         schedule = Schedule(jobs_of(1), pool)
-        with pytest.raises(NobodyLeft, match="No module named 'omg'"):
+        with pytest.raises(NobodyLeftError, match="No module named 'omg'"):
             list(schedule)
     assert len(schedule.gone) == 1
 
 
 def test_crashes_without_end(cluster, notes, monkeypatch):
     monkeypatch.setattr(pools, "LIVES", 2)
-    with RayPool(partial(dies, notes)) as pool, pytest.raises(NobodyLeft, match="worker process has died"):
+    with RayPool(partial(dies, notes)) as pool, pytest.raises(NobodyLeftError, match="worker process has died"):
         list(Schedule(jobs_of(3), pool))
     assert begun(notes) == {"engine": 2}
 
@@ -166,11 +166,11 @@ def test_crashes_without_end(cluster, notes, monkeypatch):
 def test_no_room(cluster, notes):
     """A cluster without GPUs, and one whose CPUs are another's."""
     make = partial(Painter, notes)
-    with RayPool(make, gpus=1, patience=0.1) as pool, pytest.raises(NobodyLeft, match="no node had 1 GPU"):
+    with RayPool(make, gpus=1, patience=0.1) as pool, pytest.raises(NobodyLeftError, match="no node had 1 GPU"):
         list(Schedule(jobs_of(1), pool))
     with RayPool(make, cpus=2) as first:
         assert [type(event) for event in first.wait()] == [Ready]
-        with RayPool(make, cpus=2, patience=2) as pool, pytest.raises(NobodyLeft, match="0 GPU and 2 CPU"):
+        with RayPool(make, cpus=2, patience=2) as pool, pytest.raises(NobodyLeftError, match="0 GPU and 2 CPU"):
             list(Schedule(jobs_of(1), pool))
 
 

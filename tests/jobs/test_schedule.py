@@ -10,7 +10,7 @@ import pytest
 
 from omg_ext.jobs.artist import Failure, Made
 from omg_ext.jobs.job import Job
-from omg_ext.jobs.schedule import ATTEMPTS, FAILURES, WINDOW, Ended, Gone, NobodyLeft, Ready, Schedule
+from omg_ext.jobs.schedule import ATTEMPTS, FAILURES, WINDOW, Ended, Gone, NobodyLeftError, Ready, Schedule
 from tests.jobs.fakes import SimulatedPool
 
 
@@ -94,7 +94,7 @@ def test_a_worker_at_which_everything_fails_does_not_drain_the_list():
     assert (found["w1"], found["w0"]) == (FAILURES, 200 - FAILURES)
     assert schedule.gone == [f"w1: {FAILURES} jobs in a row failed there"]
     pool = SimulatedPool(1, fails=lambda worker, job: True)
-    with pytest.raises(NobodyLeft):
+    with pytest.raises(NobodyLeftError):
         list(Schedule(jobs(200), pool))
     assert pool.starts == FAILURES
 
@@ -111,9 +111,9 @@ def test_an_idle_worker_takes_what_one_gives_back_that_dies_late():
 
 def test_if_nobody_is_left_what_is_left_is_said():
     pool = SimulatedPool(2, dies=lambda start, job: start in (4, 5))
-    with pytest.raises(NobodyLeft, match="died"):
+    with pytest.raises(NobodyLeftError, match="died"):
         list(Schedule(jobs(40), pool))
-    with pytest.raises(NobodyLeft):
+    with pytest.raises(NobodyLeftError):
         list(Schedule(jobs(1), SimulatedPool(0)))
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from omg_ext.errors import OMGError
-from omg_ext.jobs.draw import WorkerDied
+from omg_ext.jobs.draw import WorkerDiedError
 from omg_ext.jobs.job import Job, parse_job
 from omg_ext.remote.connection import auth_from
 from omg_ext.remote.webui import WebUIEngine
@@ -236,7 +236,7 @@ def test_pictures_that_have_lost_detail(fake: type[FakeWebUI], url: str) -> None
     with pytest.raises(OMGError, match=r"webui: .*jpg.*choose png"):
         WebUIEngine(url).check(job())
     fake.answers.update({"/sdapi/v1/options": {}, DRAW: answer(images=[picture(5, "JPEG")])})
-    with pytest.raises(WorkerDied, match="JPEG"):
+    with pytest.raises(WorkerDiedError, match="JPEG"):
         WebUIEngine(url).draw(job())
 
 
@@ -327,7 +327,7 @@ DEADLY: dict[str, tuple[Callable[[FakeWebUI], None], str]] = {
 @pytest.mark.parametrize("name", DEADLY)
 def test_worker_dies(fake: type[FakeWebUI], url: str, engine: WebUIEngine, name: str) -> None:
     fake.answers[DRAW], said = DEADLY[name]
-    with pytest.raises(WorkerDied, match=said) as caught:
+    with pytest.raises(WorkerDiedError, match=said) as caught:
         engine.draw(job())
     assert url in str(caught.value)
 
@@ -340,7 +340,7 @@ def test_no_web_ui(fake: type[FakeWebUI], engine: WebUIEngine, told: Any, said: 
     fake.answers[LOOK] = told
     with pytest.raises(OMGError, match=f"webui: .*{said}"):
         engine.check(job())
-    with pytest.raises(WorkerDied, match=said):
+    with pytest.raises(WorkerDiedError, match=said):
         engine.draw(job())
 
 
@@ -348,7 +348,7 @@ def test_nobody_listens(fake: type[FakeWebUI]) -> None:
     with serving(fake) as gone:
         pass
     for ask in (WebUIEngine(gone).check, WebUIEngine(gone).draw):
-        with pytest.raises(WorkerDied, match=r"refused") as caught:
+        with pytest.raises(WorkerDiedError, match=r"refused") as caught:
             ask(job())
         assert gone in str(caught.value)
 
@@ -360,7 +360,7 @@ def test_slow_answers(fake: type[FakeWebUI], url: str) -> None:
 
     fake.answers[DRAW] = slowly
     WebUIEngine(url).draw(job())
-    with pytest.raises(WorkerDied, match="timed out"):
+    with pytest.raises(WorkerDiedError, match="timed out"):
         WebUIEngine(url, timeout=0.2).draw(job())
 
 
