@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import yaml
 
 from ..errors import OMGError
 from ..jobs.lists import Fault
+from ..jobs.pictures import encoded
 from .spec import Spec, parse_spec
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -84,7 +83,7 @@ class SpecFile:
 
     def photos(self, concept: str) -> list[str]:
         """The same, as a request takes them."""
-        return [_encoded(path, path.stat().st_mtime_ns) for path in self.references(concept)]
+        return [encoded(path) for path in self.references(concept)]
 
 
 def references(spec: Path, folder: str, field: str) -> list[Path]:
@@ -113,8 +112,3 @@ def _line(node: yaml.Node | None, field: str) -> int:
             break
         line = key.start_mark.line
     return line + 1
-
-
-@lru_cache(64)
-def _encoded(path: Path, changed: int) -> str:
-    return base64.b64encode(path.read_bytes()).decode()

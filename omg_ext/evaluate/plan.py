@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import OMGError
-from ..jobs.job import Job, parse_job
+from ..jobs.job import Job, parse_job, with_seed
 from ..jobs.lists import seeds_of
 from .files import SpecFile
 from .scene import Scene, fits
@@ -89,9 +89,9 @@ class Plan:
             scene = spec.scene(cast, number)
             text = scene.prompt({})
             fields = self._fields(method, cast, scene, shown)
+            job = _job({**spec.settings, **fields, "name": _file_name(name, cast)}, name)
             for seed in seeds_of(spec.seeds):
-                job = _job({**spec.settings, **fields, "seed": seed, "name": _file_name(name, cast)}, name)
-                yield Place(name, tuple(cast), number, seed, shown, text), job
+                yield Place(name, tuple(cast), number, seed, shown, text), with_seed(job, seed)
 
     def _fields(self, method: Method, cast: Sequence[str], scene: Scene, shown: Sequence[int]) -> dict[str, Any]:
         """Of a job: what the method makes of a scene."""

@@ -104,6 +104,16 @@ def parse_job(data: Any) -> Job:
     return msgspec.convert(data, Job)
 
 
+def with_seed(job: Job, seed: Any) -> Job:
+    """The same with another seed, which alone is checked: there may be millions of them.
+
+    Raises:
+        OMGError: naming ``seed``.
+    """
+    parse_job({"prompt": "", "seed": seed})
+    return msgspec.structs.replace(job, seed=seed)
+
+
 def dump_job(job: Job) -> dict[str, Any]:
     """The job as JSON data, defaults left out: ``parse_job(dump_job(job)) == job``."""
     data = {field.name: getattr(job, field.name) for field in msgspec.structs.fields(job)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 from msgspec import inspect
 
 from ..errors import OMGError
 from ..request.validate import members, type_info
 from ..request.values import in_words
-from .job import Job, parse_job
+from .job import Job, parse_job, with_seed
 from .pictures import with_pictures
 
 Entry = dict[str, Any]
@@ -93,13 +92,7 @@ class JobList:
                 put(filled, path, value)
             job = parse_job(with_pictures(filled, self.path.parent))
             # not one more factor: all factors of a product are held in memory
-            yield from (job,) if seeds is None else (_with_seed(job, seed) for seed in seeds)
-
-
-def _with_seed(job: Job, seed: Any) -> Job:
-    """The same with another seed, which alone is checked: there may be millions of them."""
-    parse_job({"prompt": "", "seed": seed})
-    return msgspec.structs.replace(job, seed=seed)
+            yield from (job,) if seeds is None else (with_seed(job, seed) for seed in seeds)
 
 
 def _grid(entry: Entry) -> Mapping[str, Sequence[Any]]:

@@ -43,11 +43,16 @@ def _read(value: Any, folder: Path, field: str) -> Any:
         return value
     path = folder / value.removeprefix(PREFIX)
     try:
-        return _encoded(path, path.stat().st_mtime_ns)
+        return encoded(path)
     except OSError as error:
         raise OMGError(field, f"{path} cannot be read: {error.strerror}") from None
 
 
-@lru_cache(8)
+def encoded(path: Path) -> str:
+    """A picture's file as requests take it; the last few are not read again unless they change."""
+    return _encoded(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(64)
 def _encoded(path: Path, changed: int) -> str:
     return base64.b64encode(path.read_bytes()).decode()

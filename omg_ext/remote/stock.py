@@ -112,7 +112,7 @@ class Stock:
         if job.scheduler not in self.schedulers:
             raise self._unknown("scheduler", job.scheduler, self.schedulers)
         self.checkpoint(job)
-        for field, prompt in _prompts(job):
+        for field, prompt in job.prompts:
             self._check_loras(field, prompt)
         if job.concepts:
             self._check_omg(job)
@@ -201,9 +201,3 @@ def _loras(listed: list[_Lora]) -> dict[str, str]:
 def _last(path: str) -> str:
     """The file's or folder's name, of a path on any system."""
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-
-
-def _prompts(job: Job) -> list[tuple[str, str]]:
-    concepts = job.request.concepts if job.request is not None and job.concepts else ()
-    return [("prompt", job.prompt), *((f"request.concepts[{index}].prompt", concept.prompt)
-                                      for index, concept in enumerate(concepts))]

@@ -70,9 +70,9 @@ class WebUISamplers:
 
     def _on_own_timesteps(self, of: Sampling, steps: int, predict: Any, noise: Tensor, alphas: Tensor) -> Tensor:
         timesteps = torch.clip(torch.asarray(list(range(0, 1000, 1000 // steps))) + 1, 0, 999)
-        model = torch.nn.Module()
+        model: Any = torch.nn.Module()
         model.forward = lambda x, t, **unused: predict(x, t)
-        model.inner_model = SimpleNamespace(inner_model=SimpleNamespace(alphas_cumprod=alphas))  # type: ignore[assignment]
+        model.inner_model = SimpleNamespace(inner_model=SimpleNamespace(alphas_cumprod=alphas))
         function = getattr(self.own_timesteps, of.sampler.name.lower())
         return function(model, noise, timesteps, disable=True, extra_args={}, callback=lambda state: None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from tests.diffusers_host import PROMPT, SIZE, left_and_right, two_concepts, wri
 from tests.jobs.fakes import a_list
 from tests.models.tiny import tiny_sdxl
 
-HAS_RAY = importlib.util.find_spec("ray") is not None
 JOBS = [{"prompt": PROMPT, "steps": 2, "width": SIZE, "height": SIZE, "seeds": "0-1", "name": "plain"},
         {"prompt": PROMPT, "steps": 3, "width": SIZE, "height": SIZE, "name": "two", "sampler": "Euler a",
          "request": two_concepts(show=["first_pass", "masks"]), "grid": {"request.predict": ["joint", "separate"]}}]
@@ -69,7 +67,6 @@ def test_the_same_command_again_draws_nothing(folder, capsys):
     assert {path: path.stat().st_mtime_ns for path in (folder / "here").glob("*.png")} == before
 
 
-@pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")
 def test_a_cluster_draws_the_same(folder):
     assert draw(folder, folder / "ray", "--ray", "--workers", "2") == 0
     here, there = pictures(folder / "here"), pictures(folder / "ray")

@@ -200,13 +200,6 @@ def test_refusals_before_anything_is_loaded(models, loras, fields, field, words)
         assert [word for word in words if word not in raised.value.message] == []
 
 
-def test_sides_in_jobs_made_in_python(engine):
-    for side in ("width", "height"):
-        with pytest.raises(OMGError, match="multiple of 8") as raised:
-            engine.check(msgspec.structs.replace(job_of(), **{side: 100}))
-        assert raised.value.field == side
-
-
 def test_what_a_job_says_of_a_request_that_is_off_is_not_looked_at(engine):
     off = {"concepts": [{"prompt": "x<lora:nowhere>", "where": {"box": [0, 0, 1, 1]}}], "enabled": False}
     engine.check(job_of(request=off))

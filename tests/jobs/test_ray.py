@@ -27,8 +27,6 @@ from omg_ext.remote.cluster import connect, places_of, shares_of
 from omg_ext.remote.ray import RayPool
 from tests.jobs.engines import Painter, Unknown, dies, refuses
 
-pytest.importorskip("ray")
-
 ROOT = Path(__file__).parents[2]
 NODE = {"object_store_memory": 100 * 2**20}
 # runs as a process of its own, which is then ended
