@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .results import Result
 from .spec import Spec
@@ -85,5 +85,4 @@ def sheet(gallery: Gallery, read: Callable[[str], bytes]) -> bytes:
 
 def _thumbnail(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as picture:
-        picture.thumbnail((_SIDE - 2, _SIDE - 2))
-        return picture.convert("RGB")
+        return ImageOps.contain(picture.convert("RGB"), (_SIDE - 2, _SIDE - 2))

@@ -26,7 +26,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80re
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top; }
-.figures td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.figures td, .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .pictures img { display: block; width: 12rem; height: auto; }
 .pictures tbody th { font-weight: normal; min-width: 9rem; }
 small, dd { color: var(--faint); }

@@ -79,7 +79,8 @@ class Table:
 
     def html(self) -> str:
         """A ``table`` with its title."""
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        head = "".join(f"<th{' class=number' * (place >= len(self.heads))}>{html.escape(column)}</th>"
+                       for place, column in enumerate(self.columns))
         body = "\n".join(f"<tr>{''.join(self._html(place, cell) for place, cell in enumerate(line))}</tr>"
                          for line in self.cells)
         return (f"<h2>{html.escape(self.title)}</h2>\n<div class=\"wide\"><table class=\"figures\">\n"
