@@ -31,7 +31,9 @@ ROOT = Path(__file__).parents[2]
 NODE = {"object_store_memory": 100 * 2**20}
 # runs as a process of its own, which is then ended
 DRIVER = """
-import sys
+import signal, sys
+# whoever runs the tests in the background may have it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from functools import partial
 from pathlib import Path
 from omg_ext.jobs.schedule import Schedule
