@@ -1,8 +1,9 @@
-"""What the command ``omg evaluate`` takes, of the small world: who reads its pictures, an engine, and a spec."""
+"""What the command ``omg evaluate`` takes, of the small world: who reads its pictures, an engine, and specs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ from PIL import Image
 from bench.world import checkpoint, weights
 from bench.world.attributes import IDENTITIES
 from bench.world.captions import PLACES
-from bench.world.detector import NAME, ReadFigures
+from bench.world.detector import NAME, ReadFigures, reader_masks
 from bench.world.measure import EmbedsIdentity
 from bench.world.model import SIZE, pipeline
-from bench.world.readers import Mask
+from bench.world.readers import FigureReader, IdentityReader, Mask
 from bench.world.render import render
 from bench.world.scenes import SCENES
+from omg_ext.comprehension import Models
 from omg_ext.diffusers.engine import DiffusersEngine
+from omg_ext.evaluate.figures import FACES
+from omg_ext.evaluate.measure import Judges
+from omg_ext.evaluate.regions import FindRegions
+from omg_ext.evaluate.spec import Regions
 from omg_ext.faces.base import FloatArray, Picture
 
 # the renderings that references are: these seeds nothing was trained on
@@ -71,6 +77,21 @@ class Figures:
         """Whose figure it is: float32 [EMBEDDING], of unit length."""
         vector: npt.NDArray[np.float32] = self.identity.embed(np.stack([picture]), np.stack([face.mask]))[0].numpy()
         return vector
+
+
+class Readers:
+    """The trained readers, in place of ArcFace and a detector; see :class:`omg_ext.evaluate.readers.Readers`."""
+
+    given = (FACES,)
+
+    @contextmanager
+    def loaded(self, regions: Regions | None) -> Iterator[Judges]:
+        """Within the block the reader's masks are a detector, too: :data:`bench.world.detector.NAME`."""
+        figures = FigureReader.load()
+        faces = Figures(figures, IdentityReader.load())
+        with reader_masks(figures), ExitStack() as stack:
+            find = None if regions is None else stack.enter_context(FindRegions.loaded(regions, Models()))
+            yield Judges(None, faces, find)
 
 
 def engine() -> DiffusersEngine:

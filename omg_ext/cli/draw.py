@@ -42,6 +42,12 @@ def add(commands: Any) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of all commands that draw."""
+    add_folder(parser)
+    Workers.add(parser)
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what is drawn into which folder."""
     parser.add_argument("--out", required=True, metavar="FOLDER", help="for the pictures; an address such as s3://... "
                                                                        "works where fsspec has the package for it")
     parser.add_argument("--spread", action="store_true", help="over 256 folders, for very many pictures")
@@ -49,7 +55,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="draw every Nth job alone: 1/4, 2/4, 3/4 and 4/4 are four runs that need not know each "
                              "other")
     parser.add_argument("--dry-run", action="store_true", help="check the list, count what there is to do, and stop")
-    Workers.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

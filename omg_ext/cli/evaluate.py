@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..errors import OMGError
 from ..evaluate.files import SpecError, SpecFile
 from ..evaluate.plan import Plan
+from ..evaluate.readers import Models, Readers
 from ..evaluate.report import PAGE
 from ..evaluate.run import Measuring
 from ..jobs.run import Run, Share
@@ -45,16 +46,28 @@ def run(arguments: argparse.Namespace) -> int:
     except SpecError as found:
         tell(arguments.spec, [found.fault])
         return 2
+    faces = None if arguments.face_reader is None else Path(arguments.face_reader)
+    readers = Models(arguments.clip, faces, [Path(folder) for folder in arguments.detectors], arguments.device or "")
+    return evaluated(arguments, file, readers, Workers(arguments, reads_faces=True))
+
+
+def evaluated(arguments: argparse.Namespace, file: SpecFile, readers: Readers, workers: Workers) -> int:
+    """Draws, measures and reports. Returns the exit status, see :func:`omg_ext.cli.main.main`.
+
+    Args:
+        arguments: those of :func:`.draw.add_folder`.
+        readers: of the pictures.
+        workers: who draw them.
+    """
     store = Store(arguments.out, arguments.spread)
-    measuring = Measuring(file, arguments.clip, None if arguments.face_reader is None else Path(arguments.face_reader),
-                          [Path(folder) for folder in arguments.detectors], arguments.device or "")
+    measuring = Measuring(file, readers)
     reasons = measuring.left_out
     for reason in dict.fromkeys(reasons.values()):
         say(f"left out: {', '.join(name for name, own in reasons.items() if own == reason)}; {reason}")
     with measuring.meter():
         pass  # what measures cannot be had is known before hours of drawing
     work = Run(Plan(file), store, arguments.share)
-    status = carried_out(work, Workers(arguments, reads_faces=True), store, arguments.spec, arguments.dry_run)
+    status = carried_out(work, workers, store, file.path, arguments.dry_run)
     if status == 2 or arguments.dry_run:
         return status
     if arguments.share != Share():

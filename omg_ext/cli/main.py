@@ -20,6 +20,11 @@ def main(given: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     draw.add(commands)
     evaluate.add(commands)
+    return carry_out(parser, given)
+
+
+def carry_out(parser: argparse.ArgumentParser, given: Sequence[str] | None = None) -> int:
+    """Runs what a parser sets as ``run``. Returns the exit status, see :func:`main`."""
     try:
         arguments = parser.parse_args(given)
         status: int = arguments.run(arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,15 +30,24 @@ class Workers:
     Args:
         arguments: those of :meth:`add`.
         reads_faces: the command itself reads faces, so that a reader of them is not for drawing alone.
+        engine: makes what draws where no web UI does, in whichever process; by default the options say it.
     """
 
-    def __init__(self, arguments: argparse.Namespace, reads_faces: bool = False):
+    def __init__(self, arguments: argparse.Namespace, reads_faces: bool = False,
+                 engine: Callable[[], Engine] | None = None):
         self._given = arguments
         self._reads_faces = reads_faces
+        self._given_engine = engine
+
+    @classmethod
+    def add(cls, parser: argparse.ArgumentParser) -> None:
+        """Adds the options."""
+        cls.add_places(parser)
+        cls._add_models(parser)
 
     @staticmethod
-    def add(parser: argparse.ArgumentParser) -> None:
-        """Adds the options."""
+    def add_places(parser: argparse.ArgumentParser) -> None:
+        """Adds the options that say where pictures are drawn."""
         where = parser.add_argument_group("who draws", "Without these, this machine.").add_mutually_exclusive_group()
         where.add_argument("--webui", nargs="+", metavar="URL", default=[],
                            help="web UIs with this extension, started with --api; user:password for --api-auth stand "
@@ -51,6 +60,9 @@ class Workers:
         cluster.add_argument("--shared", action="store_true",
                              help="all machines see FOLDER at this path: workers write into it themselves. An address "
                                   "such as s3://... is shared anyway")
+
+    @staticmethod
+    def _add_models(parser: argparse.ArgumentParser) -> None:
         models = parser.add_argument_group("models, unless web UIs draw")
         models.add_argument("--checkpoint", metavar="PATH",
                             help="for jobs that name none: a folder in diffusers' form, or a .safetensors file as the "
@@ -97,13 +109,17 @@ class Workers:
         from ..remote.cluster import connect
         from ..remote.ray import RayPool
         is_shared = self._given.shared or not store.is_local
-        with connect(self._given.ray or None), RayPool(partial(_diffusers, self._options), store if is_shared else None,
+        with connect(self._given.ray or None), RayPool(self._make, store if is_shared else None,
                                                        self._given.workers) as pool:
             yield pool
 
+    @property
+    def _make(self) -> Callable[[], Engine]:
+        return self._given_engine or partial(_diffusers, self._options)
+
     @cached_property
     def _engine(self) -> Engine:
-        return _diffusers(self._options)
+        return self._make()
 
     @cached_property
     def _web_uis(self) -> list[WebUIEngine]:

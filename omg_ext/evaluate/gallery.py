@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .results import Result
+from .results import Result, excerpts
 from .spec import Spec
 
 SEEDS, ROWS = 2, 24
@@ -19,40 +19,35 @@ _SIDE, _LABEL, _HEAD, _TEXT = 192, 150, 24, 12
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of one cast.
-
+    """
     Attributes:
-        cast: names of concepts.
+        title: who is to be seen, or of an excerpt.
         columns: titles.
         rows: titles, and for each column the picture; None where it was not drawn.
     """
 
-    cast: tuple[str, ...]
+    title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Result | None, ...]], ...]
 
-    @property
-    def title(self) -> str:
-        """Who is to be seen."""
-        return "+".join(self.cast)
-
 
 def galleries(spec: Spec, results: Sequence[Result]) -> list[Gallery]:
-    """One for each cast of which there are pictures."""
+    """One for each cast of which there are pictures, and one for each excerpt."""
     casts = dict.fromkeys(result.place.cast for result in results)
-    return [_gallery(spec, cast, [result for result in results if result.place.cast == cast]) for cast in casts]
+    groups = {"+".join(cast): [result for result in results if result.place.cast == cast] for cast in casts}
+    return [_gallery(spec, title, own) for title, own in {**groups, **excerpts(spec, results)}.items() if own]
 
 
-def _gallery(spec: Spec, cast: tuple[str, ...], results: Sequence[Result]) -> Gallery:
-    by_cell = {(*result.place.shot[1:], _column(result)): result for result in results}
-    columns = tuple(dict.fromkeys(column for *_, column in by_cell))
-    shots: dict[int, dict[int, None]] = {}
-    for prompt, seed, _ in by_cell:
-        shots.setdefault(prompt, {})[seed] = None
-    chosen = [(prompt, seed) for prompt, seeds in shots.items() for seed in list(seeds)[:SEEDS]][:ROWS]
-    rows = tuple((f"{spec.scene(cast, prompt).prompt({})}, seed {seed}",
-                  tuple(by_cell.get((prompt, seed, column)) for column in columns)) for prompt, seed in chosen)
-    return Gallery(cast, columns, rows)
+def _gallery(spec: Spec, title: str, results: Sequence[Result]) -> Gallery:
+    by_cell = {(result.place.shot, _column(result)): result for result in results}
+    columns = tuple(dict.fromkeys(column for _, column in by_cell))
+    shots: dict[tuple[tuple[str, ...], int], dict[int, None]] = {}
+    for (cast, prompt, seed), _ in by_cell:
+        shots.setdefault((cast, prompt), {})[seed] = None
+    chosen = [(*scene, seed) for scene, seeds in shots.items() for seed in list(seeds)[:SEEDS]][:ROWS]
+    rows = tuple((f"{spec.scene(shot[0], shot[1]).prompt({})}, seed {shot[2]}",
+                  tuple(by_cell.get((shot, column)) for column in columns)) for shot in chosen)
+    return Gallery(title, columns, rows)
 
 
 def _column(result: Result) -> str:

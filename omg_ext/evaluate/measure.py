@@ -19,7 +19,7 @@ from .figures import CLIP, DETECTOR, FACES, FIGURES
 from .means import FloatArray
 from .plan import Place
 from .regions import Mask, Picture, background_change, cut, iou
-from .spec import Spec, Subject
+from .spec import PLACING, Spec, Subject
 
 if TYPE_CHECKING:
     from ..faces.base import Analysis
@@ -154,7 +154,7 @@ class Meter:
         classes = [self._subject(name).phrase for name in place.cast]
         regions = list(self._judges.find(picture, classes))
         likeness = self._likeness(place.cast, picture, regions, faces)
-        if self._spec.methods[place.method].kind != "omg":
+        if self._spec.variants[place.method].method.kind not in PLACING:
             order = _most_alike(classes, place.shown, regions, likeness)
             regions, likeness = [regions[part] for part in order], likeness[:, order]
         was = None if first is None else self._judges.find(first, classes)

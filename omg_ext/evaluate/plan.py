@@ -12,13 +12,11 @@ from ..errors import OMGError
 from ..jobs.job import Job, parse_job, with_seed
 from ..jobs.lists import seeds_of
 from .files import SpecFile
+from .methods import Shot, fields
 from .scene import Scene, fits
-from .spec import Method, Subject
 
 _NOT_IN_NAMES = re.compile(r"[^\w .()+-]")
-_EVERYWHERE = {"blend_start": 0, "layout": {"cross": 0, "self": 0}, "mask": {"grow": 0, "feather": 0},
-               "predict": "separate"}
-"""With a mask of the whole picture: an ordinary picture with the concept's prompt and face."""
+_CFG_SCALE = Job("").cfg_scale
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Plan:
 
     def __iter__(self) -> Iterator[tuple[int, Job | OMGError]]:
         """The jobs, each with its method's line; in place of one what is wrong with it, once for each cast."""
-        for method, cast in product(self.file.spec.methods, self.file.spec.casts):
+        for method, cast in self._pairs():
             yield from self._with_lines(method, cast)
 
     def placed(self) -> Iterator[tuple[Place, Job]]:
@@ -69,79 +67,45 @@ class Plan:
         Raises:
             OMGError: a job is none; iterating over the plan tells of all.
         """
-        for method, cast in product(self.file.spec.methods, self.file.spec.casts):
+        for method, cast in self._pairs():
             yield from self._of(method, cast)
+
+    def _pairs(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """What draws whom."""
+        spec = self.file.spec
+        for name, variant in spec.variants.items():
+            for cast in spec.chosen(variant.method.casts):
+                yield name, cast
 
     def _with_lines(self, method: str, cast: Sequence[str]) -> Iterator[tuple[int, Job | OMGError]]:
         try:
             for _, job in self._of(method, cast):
-                yield self.file.line(f"methods.{method}"), job
+                yield self.file.line(f"methods.{self.file.spec.variants[method].name}"), job
         except OMGError as error:
             yield self.file.line(error.field), error
 
     def _of(self, name: str, cast: Sequence[str]) -> Iterator[tuple[Place, Job]]:
         spec = self.file.spec
-        method = spec.methods[name]
+        variant, method = spec.variants[name]
         everyone = tuple(range(len(cast)))
         groups = [(index,) for index in everyone] if method.kind == "single" else [everyone]
         prompts = [number for number, template in enumerate(spec.prompts) if fits(template, len(cast))]
         for number, shown in product(prompts, groups):
             scene = spec.scene(cast, number)
-            text = scene.prompt({})
-            fields = self._fields(method, cast, scene, shown)
-            job = _job({**spec.settings, **fields, "name": _file_name(name, cast)}, name)
+            shot = self._shot(cast, scene)
+            job = _job({**spec.settings, **fields(method, shot, shown), "name": _file_name(name, cast)}, variant)
             for seed in seeds_of(spec.seeds):
-                yield Place(name, tuple(cast), number, seed, shown, text), with_seed(job, seed)
+                yield Place(name, tuple(cast), number, seed, shown, shot.plain), with_seed(job, seed)
 
-    def _fields(self, method: Method, cast: Sequence[str], scene: Scene, shown: Sequence[int]) -> dict[str, Any]:
-        """Of a job: what the method makes of a scene."""
-        subjects = [self.file.spec.concepts[name] for name in cast]
-        plain = scene.prompt({})
-        if method.kind == "plain":
-            return {"prompt": plain}
-        if method.kind == "omg":
-            concepts = [{**self._concept(method, cast, scene, index), **method.concept} for index in shown]
-            return {"prompt": plain, "request": _with_first_pass({**method.request, "concepts": concepts})}
-        if method.by == "face":
-            concepts = [{"prompt": plain, "where": {"box": [0, 0, 1, 1]}, "face": self._faces(cast[index])}
-                        for index in shown]
-            return {"prompt": plain, "request": {**_EVERYWHERE, "concepts": concepts}}
-        named = scene.prompt({index: subjects[index].prompt for index in shown})
-        return {"prompt": named + _tags([subjects[index] for index in shown])}
+    def _shot(self, cast: Sequence[str], scene: Scene) -> Shot:
+        spec = self.file.spec
+        return Shot(scene, [spec.concepts[name] for name in cast], lambda index: self._photos_of(cast[index]),
+                    spec.settings.get("cfg_scale", _CFG_SCALE))
 
-    def _concept(self, method: Method, cast: Sequence[str], scene: Scene, index: int) -> dict[str, Any]:
-        """One of a request.
-
-        Everyone of its class has its trigger in its prompt: so its model draws as many as there are, and this one in
-        whichever place the mask is.
-        """
-        subject = self.file.spec.concepts[cast[index]]
-        alike = scene.alike(index)
-        concept: dict[str, Any] = {"phrase": subject.phrase}
-        if method.by == "face":
-            concept |= {"prompt": scene.prompt({}), "face": self._faces(cast[index])}
-        else:
-            concept["prompt"] = scene.prompt(dict.fromkeys(alike, subject.prompt)) + _tags([subject])
-        if len(alike) > 1:
-            concept["where"] = {"index": alike.index(index)}
-        return concept
-
-    def _faces(self, name: str) -> list[str]:
+    def _photos_of(self, name: str) -> list[str]:
         if name not in self._photos:
             self._photos[name] = self.file.photos(name)
         return self._photos[name]
-
-
-def _tags(subjects: Sequence[Subject]) -> str:
-    return "".join(f" {subject.lora}" for subject in subjects)
-
-
-def _with_first_pass(request: dict[str, Any]) -> dict[str, Any]:
-    """Layout is measured against it; where only its beginning is drawn there is none."""
-    shown = request.get("show", [])
-    if request.get("first_pass") == "prefix" or not isinstance(shown, list) or "first_pass" in shown:
-        return request
-    return {**request, "show": [*shown, "first_pass"]}
 
 
 def _job(data: dict[str, Any], method: str) -> Job:

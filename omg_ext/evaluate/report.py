@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from ..jobs.store import Store
 from .figures import FIGURES
 from .gallery import ROWS, SEEDS, Gallery, galleries, sheet
 from .results import Result, tables
-from .spec import Spec
+from .spec import Spec, file_name
 from .tables import Table
 
 PAGE = "report.html"
@@ -62,7 +61,8 @@ class Report:
             files[f"{table.name}.tex"] = table.latex().encode()
         for name, data in files.items():
             store.write(name, data)
-        sheets = {f"sheets/{number}-{_plain(gallery.title)}.jpg": gallery for number, gallery in enumerate(shown, 1)}
+        sheets = {f"sheets/{number}-{file_name(gallery.title)}.jpg": gallery
+                  for number, gallery in enumerate(shown, 1)}
         for name, gallery in sheets.items():
             store.write(name, sheet(gallery, store.read))
         return [*files, *sheets]
@@ -134,6 +134,3 @@ def _picture(result: Result | None) -> str:
     return (f"<td><a href=\"{address}\"><img loading=\"lazy\" src=\"{address}\" alt=\"{about}\" "
             f"title=\"{html.escape(caption)}\"></a></td>")
 
-
-def _plain(title: str) -> str:
-    return re.sub(r"[^\w+-]+", "-", title)[:60]

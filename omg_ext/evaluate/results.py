@@ -12,11 +12,12 @@ from .figures import FIGURES
 from .means import Mean, summary
 from .measure import Measured
 from .plan import Place
-from .spec import Spec
+from .spec import TABLES, Excerpt, Spec, file_name
 from .tables import Row, Table
 
 _TABLE_1 = ("text", "clipscore", "identity", "detected", "image")
 _TABLE_2 = ("ida", "ida_detected", "ima", "found", "layout", "background", "text", "clipscore")
+_ALL = tuple(FIGURES)
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,13 @@ def mean(results: Iterable[Result], figure: str, concepts: Collection[str]) -> M
 
 
 def tables(spec: Spec, results: Sequence[Result]) -> list[Table]:
-    """The paper's Table 1, the same by concept, and Table 2; of what was measured."""
+    """The paper's Table 1, the same by concept, Table 2, and the spec's own; of what was measured."""
     found = [
-        _table("table-1", "Table 1: single- and multi-concept personalisation", ("personalisation", "of", "method"),
-               _TABLE_1, _by_kind(spec, results)),
-        _table("concepts", "By concept, alone in the picture", ("concept", "method"), _TABLE_1,
-               _by_concept(spec, results)),
-        _table("table-2", "Table 2: several concepts, each in its region", ("cast", "method"), _TABLE_2,
-               _by_cast(spec, results))]
+        _table("table-1", ("personalisation", "of", "method"), _TABLE_1, _by_kind(spec, results)),
+        _table("concepts", ("concept", "method"), _TABLE_1, _by_concept(spec, results)),
+        _table("table-2", ("cast", "method"), _TABLE_2, _by_cast(spec, results)),
+        *(_table(title, ("cast", "method"), _ALL, _by_cast(spec, own, 1))
+          for title, own in excerpts(spec, results).items())]
     return [table for table in found if table.rows and table.figures]
 
 
@@ -92,25 +92,41 @@ def _by_concept(spec: Spec, results: Sequence[Result]) -> Iterator[Row]:
         yield from _rows(spec, alone, (name,), _TABLE_1, [name])
 
 
-def _by_cast(spec: Spec, results: Sequence[Result]) -> Iterator[Row]:
+def excerpts(spec: Spec, results: Sequence[Result]) -> dict[str, list[Result]]:
+    """By the titles of the spec's excerpts, what they are of."""
+    return {title: [result for result in results if _is_in(excerpt, spec, result.place)]
+            for title, excerpt in spec.excerpts.items()}
+
+
+def _is_in(excerpt: Excerpt, spec: Spec, place: Place) -> bool:
+    names = {place.method, spec.variants[place.method].name}
+    return (not excerpt.methods or not names.isdisjoint(excerpt.methods)) and place.cast in spec.chosen(excerpt.casts)
+
+
+def _by_cast(spec: Spec, results: Sequence[Result], least: int = 2) -> Iterator[Row]:
+    """
+    Args:
+        least: smaller casts have no rows.
+    """
     for cast in dict.fromkeys(spec.casts):
-        if len(cast) > 1:
+        if len(cast) >= least:
             of_cast = [result for result in results if result.place.cast == cast]
-            yield from _rows(spec, of_cast, ("+".join(cast),), _TABLE_2, cast)
+            yield from _rows(spec, of_cast, ("+".join(cast),), _ALL, cast)
 
 
 def _rows(spec: Spec, results: Sequence[Result], labels: tuple[str, ...], figures: Sequence[str],
           concepts: Collection[str]) -> Iterator[Row]:
     """One for each method that has any of these."""
-    for method in spec.methods:
+    for method in spec.variants:
         of_method = [result for result in results if result.place.method == method]
         means = {name: mean(of_method, name, concepts) for name in figures}
         if any(each.count for each in means.values()):
             yield Row((*labels, method), means)
 
 
-def _table(name: str, title: str, heads: tuple[str, ...], figures: Sequence[str], rows: Iterable[Row]) -> Table:
+def _table(name: str, heads: tuple[str, ...], figures: Sequence[str], rows: Iterable[Row]) -> Table:
     """Without columns of which no row has a value."""
     there = tuple(rows)
     seen = [figure for figure in FIGURES if figure in figures and any(row.means[figure].count for row in there)]
-    return Table(name, title, heads, tuple(sorted(seen, key=figures.index)), there)
+    return Table(file_name(name), TABLES.get(name, name), heads, tuple(sorted(seen, key=figures.index)), there)
+

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,9 +16,10 @@ from ..jobs.store import Store
 from .conditions import conditions
 from .figures import CLIP, DETECTOR, FACES, FIGURES
 from .files import SpecFile
-from .measure import Judges, Meter
+from .measure import Meter
 from .plan import Place, Plan
-from .regions import FindRegions, Picture
+from .readers import Readers
+from .regions import Picture
 from .report import Report
 from .results import Result
 
@@ -33,17 +33,11 @@ class Measuring:
 
     Attributes:
         file: the spec.
-        clip: see :meth:`.Clip.read`; None is none.
-        faces: a folder with insightface's models; None is none.
-        detectors: folders with detectors' models.
-        device: as torch names it; empty takes a GPU if there is one.
+        readers: of its pictures.
     """
 
     file: SpecFile
-    clip: Path | None = None
-    faces: Path | None = None
-    detectors: Sequence[Path] = ()
-    device: str = ""
+    readers: Readers
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -52,8 +46,8 @@ class Measuring:
         Raises:
             OMGError: naming ``figures``: one of them must be.
         """
-        there = {CLIP: self.clip, FACES: self.faces, DETECTOR: self.file.spec.regions}
-        reasons = {name: " and ".join(_WITHOUT[need] for need in figure.needs if there[need] is None)
+        given = [*self.readers.given, *([] if self.file.spec.regions is None else [DETECTOR])]
+        reasons = {name: " and ".join(_WITHOUT[need] for need in figure.needs if need not in given)
                    for name, figure in FIGURES.items()}
         for index, name in enumerate(self.file.spec.figures):
             if reasons[name]:
@@ -72,27 +66,11 @@ class Measuring:
         except ImportError as error:
             raise OMGError("evaluate", f"{error.name} is not installed; pip install omg-webui[diffusers]") from None
 
-        with ExitStack() as stack:
-            spec = self.file.spec
+        spec = self.file.spec
+        with self.readers.loaded(spec.regions) as judges:
             references = {name: decoded(self.file.photos(name), f"concepts.{name}.references")
                           for name in dict.fromkeys(each for cast in spec.casts for each in cast)}
-            yield Meter(spec, self._judges(stack), references)
-
-    def _judges(self, stack: ExitStack) -> Judges:
-        if (self.clip, self.faces, self.file.spec.regions) == (None, None, None):
-            return Judges()
-        import torch
-
-        from ..comprehension.models import Models
-        from ..faces.analysis import loaded
-        from .clip import Clip
-
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        models = Models(device, self.detectors, () if self.faces is None else (self.faces,))
-        regions = self.file.spec.regions
-        return Judges(None if self.clip is None else Clip.read(self.clip, str(device)),
-                      None if self.faces is None else stack.enter_context(loaded(models, "face-reader")),
-                      None if regions is None else stack.enter_context(FindRegions.loaded(regions, models)))
+            yield Meter(spec, judges, references)
 
     def report(self, store: Store, watch: Callable[[], object] = lambda: None) -> Report:
         """Measures what is there.
@@ -124,7 +102,7 @@ class _Pictures:
         spec = plan.file.spec
         # any first pass is the ordinary picture of the same noise
         self._plain = {place.shot: job.key for place, job in plan.placed()
-                       if spec.methods[place.method].kind == "plain"}
+                       if spec.variants[place.method].method.kind == "plain"}
 
     def __iter__(self) -> Iterator[tuple[Place, str, str]]:
         for place, job in self._plan.placed():

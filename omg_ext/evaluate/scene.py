@@ -45,6 +45,15 @@ class Scene:
         everyone = listed([f"{article} {word}" for article, word in zip(articles, words, strict=True)])
         return _PLACE.sub(lambda place: everyone if place[1] == "all" else words[int(place[1])], self.template)
 
+    def of_one(self, word: str) -> str:
+        """The prompt of a picture of one of them alone; of a template with numbers nothing but the one.
+
+        Args:
+            word: what stands for the class words.
+        """
+        alone = f"{_article(word, False)} {word}"
+        return self.template.replace("{all}", alone) if fits(self.template, 0) else alone
+
     def alike(self, index: int) -> list[int]:
         """All of the same class as one of them, itself included."""
         return [other for other, own in enumerate(self.classes) if own == self.classes[index]]

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import product
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from ..errors import OMGError
-from ..jobs.lists import seeds_of
+from ..jobs.lists import put, seeds_of
 from ..request.schema import Detect, Fraction
 from ..request.validate import check
 from .figures import FIGURES
-from .scene import Scene, fits
+from .scene import Scene, fits, listed
 
 # no character that a field's path has
 Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$")]
+Number = Annotated[int, Meta(ge=0)]
+# of a table and its files
+Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60)]
 Text = Annotated[str, Meta(pattern=r"\S")]
 _OURS = ("prompt", "request", "seed", "name")
+TABLES = {"table-1": "Table 1: single- and multi-concept personalisation",
+          "concepts": "By concept, alone in the picture",
+          "table-2": "Table 2: several concepts, each in its region"}
+"""The titles of those that every evaluation has, by the names of their files"""
+PLACING = ("regional", "blending", "omg")
+"""The kinds of methods that put each concept in a place of its own."""
+_WITH_FACES = ("single", "simultaneous", "omg")
 
 
 class Subject(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,28 +59,73 @@ class Method(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         kind: ``plain`` draws class words, and no concept: what chance gives; ``single`` a picture for each concept with
             its trigger and its LoRA alone: what one can hope for; ``simultaneous`` all triggers and LoRAs at once on
-            everything (Fig. 2 a); ``omg`` each in its place.
+            everything (Fig. 2 a); ``regional`` and ``blending`` what :mod:`.methods` says of Mix-of-Show and
+            MultiDiffusion; ``omg`` each in its place.
         by: what calls the concepts: their LoRAs, or their references as InstantID's face photos.
-        request: of ``omg``, fields of the request but for ``concepts``.
-        concept: of ``omg``, fields of each of its concepts.
+        request: of those that place concepts, fields of the request but for ``concepts``.
+        concept: of the same, fields of each of their concepts.
+        grid: values to try for some of these, by their paths, such as ``request.blend_start``: a method for each
+            combination.
+        casts: numbers of the spec's casts that it draws, from 0; all without any.
 
     Raises:
         OMGError: naming what does not go together.
     """
 
-    kind: Literal["plain", "single", "simultaneous", "omg"]
+    kind: Literal["plain", "single", "simultaneous", "regional", "blending", "omg"]
     by: Literal["lora", "face"] = "lora"
     request: dict[str, Any] = field(default_factory=dict)
     concept: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, Annotated[list[Any], Meta(min_length=1)]] = field(default_factory=dict)
+    casts: tuple[Number, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("request", "concept"):
-            if self.kind != "omg" and getattr(self, name):
-                raise OMGError(name, f"only methods of the kind omg have one, and this is {self.kind}; leave it out")
+        for name in ("request", "concept", "grid"):
+            if self.kind not in PLACING and getattr(self, name):
+                raise OMGError(name, f"only methods of the kinds {listed(PLACING)} have one, and this is "
+                                     f"{self.kind}; leave it out")
         if "concepts" in self.request:
             raise OMGError("request.concepts", "the evaluation makes them; give fields for each of them as `concept`")
-        if self.by == "face" and self.kind not in ("single", "omg"):
-            raise OMGError("by", f"faces are drawn by the kinds single and omg, and this is {self.kind}")
+        if self.by == "face" and self.kind not in _WITH_FACES:
+            raise OMGError("by", f"faces are drawn by the kinds {listed(_WITH_FACES)}, and this is {self.kind}")
+        for path in self.grid:
+            if not path.startswith(("request.", "concept.")):
+                raise OMGError(f"grid.{path}", "expected a field of the request or of each concept, such as "
+                                               "request.blend_start or concept.cfg_scale")
+
+    def variants(self, name: str) -> Iterator[tuple[str, Method]]:
+        """The methods that it means, without a grid, by the names that tables call them."""
+        for values in product(*self.grid.values()):
+            data = {"request": json.loads(json.dumps(self.request)), "concept": json.loads(json.dumps(self.concept))}
+            for path, value in zip(self.grid, values, strict=True):
+                put(data, path, value)
+            tried = [f"{path.rpartition('.')[2]} {_short(value)}" for path, value in
+                     zip(self.grid, values, strict=True)]
+            yield ", ".join([name, *tried]), msgspec.structs.replace(self, grid={}, **data)
+
+
+class Variant(NamedTuple):
+    """What draws one picture of each shot.
+
+    Attributes:
+        name: of the method of the spec whose variant it is.
+        method: without a grid.
+    """
+
+    name: str
+    method: Method
+
+
+class Excerpt(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table and a contact sheet of some methods and casts, such as those of a figure of the paper.
+
+    Attributes:
+        methods: names of methods, or of what a grid makes of one; all without any.
+        casts: numbers in the spec's list, from 0; all without any.
+    """
+
+    methods: tuple[str, ...] = ()
+    casts: tuple[Number, ...] = ()
 
 
 class Regions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +140,7 @@ class Regions(Struct, frozen=True, forbid_unknown_fields=True):
     detect: Detect = field(default_factory=Detect)
 
 
-class Spec(Struct, frozen=True, forbid_unknown_fields=True):
+class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """An evaluation: every method draws every cast in every prompt that fits it, with every seed.
 
     Attributes:
@@ -94,6 +153,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
         regions: without it there are no figures by region.
         figures: those that must be measured, of :data:`.FIGURES`; others are where their models are given.
         threshold: the least cosine between two faces of one person.
+        excerpts: further tables and contact sheets, by their titles.
 
     Raises:
         OMGError: naming the field.
@@ -109,6 +169,13 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     figures: tuple[str, ...] = ()
     threshold: Fraction = 0.32
     """by default that of the package deepface for ArcFace"""
+    excerpts: dict[Title, Excerpt] = field(default_factory=dict)
+
+    @cached_property
+    def variants(self) -> Mapping[str, Variant]:
+        """All that draws, by the names that tables call it."""
+        return {shown: Variant(name, variant) for name, method in self.methods.items()
+                for shown, variant in method.variants(name)}
 
     def __post_init__(self) -> None:
         seeds_of(self.seeds)
@@ -119,6 +186,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
                 raise OMGError(f"prompts[{index}]", "it is for no cast: {0}, {1} and so on stand for the concepts of a "
                                                     "cast of just so many, {all} for those of any")
         for name, method in self.methods.items():
+            self._check_numbers(f"methods.{name}", method.casts)
+            self._check_grid(name, method)
             self._check_loras(name, method)
         for name in _OURS:
             if name in self.settings:
@@ -126,6 +195,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
         for index, name in enumerate(self.figures):
             if name not in FIGURES:
                 raise OMGError(f"figures[{index}]", f"'{name}' is unknown; known here: {', '.join(FIGURES)}")
+        for title, excerpt in self.excerpts.items():
+            self._check_excerpt(title, excerpt)
 
     def _check_cast(self, path: str, cast: Sequence[str]) -> None:
         for number, name in enumerate(cast):
@@ -137,12 +208,42 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
             raise OMGError(path, f"no prompt is for {len(cast)}: write one with "
                                  + ", ".join(f"{{{number}}}" for number in range(len(cast))) + ", or with {all}")
 
+    def _check_grid(self, name: str, method: Method) -> None:
+        try:
+            shown = [variant for variant, _ in method.variants(name)]
+        except OMGError as error:
+            raise OMGError(f"methods.{name}.grid.{error.field}", error.message) from None
+        for variant in shown:
+            if self.variants[variant].name != name or shown.count(variant) > 1:
+                raise OMGError(f"methods.{name}.grid", f"there are two methods '{variant}'; leave out one, or give the "
+                                                       "method another name")
+
     def _check_loras(self, name: str, method: Method) -> None:
         if method.kind == "plain" or method.by == "face":
             return
-        for subject in dict.fromkeys(each for cast in self.casts for each in cast):
+        for subject in dict.fromkeys(each for cast in self.chosen(method.casts) for each in cast):
             if not self.concepts[subject].lora.strip():
                 raise OMGError(f"concepts.{subject}.lora", f"the method {name} draws by LoRAs; write its tag")
+
+    def _check_excerpt(self, title: str, excerpt: Excerpt) -> None:
+        path = f"excerpts.{title}"
+        alike = [other for other in (*TABLES, *self.excerpts) if file_name(other) == file_name(title)]
+        if len(alike) > 1:
+            raise OMGError(path, f"its files would have the names of those of '{alike[0]}'; give it another title")
+        for index, name in enumerate(excerpt.methods):
+            if name not in self.methods and name not in self.variants:
+                raise OMGError(f"{path}.methods[{index}]", f"'{name}' is none of the methods: "
+                                                           + ", ".join({**self.methods, **self.variants}))
+        self._check_numbers(path, excerpt.casts)
+
+    def _check_numbers(self, path: str, casts: Sequence[int]) -> None:
+        for index, number in enumerate(casts):
+            if number >= len(self.casts):
+                raise OMGError(f"{path}.casts[{index}]", f"there are {len(self.casts)} casts, counted from 0")
+
+    def chosen(self, casts: Sequence[int]) -> list[tuple[str, ...]]:
+        """The casts of these numbers; of no numbers, all."""
+        return [self.casts[number] for number in casts] or list(self.casts)
 
     def scene(self, cast: Sequence[str], prompt: int) -> Scene:
         """A prompt with a cast in it."""
@@ -157,3 +258,12 @@ def parse_spec(data: Any) -> Spec:
     """
     check(data, Spec)
     return msgspec.convert(data, Spec)
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file, without its ending; the same in small letters is the same."""
+    return re.sub(r"[^\w+-]+", "-", title)[:60].strip("-").lower()
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -13,6 +13,7 @@ from PIL import Image
 from omg_ext.evaluate.files import SpecFile
 from omg_ext.evaluate.measure import Judges, Meter
 from omg_ext.evaluate.plan import Place
+from omg_ext.evaluate.readers import Models
 from omg_ext.evaluate.run import Measuring
 from omg_ext.evaluate.spec import parse_spec
 from omg_ext.faces.analysis import FaceAnalyser
@@ -71,7 +72,7 @@ def test_the_reader_is_that_of_the_commands_folder(pack, analyser, tmp_path):
     paint(reference, 300, 300)
     paint(picture, 160, 200, half=60)
     Image.fromarray(reference).save(tmp_path / "ann" / "one.png")
-    measuring = Measuring(SpecFile.read(path), faces=pack, device="cpu")
+    measuring = Measuring(SpecFile.read(path), Models(faces=pack, device="cpu"))
     assert "identity" not in measuring.left_out
     with measuring.meter() as meter:
         found = meter(Place("plain", ("ann",), 0, 0, (0,), ""), picture, None).concepts[0]

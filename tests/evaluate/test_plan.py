@@ -74,6 +74,51 @@ def test_faces_instead_of_loras(tmp_path):
     assert request(alone).concepts[0].faces == photo
 
 
+def test_all_faces_at_once(tmp_path):
+    plan = Plan(read(tmp_path, methods={"all": {"kind": "simultaneous", "by": "face"}}, settings={"cfg_scale": 4.5}))
+    both, one = (request(jobs(plan, "all", cast, 2)[0]) for cast in (("bob", "cup"), ("ann",)))
+    # each has all of the picture, of which the row that they share gives each a half
+    assert [(each.where.box, each.face_scale, each.cfg_scale, each.prompt, each.faces) for each in both.concepts] == [
+        ((0, 0, 1, 1), 1.6, 4.5, "a man and a cup in a park", tuple(plan.file.photos(name))) for name in ("bob", "cup")]
+    assert (both.predict, both.blend_start) == ("joint", 0)
+    assert (one.predict, one.concepts[0].face_scale) == ("separate", 0.8)
+
+
+def test_regionally_controllable_sampling(tmp_path):
+    plan = Plan(read(tmp_path, methods={"regions": {"kind": "regional", "request": {"detector": "yolo"},
+                                                    "concept": {"strength": 0.5}}}))
+    job = jobs(plan, "regions", ("bob", "cup"), 2)[0]
+    assert job.prompt == "a man and a cup in a park <lora:bob:0.8> <lora:cup:1>"
+    *concepts, rest = request(job).concepts
+    assert [(each.prompt, each.phrase, each.cfg_scale, each.strength) for each in concepts] == [
+        ("a sks man in a park", "man", 7, 0.5), ("a qjv cup in a park", "cup", 7, 0.5)]
+    assert (rest.prompt, rest.where.rest, rest.cfg_scale, rest.strength) == ("a man and a cup in a park", True, 7, 1)
+    assert (request(job).predict, request(job).blend_start, request(job).detector) == ("joint", 0, "yolo")
+    # its own first pass has the LoRAs, too
+    assert request(job).show == ()
+
+
+def test_latent_blending(tmp_path):
+    plan = Plan(read(tmp_path, methods={"blended": {"kind": "blending", "request": {"blend_start": 0.1}}}))
+    job = jobs(plan, "blended", ("bob", "cup"), 1)[0]
+    assert job.prompt == "a man with a cup"
+    assert [each.prompt for each in request(job).concepts] == ["a sks man <lora:bob:0.8>", "a qjv cup <lora:cup:1>"]
+    assert (request(job).predict, request(job).blend_start, request(job).layout.cross, request(job).mask.grow,
+            request(job).show) == ("separate", 0.1, 0, 0, ("first_pass",))
+
+
+def test_methods_of_some_casts_and_of_a_grid(tmp_path):
+    methods = {"plain": {"kind": "plain"},
+               "OMG": {"kind": "omg", "casts": [1], "grid": {"request.blend_start": [0.2, 0.4]}}}
+    plan = Plan(read(tmp_path, methods=methods))
+    found = {(place.method, place.cast) for place, _ in plan.placed()}
+    assert found == {("plain", ("ann",)), ("plain", ("bob", "cup")), ("OMG, blend_start 0.2", ("bob", "cup")),
+                     ("OMG, blend_start 0.4", ("bob", "cup"))}
+    job = jobs(plan, "OMG, blend_start 0.4", ("bob", "cup"), 1)[0]
+    assert (request(job).blend_start, job.name) == (0.4, "OMG blend_start 0.4 bob+cup")
+    assert plan.file.line("methods.OMG") in {line for line, _ in plan}
+
+
 def test_a_prefix_has_no_first_pass_to_show(tmp_path):
     plan = Plan(read(tmp_path, methods={"early": {"kind": "omg", "request": {"first_pass": "prefix"}}}))
     assert request(next(plan.placed())[1]).show == ()
@@ -83,7 +128,9 @@ def test_a_prefix_has_no_first_pass_to_show(tmp_path):
     ({"settings": {"stepz": 3}}, "settings.stepz", "stepz"),
     ({"methods": {"OMG": {"kind": "omg", "request": {"blend_start": 3}}}}, "methods.OMG.request.blend_start",
      "blend_start"),
-    ({"methods": {"OMG": {"kind": "omg", "concept": {"strength": 3}}}}, "methods.OMG.concept.strength", "strength")])
+    ({"methods": {"OMG": {"kind": "omg", "concept": {"strength": 3}}}}, "methods.OMG.concept.strength", "strength"),
+    ({"methods": {"OMG": {"kind": "omg", "grid": {"request.blend_start": [3]}}}}, "methods.OMG.request.blend_start",
+     "OMG")])
 def test_what_is_wrong_with_jobs_is_named_as_the_spec_has_it(tmp_path, fields, field, beside):
     plan = Plan(read(tmp_path, **fields))
     line, error = next(iter(plan))

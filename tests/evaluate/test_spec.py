@@ -25,10 +25,25 @@ OMG = {"kind": "omg"}
     ({"casts": [["ann", "ann"]]}, "casts[0][1]", "already"),
     ({"casts": [["ann", "bob", "cup"]], "prompts": ["a {0} with a {1}"]}, "casts[0]", "{0}, {1}, {2}"),
     ({"prompts": ["{all}", "a park"]}, "prompts[1]", "for no cast"),
-    ({"methods": {"x": {"kind": "magic"}}}, "methods.x.kind", "known here: omg, plain, simultaneous, single"),
+    ({"methods": {"x": {"kind": "magic"}}}, "methods.x.kind", "known here: blending, omg, plain, regional"),
     ({"methods": {"x": {"kind": "plain", "request": {"predict": "joint"}}}}, "methods.x.request", "leave it out"),
     ({"methods": {"x": {**OMG, "request": {"concepts": []}}}}, "methods.x.request.concepts", "the evaluation makes"),
-    ({"methods": {"x": {"kind": "simultaneous", "by": "face"}}}, "methods.x.by", "single and omg"),
+    ({"methods": {"x": {"kind": "regional", "by": "face"}}}, "methods.x.by", "single, simultaneous and omg"),
+    ({"methods": {"x": {"kind": "single", "grid": {"request.predict": ["joint"]}}}}, "methods.x.grid",
+     "regional, blending and omg"),
+    ({"methods": {"x": {**OMG, "grid": {"blend_start": [0.3]}}}}, "methods.x.grid.blend_start", "request.blend_start"),
+    ({"methods": {"x": {**OMG, "grid": {"request.blend_start": []}}}}, "methods.x.grid.request.blend_start", "empty"),
+    ({"methods": {"x": {**OMG, "grid": {"request.detector.x": [1]}, "request": {"detector": "yolo"}}}},
+     "methods.x.grid.request.detector.x", "there is no x"),
+    ({"methods": {"x": {**OMG, "grid": {"request.blend_start": [0.2, 0.2]}}}}, "methods.x.grid", "two methods"),
+    ({"methods": {"x": {**OMG, "grid": {"request.strict": [True]}}, "x, strict true": OMG}}, "methods.x.grid",
+     "two methods 'x, strict true'"),
+    ({"methods": {"x": {**OMG, "casts": [0, 2]}}}, "methods.x.casts[1]", "2 casts, counted from 0"),
+    ({"excerpts": {"Fig. 5": {"methods": ["OMG", "OGM"]}}}, "excerpts.Fig. 5.methods[1]", "plain, single LoRA"),
+    ({"excerpts": {"Fig. 5": {"casts": [5]}}}, "excerpts.Fig. 5.casts[0]", "2 casts"),
+    ({"excerpts": {"Table 2": {}, "table-2": {}}}, "excerpts.Table 2", "another title"),
+    ({"excerpts": {"Fig. 5": {}, "fig 5": {}}}, "excerpts.Fig. 5", "names of those of"),
+    ({"excerpts": {"?": {}}}, "excerpts.?", "matches"),
     ({"settings": {"seed": 3}}, "settings.seed", "the evaluation sets it"),
     ({"seeds": "3-"}, "seeds", "ranges such as"),
     ({"seeds": [-1]}, "seeds[0]", "at least 0"),
@@ -110,6 +125,24 @@ def test_a_template_is_for_as_many_as_it_names():
     assert [fits("a {0} and a {1}", count) for count in (1, 2, 3)] == [False, True, False]
     assert [fits("{all} and {1}", count) for count in (1, 2, 3)] == [False, True, True]
     assert not fits("a park", 1)
+
+
+def test_a_grid_is_a_method_for_each_combination():
+    grid = {"request.layout.cross": [0, 1], "concept.cfg_scale": [[12, 4.5], 7]}
+    method = {**OMG, "request": {"predict": "joint"}, "concept": {"strength": 0.5}, "grid": grid}
+    variants = parse_spec(a_spec(methods={"OMG": method, "plain": {"kind": "plain"}})).variants
+    assert list(variants) == ["OMG, cross 0, cfg_scale [12, 4.5]", "OMG, cross 0, cfg_scale 7",
+                              "OMG, cross 1, cfg_scale [12, 4.5]", "OMG, cross 1, cfg_scale 7", "plain"]
+    assert [variant.name for variant in variants.values()] == ["OMG"] * 4 + ["plain"]
+    one, *_, other, _ = (variant.method for variant in variants.values())
+    assert (one.request, one.concept) == ({"predict": "joint", "layout": {"cross": 0}},
+                                          {"strength": 0.5, "cfg_scale": [12, 4.5]})
+    assert (other.request["layout"], other.concept["cfg_scale"]) == ({"cross": 1}, 7)
+
+
+def test_the_prompt_of_one_alone():
+    assert Scene("{all} in a park", ("man", "dog")).of_one("old man") == "an old man in a park"
+    assert Scene("a {0} left of a {1}", ("man", "dog")).of_one("sks man") == "a sks man"
 
 
 def test_prompts_name_all_with_articles():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from omg_ext.evaluate.gallery import galleries
 from omg_ext.evaluate.means import Mean, shown
 from omg_ext.evaluate.measure import Measured
 from omg_ext.evaluate.plan import Place
@@ -60,6 +61,21 @@ def test_the_papers_tables():
     assert [(row.labels, row.means["identity"].mean) for row in concepts.rows] == [(("ann", "OMG"), 0.6)]
     assert two.figures == ("ida", "ima", "found", "text")
     assert [row.labels for row in two.rows] == [("bob+cup", "single LoRA"), ("bob+cup", "OMG")]
+
+
+def test_excerpts_have_tables_and_sheets_of_their_own():
+    spec = parse_spec(a_spec(excerpts={"Fig. 2 a": {"methods": ["OMG"]}, "Fig. 9: one": {"casts": [0]},
+                                       "nobody": {"methods": ["plain"]}}))
+    *_, first, second = tables(spec, RESULTS)
+    assert (first.name, first.title) == ("fig-2-a", "Fig. 2 a")
+    assert [row.labels for row in first.rows] == [("ann", "OMG"), ("bob+cup", "OMG")]
+    assert first.figures == ("text", "identity", "detected", "ida", "ima", "found")
+    assert [row.labels for row in second.rows] == [("ann", "OMG")]
+    shown = {gallery.title: gallery for gallery in galleries(spec, RESULTS)}
+    assert list(shown) == ["bob+cup", "ann", "Fig. 2 a", "Fig. 9: one"]
+    assert shown["Fig. 2 a"].columns == ("OMG",)
+    assert [title for title, _ in shown["Fig. 2 a"].rows] == [
+        "a photo of a man, seed 0", "a photo of a man, seed 1", "a photo of a woman, seed 0"]
 
 
 def test_nothing_measured_is_no_table():
