@@ -3,6 +3,7 @@
 #   make demo   two characters in one scene of the small world: a contact sheet, without web UI or GPU
 #   make bench  the measured claims: a table, and JSON in bench/results
 #   make bench-world  identity, bleeding, layout and occlusion in the small world (ARGS="--cells methods")
+#   make paper  the paper's tables and figures for the small world's characters (ARGS=--quick for a try)
 #   make world  trains the small world's weights anew, three hours on two cores (ARGS="loras" for a part)
 
 VENV := .venv
@@ -25,7 +26,7 @@ WEBUI_PYTHON := $(if $(OMG_WEBUI),$(OMG_WEBUI)/venv/bin/python)
 DETECTORS := $(VENV)/detectors
 DETECTORS_READY := $(if $(WEBUI_PYTHON),$(DETECTORS)/ready)
 
-.PHONY: test lint demo bench bench-world world clean
+.PHONY: test lint demo bench bench-world paper world clean
 .DELETE_ON_ERROR:
 
 test: lint $(DETECTORS_READY)
@@ -46,6 +47,9 @@ bench: $(READY)
 
 bench-world: $(READY)
 	$(BIN)/python -m bench.world.run $(ARGS)
+
+paper: $(READY)
+	$(BIN)/python -m bench.world.paper --out out/paper $(ARGS)
 
 world: $(READY)
 	$(KEEP_MEMORY) $(BIN)/python -m bench.world.make $(ARGS)

@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("out/demo.png"), help="where the contact sheet goes")
     output: Path = parser.parse_args().output
-    loras = {name: weights.lora(name) for name in TWO_MEN.names}
+    loras = {name.lower(): weights.lora(name) for name in TWO_MEN.names}
     if reason := weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY, *loras.values()):
         sys.exit(reason)
     start = time.perf_counter()

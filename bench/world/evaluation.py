@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from bench.world import checkpoint, weights
 from bench.world.attributes import IDENTITIES
-from bench.world.captions import PLACES
+from bench.world.casts import CFG_SCALE, subject, template
 from bench.world.detector import NAME, ReadFigures, reader_masks
 from bench.world.measure import EmbedsIdentity
 from bench.world.model import SIZE, pipeline
@@ -110,8 +111,9 @@ def a_spec(folder: Path, casts: Sequence[Sequence[str]], **fields: Any) -> dict[
     """
     names = list(dict.fromkeys(name for cast in casts for name in cast))
     return {"concepts": {name: _concept(folder, name) for name in names}, "casts": [list(cast) for cast in casts],
-            "prompts": [f"{{all}} {PLACES['park'][0]}"], "regions": {"detector": NAME},
-            "settings": {"width": SIZE, "height": SIZE, "cfg_scale": 4.5, "steps": 25, "sampler": "DDIM"}, **fields}
+            "prompts": [template("park")], "regions": {"detector": NAME},
+            "settings": {"width": SIZE, "height": SIZE, "cfg_scale": CFG_SCALE, "steps": 25, "sampler": "DDIM"},
+            **fields}
 
 
 def _concept(folder: Path, name: str) -> dict[str, Any]:
@@ -121,6 +123,5 @@ def _concept(folder: Path, name: str) -> dict[str, Any]:
     for turn in range(_REFERENCES):
         picture = render(_SEED + turn, [identity.character], SCENES[turn % len(SCENES)])
         Image.fromarray(picture.image).save(place / f"{turn}.png")
-    kind = identity.character.kind
-    return {"phrase": kind, "prompt": f"{identity.trigger} {kind}", "lora": f"<lora:{name.lower()}:1>",
-            "references": name}
+    made: dict[str, Any] = msgspec.to_builtins(subject(name))
+    return made

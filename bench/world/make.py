@@ -17,6 +17,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from bench.world import (
+    casts,
     checkpoint,
     model,
     prompt_accuracy,
@@ -139,7 +140,7 @@ def make_control() -> dict[str, Any]:
 
 def _obedience() -> dict[str, float | None]:
     """Of ordinary pictures of two: how far figures overlap their silhouettes, how many pictures differ from them."""
-    runner = run.trained(run.Sampling(seeds=64, steps=25, cfg_scale=sweeps.CFG_SCALE, batch=8))
+    runner = run.trained(run.Sampling(seeds=64, steps=25, cfg_scale=casts.CFG_SCALE, batch=8))
     made, = run.made_by(runner, [sweeps.Cell(sweeps.PAIR, NoLora(), 0.3, True)])
     return {name: made.result.figures[name].mean for name in ("start", "conflict")}
 

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from bench.world import detector, weights
-from bench.world.casts import Cast
+from bench.world.casts import CFG_SCALE, Cast
 from bench.world.image_prompt import image_prompted, tokens_of
 from bench.world.layout import MAX_FIGURES
 from bench.world.regional import regional_attention
@@ -87,7 +87,7 @@ class Studio:
 
     Attributes:
         pipe: the small SDXL.
-        loras: LoRA files by names of ``IDENTITIES``; they are of the UNet only.
+        loras: LoRA files by names of ``IDENTITIES`` in small letters; they are of the UNet only.
         steps, cfg_scale: of the sampling.
         rows_per_call: concept rows in one UNet call.
         adapter: draws individuals by a face, which is what the identity reader makes of a picture.
@@ -97,7 +97,7 @@ class Studio:
     pipe: StableDiffusionXLPipeline
     loras: Mapping[str, str | Path]
     steps: int = 25
-    cfg_scale: float = 4.5
+    cfg_scale: float = CFG_SCALE
     rows_per_call: int = 32
     adapter: FaceAdapter | None = None
     portraits: Mapping[str, Tensor] = field(default_factory=dict)
@@ -114,8 +114,8 @@ class Studio:
 
     def by_lora(self, shot: Shot, index: int, triggered: bool = True) -> Take:
         """Ordinary pictures with one concept's LoRA."""
-        prompt = shot.cast.prompt(shot.scene, {index} if triggered else ())
-        return self.plain(shot, prompt + shot.cast.tags([index]), (index,))
+        called = shot.cast.shot(shot.scene)
+        return self.plain(shot, called.named([index]) if triggered else called.plain + called.tags([index]), (index,))
 
     def by_faces(self, shot: Shot, shown: tuple[int, ...]) -> Take:
         """Ordinary pictures with concepts' faces, which act on the whole picture; no trigger word, no LoRA."""
@@ -214,8 +214,7 @@ class SimultaneousLoras:
     placed: bool = False
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
-        cast, everyone = shot.cast, shot.everyone
-        return [studio.plain(shot, cast.prompt(shot.scene, everyone) + cast.tags(everyone), everyone)]
+        return [studio.plain(shot, shot.cast.shot(shot.scene).named(shot.everyone), shot.everyone)]
 
 
 @dataclass(frozen=True)
@@ -257,7 +256,7 @@ class Regional:
     placed: bool = True
 
     def __call__(self, studio: Studio, shot: Shot, plain: Take) -> list[Take]:
-        cast, everyone = shot.cast, shot.everyone
+        called, everyone = shot.cast.shot(shot.scene), shot.everyone
         start = time.perf_counter()
         pictures = [FirstPicture.of(picture) for picture in plain.pictures]
         request = parse_request(shot.request)
@@ -265,11 +264,11 @@ class Regional:
         sizes = (height, width), (rows, columns)
         models = Models()
         places = find_places(request, given_masks(request, *sizes, models), pictures, *sizes, models)
-        contexts = torch.cat([encode(studio.pipe, cast.own_prompt(shot.scene, index), None, {}).cond
+        contexts = torch.cat([encode(studio.pipe, called.alone(index), None, {}).cond
                               for index in everyone])
         seconds = time.perf_counter() - start
         with regional_attention(studio.pipe.unet, contexts, places.weights):
-            take = studio.plain(shot, cast.prompt(shot.scene) + cast.tags(everyone), everyone)
+            take = studio.plain(shot, called.plain + called.tags(everyone), everyone)
         return [replace(take, rows=plain.rows + take.rows, seconds=plain.seconds + seconds + take.seconds,
                         masks=places.masks)]
 

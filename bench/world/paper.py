@@ -18,6 +18,7 @@ import torch
 
 from bench.world import evaluation, weights
 from bench.world.attributes import IDENTITIES
+from bench.world.casts import CFG_SCALE
 from bench.world.sweeps import CROWD, PAIR, PAIRS, TWO_MEN
 from omg_ext.cli.draw import add_folder
 from omg_ext.cli.evaluate import evaluated
@@ -30,7 +31,7 @@ SEEDS = "0-15"
 QUICK = {"seeds": "0-1", "steps": 12}
 _PAPER = {"predict": "separate", "blend_start": 0.3}
 # of the picture: the paper guides its concepts like it
-_ALIKE = {"cfg_scale": 4.5}
+_ALIKE = {"cfg_scale": CFG_SCALE}
 _WITHOUT_LAYOUT = {**_PAPER, "layout": {"cross": 0, "self": 0}}
 _STARTS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 

@@ -24,6 +24,7 @@ import diffusers
 from bench.table import formatted
 from bench.world import checkpoint, frontier, weights
 from bench.world.attributes import IDENTITIES
+from bench.world.casts import CFG_SCALE
 from bench.world.detector import reader_masks
 from bench.world.measure import FIGURES, Judges
 from bench.world.methods import Studio
@@ -45,7 +46,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=64, help="pictures per cell")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps")
-    parser.add_argument("--cfg-scale", type=float, default=4.5, help="classifier-free guidance scale")
+    parser.add_argument("--cfg-scale", type=float, default=CFG_SCALE, help="classifier-free guidance scale")
     parser.add_argument("--batch", type=int, default=8, help="pictures at once")
     parser.add_argument("--jobs", type=int, default=CORES, help="processes, of one thread each; one for each core")
     parser.add_argument("--cells", nargs="+", default=[], metavar="NAME",
@@ -95,8 +96,8 @@ class Made:
 
 
 def loras() -> Mapping[str, Path]:
-    """The identities' LoRA files."""
-    return {name: weights.lora(name) for name in IDENTITIES}
+    """The identities' LoRA files, by their names in prompts."""
+    return {name.lower(): weights.lora(name) for name in IDENTITIES}
 
 
 @cache

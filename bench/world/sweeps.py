@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bench.world import train_control, weights
 from bench.world.attributes import IDENTITIES
-from bench.world.casts import Cast
+from bench.world.casts import CFG_SCALE, Cast
 from bench.world.measure import FIGURES, Judges, Reference, Values, measure
 from bench.world.methods import (
     EVERYONE,
@@ -46,7 +46,6 @@ TWO_MEN = Cast(("Rusty", "Marlow"))
 CROWD = ("Rusty", "Azura", "Biscuit", "Bolt", "Goldie")
 GUIDANCES = (3.0, 4.5, 6.0, 8.0, 11.0)
 BLEND_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-CFG_SCALE = 4.5
 LAYOUTS = {"off": (0.0, 0.0), "cross": (1.0, 0.0), "self": (0.0, 0.4), "both": (1.0, 0.4)}
 OCCLUSIONS = (0.0, 0.15, 0.3, 0.45, 0.6)
 # pictures of each cell that contact sheets show

@@ -67,7 +67,7 @@ class Shot:
 
     def alone(self, index: int) -> str:
         """The prompt of one of them alone, by its trigger words, without its LoRA."""
-        return self.scene.of_one(self.subjects[index].prompt)
+        return self.scene.of_one(index, self.subjects[index].prompt)
 
 
 def fields(method: Method, shot: Shot, shown: Sequence[int]) -> Fields:

@@ -41,17 +41,17 @@ class Scene:
             named: what stands for some of them instead of their class words, such as "sks man".
         """
         words = [named.get(index, own) for index, own in enumerate(self.classes)]
-        articles = [_article(word, self.classes[index] in self.classes[:index]) for index, word in enumerate(words)]
+        articles = [_article(own, own in self.classes[:index]) for index, own in enumerate(self.classes)]
         everyone = listed([f"{article} {word}" for article, word in zip(articles, words, strict=True)])
         return _PLACE.sub(lambda place: everyone if place[1] == "all" else words[int(place[1])], self.template)
 
-    def of_one(self, word: str) -> str:
+    def of_one(self, index: int, word: str) -> str:
         """The prompt of a picture of one of them alone; of a template with numbers nothing but the one.
 
         Args:
             word: what stands for the class words.
         """
-        alone = f"{_article(word, False)} {word}"
+        alone = f"{_article(self.classes[index], False)} {word}"
         return self.template.replace("{all}", alone) if fits(self.template, 0) else alone
 
     def alike(self, index: int) -> list[int]:
@@ -59,5 +59,6 @@ class Scene:
         return [other for other, own in enumerate(self.classes) if own == self.classes[index]]
 
 
-def _article(word: str, is_another: bool) -> str:
-    return "another" if is_another else "an" if word[:1].lower() in tuple("aeiou") else "a"
+def _article(phrase: str, is_another: bool) -> str:
+    """By the class words also before a trigger word, which nobody knows how to say."""
+    return "another" if is_another else "an" if phrase[:1].lower() in tuple("aeiou") else "a"

@@ -61,7 +61,8 @@ def test_the_manuals_spec_is_one():
     manual = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
     example = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)[0]
     spec = parse_spec(yaml.safe_load(example))
-    assert len(spec.methods) == 7
+    assert len(spec.methods) == 10
+    assert len(spec.variants) == 13
 
 
 def test_a_lora_is_asked_for_only_where_one_is_drawn():
@@ -141,8 +142,8 @@ def test_a_grid_is_a_method_for_each_combination():
 
 
 def test_the_prompt_of_one_alone():
-    assert Scene("{all} in a park", ("man", "dog")).of_one("old man") == "an old man in a park"
-    assert Scene("a {0} left of a {1}", ("man", "dog")).of_one("sks man") == "a sks man"
+    assert Scene("{all} in a park", ("man", "dog")).of_one(0, "ohwx man") == "a ohwx man in a park"
+    assert Scene("a {0} left of an {1}", ("man", "ape")).of_one(1, "sks ape") == "an sks ape"
 
 
 def test_prompts_name_all_with_articles():

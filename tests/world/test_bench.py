@@ -129,8 +129,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     save_file({key: weight.half() for key, weight in flat(adapter_state(networks.unet, embedding=EMBEDDING)).items()},
               folder / "ip-adapter.safetensors")
     faces = torch.nn.functional.normalize(torch.randn(len(NAMES), EMBEDDING))
-    return Studio(model.pipeline(networks), {name: folder / f"{name}.safetensors" for name in NAMES}, steps=STEPS,
-                  adapter=FaceAdapter.read(folder / "ip-adapter.safetensors", "adapter"),
+    return Studio(model.pipeline(networks), {name.lower(): folder / f"{name}.safetensors" for name in NAMES},
+                  steps=STEPS, adapter=FaceAdapter.read(folder / "ip-adapter.safetensors", "adapter"),
                   portraits=dict(zip(NAMES, faces, strict=True)))
 
 
@@ -168,10 +168,10 @@ def test_prompts_are_captions_of_the_world(names, prompt):
 def test_concepts_of_one_class_are_told_apart_by_place():
     first, second = (MEN.concept("park", index) for index in (0, 1))
     assert first == {"phrase": "man", "where": {"index": 0},
-                     "prompt": "a sks man and another sks man in the park<lora:Rusty:1>"}
+                     "prompt": "a sks man and another sks man in the park <lora:rusty:1>"}
     assert second["where"] == {"index": 1}
-    assert MEN.concept("park", 1, alone=True)["prompt"] == "a ohwx man in the park<lora:Marlow:1>"
-    assert PAIR.concept("park", 1)["prompt"] == "a man and a phol woman in the park<lora:Azura:1>"
+    assert MEN.concept("park", 1, alone=True)["prompt"] == "a ohwx man in the park <lora:marlow:1>"
+    assert PAIR.concept("park", 1)["prompt"] == "a man and a phol woman in the park <lora:azura:1>"
     assert "where" not in PAIR.concept("park", 0)
 
 
@@ -267,11 +267,11 @@ def latents_of(studio: Studio, prompt: str | None, shot: Shot, **options: Any) -
 
 
 def test_simultaneous_loras_are_the_sum_of_their_weights(studio, shot):
-    found = latents_of(studio, PAIR.prompt(shot.scene, {0, 1}) + PAIR.tags([0, 1]), shot)
+    found = latents_of(studio, PAIR.shot(shot.scene).named([0, 1]), shot)
     unet = studio.pipe.unet
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     for name in PAIR.names:
-        layers = load_file(studio.loras[name])
+        layers = load_file(studio.loras[name.lower()])
         for key in (key for key in layers if key.endswith("lora_A.weight")):
             change = layers[key.replace("lora_A", "lora_B")] @ layers[key]
             unet.get_submodule(key.removeprefix("unet.").removesuffix(".lora_A.weight")).weight.data += change
@@ -283,7 +283,7 @@ def test_simultaneous_loras_are_the_sum_of_their_weights(studio, shot):
 
 def test_one_region_everywhere_is_the_region_prompt(studio, shot):
     """In cross-attention, that is: the pooled prompt stays the picture's."""
-    whole, own = (encode(studio.pipe, text, None, {}) for text in (PAIR.prompt("park"), PAIR.own_prompt("park", 1)))
+    whole, own = (encode(studio.pipe, text, None, {}) for text in (PAIR.prompt("park"), PAIR.shot("park").alone(1)))
     with regional_attention(studio.pipe.unet, own.cond, torch.ones(1, 2, 1, model.LATENT, model.LATENT)):
         found = latents_of(studio, PAIR.prompt("park"), shot)
     mixed = PromptEmbeds(own.cond, whole.uncond, whole.pooled, whole.pooled_uncond)
@@ -293,7 +293,7 @@ def test_one_region_everywhere_is_the_region_prompt(studio, shot):
 
 def test_no_region_is_the_ordinary_picture_and_nothing_stays_behind(studio, shot):
     before = studio.pipe.unet.attn_processors
-    own = encode(studio.pipe, PAIR.own_prompt("park", 1), None, {}).cond
+    own = encode(studio.pipe, PAIR.shot("park").alone(1), None, {}).cond
     with regional_attention(studio.pipe.unet, own, torch.zeros(1, 2, 1, model.LATENT, model.LATENT)):
         found = latents_of(studio, PAIR.prompt("park"), shot)
     torch.testing.assert_close(found, latents_of(studio, PAIR.prompt("park"), shot))

@@ -1,51 +1,112 @@
-"""``omg evaluate`` where everything is trained: what it measures tells methods apart as it should."""
+"""``omg evaluate`` where everything is trained: what it measures tells methods apart, and the same whoever draws."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.world import evaluation, weights
-from bench.world.detector import NAME, reader_masks
-from bench.world.readers import FigureReader, IdentityReader
-from omg_ext.cli import workers
-from omg_ext.cli.main import main
-from omg_ext.comprehension import Models
-from omg_ext.evaluate import run
-from omg_ext.evaluate.measure import Judges
-from omg_ext.evaluate.regions import FindRegions
+from bench.world import paper, weights
+from bench.world.webui import find_merges, install
+from tests.webui.host import WebUI, install_extension, make_data_dir
 
-CAST = ("Rusty", "Azura")
+MISSING = weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY)
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
-METHODS = {"no LoRA": {"kind": "plain"}, "single LoRA": {"kind": "single"},
-           "OMG": {"kind": "omg", "request": {"detector": NAME, "blend_start": 0.3, "predict": "separate"}}}
+PAIR, MEN = "Rusty+Azura", "Rusty+Marlow"
 
 
-@pytest.mark.skipif(bool(weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY)),
-                    reason="the small world is not trained")
-def test_loras_are_told_from_none_and_layouts_that_are_kept_from_others(tmp_path, monkeypatch):
-    reader = FigureReader.load()
-    faces = evaluation.Figures(reader, IdentityReader.load())
-    monkeypatch.setattr(workers, "_diffusers", lambda options: evaluation.engine())
+def evaluation(out: Path, *arguments: str) -> dict[str, Any]:
+    """What the quick evaluation finds."""
+    assert paper.main(["--quick", "--out", str(out), *arguments]) == 0
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
 
-    def judges(measuring: run.Measuring, stack: Any) -> Judges:
-        assert measuring.file.spec.regions is not None
-        find = FindRegions.loaded(measuring.file.spec.regions, Models())
-        return Judges(None, faces, stack.enter_context(find))
 
-    monkeypatch.setattr(run.Measuring, "_judges", judges)
-    spec = evaluation.a_spec(tmp_path, [CAST], methods=METHODS, seeds="0-1")
-    spec["settings"]["steps"] = 15
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
-    out = tmp_path / "out"
-    with reader_masks(reader):
-        assert main(["evaluate", str(tmp_path / "spec.json"), "--out", str(out), "--face-reader", "world"]) == 0
-    found = json.loads((out / "results.json").read_text())
-    table = {row["method"]: {name: value["mean"] for name, value in row.items() if isinstance(value, dict)}
-             for row in found["tables"]["table-2"]}
-    assert table["single LoRA"]["ida"] > table["OMG"]["ida"] > table["no LoRA"]["ida"] + 0.2
-    assert table["no LoRA"]["layout"] == 1
-    assert table["no LoRA"]["background"] == 0
-    assert table["OMG"]["layout"] > table["single LoRA"]["layout"]
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("paper")
+
+
+@pytest.fixture(scope="module")
+def here(out: Path) -> dict[str, Any]:
+    """Drawn by this process."""
+    return evaluation(out)
+
+
+def means(found: dict[str, Any], table: str, cast: str) -> dict[str, dict[str, float]]:
+    """By method and figure."""
+    return {row["method"]: {name: value["mean"] for name, value in row.items() if isinstance(value, dict)}
+            for row in found["tables"][table] if row.get("cast", cast) == cast}
+
+
+def test_methods_are_told_apart(here):
+    for cast in (PAIR, MEN):
+        table = means(here, "table-2", cast)
+        assert table["single LoRA"]["ida"] > table["OMG"]["ida"] > table["no LoRA"]["ida"] + 0.2
+        assert table["no LoRA"]["layout"] == 1
+        assert table["no LoRA"]["background"] == 0
+        for other in ("single LoRA", "simultaneous LoRAs", "regional sampling"):
+            assert table["OMG"]["layout"] > table[other]["layout"]
+            assert table["OMG"]["background"] < table[other]["background"]
+    # two men are where all LoRAs at once fail
+    assert means(here, "table-2", MEN)["simultaneous LoRAs"]["ida"] < means(here, "table-2", MEN)["OMG"]["ida"]
+
+
+def test_the_papers_figures_are_there(out, here):
+    starts = means(here, "fig-5-initiation-timestep", PAIR)
+    assert list(starts) == ["no LoRA", *(f"OMG from, blend_start {value}" for value in (0, 0.2, 0.4, 0.6, 0.8, 1))]
+    # blended in never is the ordinary picture; the later, the more of it stays
+    assert starts["OMG from, blend_start 1"] == starts["no LoRA"]
+    layouts = [figures["layout"] for figures in list(starts.values())[1:]]
+    assert layouts[0] < layouts[2] < layouts[5] == 1
+    assert [row["cast"] for row in here["tables"]["fig-10-c-numbers-of-concepts"] if row["method"] == "OMG"] == [
+        "Rusty", PAIR]
+    for name in ("fig-2-a", "fig-5", "fig-10-a", "fig-10-b", "fig-10-c"):
+        assert len(list((out / "sheets").glob(f"*-{name}-*.jpg"))) == 1
+
+
+def same(found: dict[str, Any], here: dict[str, Any], tolerance: float) -> None:
+    """All values of all pictures, to a tolerance."""
+    assert found["missing"] == 0
+    assert len(found["pictures"]) == len(here["pictures"])
+    for one, other in zip(found["pictures"], here["pictures"], strict=True):
+        assert one["key"] == other["key"]
+        assert one["figures"] == pytest.approx(other["figures"], abs=100 * tolerance)  # of 255 grey levels
+        assert one["concepts"].keys() == other["concepts"].keys()
+        for name, values in one["concepts"].items():
+            assert values == pytest.approx(other["concepts"][name], abs=tolerance)
+
+
+def test_two_processes_of_rays_find_the_same(here, tmp_path):
+    same(evaluation(tmp_path, "--ray", "--workers", "2"), here, 0.01)
+    workers = {json.loads(line)["worker"] for part in (tmp_path / "manifest").iterdir()
+               for line in part.read_text().splitlines()}
+    assert len(workers) == 2
+
+
+@pytest.fixture
+def two(running: WebUI, installation: Path, checkpoints: Path,
+        tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebUI, WebUI]]:
+    """The session's web UI and another one, each with the small world loaded."""
+    folder = tmp_path_factory.mktemp("second")
+    make_data_dir(folder, checkpoints)
+    install_extension(installation, folder)
+    install(folder, find_merges(installation))
+    with WebUI(installation, folder) as other:
+        for each in (running, other):
+            each.set_checkpoint(weights.CHECKPOINT.stem)
+        yield running, other
+
+
+@pytest.mark.webui
+def test_two_web_uis_find_the_same(two, here, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    urls = [each.url for each in two]
+    found = evaluation(tmp_path, "--webui", *urls)
+    same(found, here, 0.02)
+    lines = [json.loads(line) for part in (tmp_path / "manifest").iterdir() for line in part.read_text().splitlines()]
+    assert {line["worker"] for line in lines} == set(urls)
