@@ -58,7 +58,8 @@ concepts = st.fixed_dictionaries(
                   "scale": st.floats(0, 3), "start": st.floats(0, 0.5), "end": st.floats(0.6, 1)})},
 )
 requests = st.fixed_dictionaries(
-    {"concepts": st.lists(concepts, min_size=1, max_size=4)},
+    {"concepts": st.lists(concepts, min_size=1, max_size=4).filter(
+        lambda concepts: [concept.get("where") for concept in concepts].count({"rest": True}) < 2)},
     optional={
         "detector": st.just("attention"), "blend_start": fractions, "strict": st.booleans(),
         "layout": st.fixed_dictionaries({}, optional={"cross": fractions, "self": fractions}),
@@ -69,8 +70,7 @@ requests = st.fixed_dictionaries(
         "preview": st.booleans(), "predict": st.sampled_from(["separate", "shared", "joint"]),
         "first_pass": st.sampled_from(["whole", "prefix"]), "control_concepts": st.booleans(),
     },
-).filter(lambda data: [each.get("where") for each in data["concepts"]].count({"rest": True}) < 2).map(
-    lambda data: parse_request(data if can_be_prefix(data) else {**data, "first_pass": "whole"}))
+).map(lambda data: parse_request(data if can_be_prefix(data) else {**data, "first_pass": "whole"}))
 
 
 def can_be_prefix(data: dict[str, Any]) -> bool:
