@@ -394,6 +394,22 @@ def test_without_a_face_in_its_place_identitynet_is_left_out(folder):
     assert torch.equal(result.latents, generate(pipeline(), request, faces=none).latents)
 
 
+@pytest.mark.parametrize("predict", WAYS)
+def test_the_rest_may_have_a_face(folder, predict):
+    """Everybody's but the others': it is posed by the largest face in what they leave, as in a box of that shape."""
+    models = FaceModels(folder, identitynet(), KnownFaces([[face(), *SIDES]]), draw_points)
+    own = {"prompt": "young woman", "face": photo(2)}
+    first, options = {"prompt": "old man", "face": photo(1), "where": {"box": [0, 0, 0.65, 1]}}, {
+        "blend_start": 0, "mask": {"grow": 0, "feather": 0}, "predict": predict}
+    rest, box = (generate(pipeline(), {"concepts": [first, {**own, "where": where}], **options}, faces=models)
+                 for where in ({"rest": True}, {"box": [0.65, 0, 1, 1]}))
+    assert rest.warnings == box.warnings == []
+    assert difference(rest.latents, box.latents) < ROUNDING
+    none = {key: value for key, value in own.items() if key != "face"}
+    without = generate(pipeline(), {"concepts": [first, {**none, "where": {"rest": True}}], **options}, faces=models)
+    assert difference(rest.latents, without.latents) > VISIBLE
+
+
 def test_tokens_are_made_once_in_a_run(models, monkeypatch):
     made: list[int] = []
     forward = Resampler.forward

@@ -22,6 +22,7 @@ from omg_ext.comprehension.masks import (
     decode_mask,
     encode_mask,
     is_vanished,
+    left_over,
     refine,
     resize,
     shrink_mask_text,
@@ -451,6 +452,33 @@ class TestBlendWeights:
     @given(shapes)
     def test_one_mask_of_all_ones_takes_everything(self, shape):
         assert (blend_weights(torch.ones(1, *shape), [1.0]) == 1).all()
+
+
+class TestLeftOver:
+    @given(hnp.arrays(np.float32, st.tuples(st.integers(0, 4), sizes, sizes), elements=unit), st.data())
+    def test_with_it_all_space_is_somebodys_on_every_grid(self, stack, data):
+        """*partition of unity*: their own weights are as without it where they did not add up to more than 1."""
+        height, width = stack.shape[1:]
+        rest = left_over(stack, height, width)
+        assert rest.dtype == np.float32
+        np.testing.assert_allclose(rest, np.clip(1 - stack.sum(0), 0, 1), atol=1e-6)
+        grid = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
+        grids = torch.stack([to_latent_grid(mask, *grid) for mask in [*stack, rest]])
+        weights = blend_weights(grids, [1.0] * len(grids))
+        torch.testing.assert_close(weights.sum(0), torch.ones(grid))
+        if stack.sum(0).max(initial=0) <= 1:
+            torch.testing.assert_close(weights, grids)
+
+    @pytest.mark.parametrize(("grow", "feather"), [(0, 0), (0.1, 0), (0, 0.05), (0.05, 0.1)])
+    def test_its_edge_is_as_soft_as_theirs(self, grow, feather):
+        mask = refine(box_mask((0.2, 0, 0.7, 1), 48, 64), grow, feather)
+        rest = left_over([mask], 48, 64)
+        np.testing.assert_allclose(mask + rest, 1, atol=1e-6)
+
+    def test_where_they_overlap_nothing_is_left(self):
+        left, right = box_mask((0, 0, 0.75, 1), 2, 8), box_mask((0.25, 0, 0.875, 1), 2, 8)
+        np.testing.assert_array_equal(left_over([left, right], 2, 8), box_mask((0.875, 0, 1, 1), 2, 8))
+        assert (left_over([], 3, 4) == np.ones((3, 4))).all()
 
 
 @pytest.mark.parametrize(("weight", "vanished"), [(0, True), (0.49, True), (0.5, False), (3, False)])

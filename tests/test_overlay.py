@@ -65,6 +65,34 @@ def test_any_name_and_any_number_of_concepts() -> None:
     overlay(GREY, [], [mask(0.5)] * 20, ["猫 😀 ü"] * 20)
 
 
+@pytest.mark.parametrize("place", [0.2, 0.75, None])
+def test_of_the_rest_the_outline_alone_is_shown(place: float | None) -> None:
+    """Beside the others', and a label where it hides least; else most of the picture would be of its colour."""
+    other = np.zeros_like(mask(0)) if place is None else mask(place)
+    rest = 1 - other
+    names = ["man", ""]
+    shown = overlay(GREY, [], [None if place is None else other, rest], names, rest=1)
+    expected = overlay(GREY, [], [None if place is None else other, None], names)
+    changed = (shown != expected).any(2)
+    assert changed[0].all()
+    assert changed[:, -1].all()
+    assert not changed[other > 0.5].any()
+    assert 0.01 < changed.mean() < 0.12
+    tinted = overlay(GREY, [], [None if place is None else other, rest], names)
+    assert (tinted != expected).any(2).mean() > 0.9
+
+
+def test_the_label_of_the_rest_gives_way() -> None:
+    """To those of things in it; with a phrase it says that."""
+    alone = overlay(GREY, [], [np.ones_like(mask(0))], ["park"], rest=0)
+    beside = overlay(GREY, [finding(0.5, None)], [np.ones_like(mask(0))], ["park"], rest=0)
+    widths = [(picture[4:-4, 4:-4] == COLOURS[0]).all(2).sum(1).max() for picture in (alone, beside)]
+    assert widths[0] == widths[1] > 20
+    named, unnamed = ((overlay(GREY, [], [np.ones_like(mask(0))], [name], rest=0) != GREY).any(2).sum()
+                      for name in ("park", ""))
+    assert unnamed > named
+
+
 def test_preview_on_a_pipeline() -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed in this environment")
     from tests.diffusers_host import generate, pipeline

@@ -185,6 +185,21 @@ def test_parity_with_the_equations(loras, prediction_type, layout):
     assert difference(result.latents, final) < 1e-4
 
 
+@pytest.mark.parametrize("layout", [{"cross": 0, "self": 0}, {"cross": 1.0, "self": 0.4}], ids=["no layout", "layout"])
+def test_the_rest_is_blended_in_where_the_other_mask_is_not(loras, layout):
+    """``M C_1 + (1 - M) C_2``: nothing of the global prediction is left."""
+    pipe, mask = pipeline(), overlapping_masks()[0]
+    mask[:, SIZE // 3:] *= 51 / 255
+    final = literal(pipe, loras, noise(), [mask, 1 - mask], layout)[1]
+    request = {"concepts": [{"prompt": CONCEPTS[0], "where": {"mask": mask_text(mask)}},
+                            {"prompt": CONCEPTS[1], "where": {"rest": True}}],
+               "blend_start": 0, "layout": layout, "mask": {"grow": 0, "feather": 0}}
+    options = {"loras": loras, "latents": noise(), "negative_prompt": NEGATIVE, "steps": STEPS, "cfg_scale": SCALE}
+    result = generate(pipe, request, **options)
+    assert difference(result.latents, final) < 1e-4
+    assert difference(generate(pipe, {**request, "concepts": request["concepts"][:1]}, **options).latents, final) > 1e-2
+
+
 def test_everything_in_it_matters(loras):
     """What parity compares would show each of: replay of cross-attention, of self-attention, both LoRAs, the masks."""
     pipe, masks = pipeline(), overlapping_masks()

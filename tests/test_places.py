@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,9 +19,10 @@ from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Models, Nee
 from omg_ext.comprehension.assign import assign, of_concepts, queries_of
 from omg_ext.comprehension.masks import encode_mask
 from omg_ext.comprehension.occlusion import disjoint
-from omg_ext.comprehension.places import find_places, given_masks
+from omg_ext.comprehension.places import find_places, given_masks, latent_weights
 from omg_ext.errors import OMGError
 from omg_ext.request import Concept, Detect, Mask, Request, Where
+from omg_ext.unet.regions import Regions
 from tests.test_comprehension import disc, first_pass, overlap
 
 
@@ -310,6 +313,105 @@ class TestFindPlaces:
         for mask, x in zip(masks, (0.75, 0.3), strict=True):
             assert mask is not None
             assert overlap(mask, disc(x, 0.5, 0.15, 512, 512)) > 0.85
+
+
+class TestRest:
+    """What no other concept takes."""
+
+    @staticmethod
+    def find(concepts, pictures=1, detector=None, **fields):
+        request = Request(concepts=tuple(concepts), **{"detector": "scripted", "mask": Mask(grow=0, feather=0),
+                                                       **fields})
+        sizes = (96, 128), (12, 16)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(DETECTORS, "scripted", detector or Scripted())
+            return find_places(request, given_masks(request, *sizes, Models()), [first_pass()] * pictures, *sizes,
+                               Models())
+
+    @given(st.lists(st.sampled_from([concept(), concept(index=0), concept("cat"), concept("", box=(0, 0, 0.6, 1)),
+                                     concept("", box=(0.3, 0.2, 1, 0.9)), concept("", box=(0.1, 0.1, 0.3, 0.13))]),
+                    max_size=4), st.integers(0, 4), st.sampled_from([0, 0.02, 0.2]), st.sampled_from([0, 0.03, 0.3]))
+    def test_with_it_all_space_is_somebodys(self, others, number, grow, feather):
+        """*partition of unity*, on every grid; a concept that is not found leaves its part to it."""
+        number = min(number, len(others))
+        places = self.find([*others[:number], concept("", rest=True), *others[number:]],
+                           mask=Mask(grow=grow, feather=feather))
+        without = self.find(others, mask=Mask(grow=grow, feather=feather)).masks[0] if others else []
+        masks = places.masks[0][:number] + places.masks[0][number + 1:]
+        for mask, alone in zip(masks, without, strict=True):
+            np.testing.assert_array_equal(mask, alone)
+        left = np.clip(1 - sum([mask for mask in masks if mask is not None], np.zeros((96, 128))), 0, 1)
+        rest = places.masks[0][number]
+        if rest is None:
+            assert left.sum() < 0.5 * 64 + 1e-3
+            return
+        np.testing.assert_allclose(rest, left, atol=1e-5)
+        for grid in ((12, 16), (6, 8), (5, 3), (1, 1)):
+            torch.testing.assert_close(Regions(places.weights).on(grid).sum(0), torch.ones(1, *grid))
+
+    def test_alone_it_is_the_whole_picture(self):
+        for concepts in ([concept("", rest=True)], [concept("cat"), concept("", rest=True)]):
+            places = self.find(concepts, mask=Mask(grow=0.1, feather=0.1))
+            np.testing.assert_array_equal(places.masks[0][-1], np.ones((96, 128)))
+            assert bool((places.weights[-1] == 1).all())
+            assert [warning[:12] for warning in places.warnings] == ["concepts[0]:"] * (len(concepts) - 1)
+            assert places
+
+    def test_nothing_is_sought_for_it(self):
+        detector = Scripted()
+        detector.missing = [Need("file", "reader.pt", False)]
+        self.find([concept("man", rest=True), concept("", box=(0, 0, 0.5, 1))], detector=detector)
+        assert (detector.asked, detector.loads) == ([], 0)
+
+    def test_it_is_not_grown_or_feathered_again(self):
+        """Where a soft mask ends, so does it: together they are 1 at every pixel."""
+        box, rest = self.find([concept("", box=(0.25, 0.25, 0.5, 1)), concept("", rest=True)],
+                              mask=Mask(grow=0.05, feather=0.05)).masks[0]
+        np.testing.assert_allclose(box + rest, 1, atol=1e-6)
+        assert ((rest > 0.01) & (rest < 0.99)).sum() > 100
+
+    def test_strength_is_each_concepts_own_affair(self):
+        weak = msgspec.structs.replace(concept("", box=(0, 0, 0.5, 1)), strength=0.25)
+        weights = self.find([weak, concept("", rest=True)]).weights[:, 0, 0]
+        assert weights[:, 0, [0, -1]].tolist() == [[0.25, 0], [0, 1]]
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_where_others_take_all_it_is_left_out(self, strict):
+        """Of a batch in that picture alone."""
+        class OnceEverywhere(Scripted):
+            def find(self, first_pass, queries):
+                self.asked.append([])
+                return [[Instance(np.ones((64, 64), np.float32), 0.5)] if len(self.asked) == 2 else []]
+
+        concepts = [concept("", rest=True), concept(), concept("", box=(0, 0, 0.5, 1))]
+        if strict:
+            with pytest.raises(OMGError, match=r"strict: concepts\[0\]: the other concepts take all of the picture in"):
+                self.find(concepts, 3, OnceEverywhere(), strict=True)
+            return
+        places = self.find(concepts, 3, OnceEverywhere())
+        assert places.pictures[0] == [0, 2]
+        assert not places.weights[0, 1].any()
+        said, = (warning for warning in places.warnings if warning.startswith("concepts[0]"))
+        assert said.startswith("concepts[0]: the other concepts take all of the picture in picture 2, so nothing is "
+                               "left for where.rest, and this concept is left out")
+
+    def test_of_given_places_it_is_said_before_anything_is_drawn(self):
+        concepts = (concept("", rest=True), concept("", box=(0, 0, 0.5, 1)), concept("", box=(0.5, 0, 1, 1)))
+        for strict in (True, False):
+            request = Request(concepts=concepts, detector="painted", strict=strict)
+            refused = pytest.raises(OMGError, match=r"strict: concepts\[0\]: .*nothing is left")
+            with refused if strict else nullcontext():
+                given_masks(request, (96, 128), (12, 16), Models())
+        sought = Request(concepts=(*concepts, concept()), detector="contrast", strict=True)
+        assert given_masks(sought, (96, 128), (12, 16), Models())[0] is None
+
+    def test_on_a_grid_on_which_it_vanishes_it_weighs_what_is_left(self):
+        """Of Hires. fix, which may draw smaller: nobody asked for so little, so it is no error."""
+        concepts = [concept("", box=(0, 0, 0.97, 1)), concept("", rest=True)]
+        places = self.find(concepts)
+        small = latent_weights(concepts, places.masks, (2, 3))
+        assert 0 < small[1].sum() < 0.5
+        torch.testing.assert_close(small.sum(0), torch.ones(1, 1, 2, 3))
 
 
 class TestOutlines:

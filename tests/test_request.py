@@ -68,6 +68,7 @@ def test_every_field_is_read():
             {"prompt": "f", "phrase": "man", "face": "iVBOR", "face_index": 1, "face_scale": 1,
              "identitynet": {"scale": 0.5, "start": 0.25, "end": 0.75}},
             {"prompt": "g", "phrase": "man", "face": ["iVBOR", "/9j/"], "identitynet": {"scale": 0}},
+            {"prompt": "h", "where": {"rest": True}},
         ],
         "enabled": False, "detector": "other", "blend_start": 1, "layout": {"cross": 0.5, "self": 0},
         "mask": {"grow": 0, "feather": 0.5}, "strict": True, "show": ["masks", "first_pass"],
@@ -83,6 +84,7 @@ def test_every_field_is_read():
             Concept(prompt="f", phrase="man", face="iVBOR", face_index=1, face_scale=1.0,
                     identitynet=IdentityNet(scale=0.5, start=0.25, end=0.75)),
             Concept(prompt="g", phrase="man", face=("iVBOR", "/9j/"), identitynet=IdentityNet(scale=0.0)),
+            Concept(prompt="h", where=Where(rest=True)),
         ),
         enabled=False, detector="other", blend_start=1.0, layout=Layout(cross=0.5, self_=0.0),
         mask=Mask(grow=0.0, feather=0.5), strict=True, show=("masks", "first_pass"),
@@ -122,6 +124,8 @@ def test_a_request_built_in_python_may_have_lists_and_no_concepts():
     (Where, {"box": (0.0, 1.0, 1.0, 0.0)}, "where", "the box is empty"),
     (Where, {"outline": (0.5, 0.0, 0.5, 1.0)}, "where", "the box is empty"),
     (Where, {"outline": (0.0, 0.0, 1.0, 1.0), "box": (0.0, 0.0, 1.0, 1.0)}, "where", "got box and outline"),
+    (Where, {"rest": False}, "rest", "it can only be true"), (Where, {"index": 0, "rest": True}, "where", "and rest"),
+    (Request, {"concepts": [Concept("p", where=Where(rest=True))] * 2}, "concepts[1].where.rest", "is concepts[0]'s"),
 ])
 def test_parts_built_in_python_keep_the_rules_over_several_fields(struct, fields, field, reason):
     with pytest.raises(OMGError) as caught:
@@ -141,7 +145,7 @@ def test_requests_are_frozen():
 @pytest.mark.parametrize(("fields", "kind", "needs_detection"), [
     ({"point": [0, 1]}, "point", True), ({"index": 0}, "index", True),
     ({"box": [0, 0, 1, 1]}, "box", False), ({"mask": "x"}, "mask", False), ({"overlap": [0, 0, 1, 1]}, "overlap", True),
-    ({"outline": [0, 0, 1, 1]}, "outline", False),
+    ({"outline": [0, 0, 1, 1]}, "outline", False), ({"rest": True}, "rest", False),
 ])
 def test_a_concept_needs_detection_unless_it_has_a_place_of_its_own(fields, kind, needs_detection):
     only = parse_request(where(**fields)).concepts[0]
@@ -179,7 +183,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "blank phrase": (concept(phrase="  "), "concepts[0].phrase", "say what to look for"),
     # where
     "where: empty": (where(), "concepts[0].where",
-                     "give exactly one of point, index, overlap, box, outline, mask, got none"),
+                     "give exactly one of point, index, overlap, box, outline, mask, rest, got none"),
     "where: two": (where(point=[0, 0], box=[0, 0, 1, 1]), "concepts[0].where", "got point and box"),
     "where: short point": (where(point=[0.5]), "concepts[0].where.point",
                            "expected a list of length 2, got a list of 1"),
@@ -200,6 +204,12 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "where: broken index": (where(index=1.5), "concepts[0].where.index", "expected a whole number, got 1.5"),
     "where: null": (where(point=None), "concepts[0].where.point", "expected a list, got null"),
     "where: mask of bytes": (where(mask=b"x"), "concepts[0].where.mask", "expected text, got bytes"),
+    "where: no rest": (where(rest=False), "concepts[0].where.rest", "it can only be true"),
+    "where: rest of a number": (where(rest=1), "concepts[0].where.rest", "expected true or false, got 1"),
+    "where: rest and a box": (where(rest=True, box=[0, 0, 1, 1]), "concepts[0].where", "got box and rest"),
+    "where: two rests": ({"concepts": [{"prompt": "a", "where": {"rest": True}}, MAN,
+                                       {"prompt": "b", "where": {"rest": True}}]}, "concepts[2].where.rest",
+                         "the rest is concepts[0]'s already; give this one another place"),
     "where: no object": (concept(where="left"), "concepts[0].where", "expected an object or null, got 'left'"),
     # faces
     "face: no text": (concept(face=1), "concepts[0].face", "expected text or a list or null, got 1"),

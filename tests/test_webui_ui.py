@@ -46,6 +46,7 @@ places = st.one_of(
     st.builds(lambda kind, x, y: {kind: [x / 2, y / 2, 0.5 + x / 2, 0.5 + y / 2]},
               st.sampled_from(["overlap", "box", "outline"]), fractions.filter(bool), fractions.filter(bool)),
     st.just({"mask": HALF}),
+    st.just({"rest": True}),
 )
 scales = st.floats(0, 100)
 concepts = st.fixed_dictionaries(
@@ -57,7 +58,8 @@ concepts = st.fixed_dictionaries(
                   "scale": st.floats(0, 3), "start": st.floats(0, 0.5), "end": st.floats(0.6, 1)})},
 )
 requests = st.fixed_dictionaries(
-    {"concepts": st.lists(concepts, min_size=1, max_size=4)},
+    {"concepts": st.lists(concepts, min_size=1, max_size=4).filter(
+        lambda concepts: [concept.get("where") for concept in concepts].count({"rest": True}) < 2)},
     optional={
         "detector": st.just("attention"), "blend_start": fractions, "strict": st.booleans(),
         "layout": st.fixed_dictionaries({}, optional={"cross": fractions, "self": fractions}),
@@ -219,6 +221,8 @@ def test_an_empty_concept_is_named():
     ("index", " 3 ", 2),
     ("box", "0,0;0.5,1", [0, 0, 0.5, 1]),
     ("outline", "0, 0, .5, 1", [0, 0, 0.5, 1]),
+    ("rest", "", True),
+    ("rest", "0, 0, .5, 1", True),  # typed for another place
 ])
 def test_places_are_read(kind, text, value):
     args = accordion(concept1_phrase="man", concept1_prompt="a", concept1_where=place(kind), concept1_where_text=text)
@@ -243,6 +247,20 @@ def test_the_shape_in_a_box_needs_no_phrase_and_no_api_slot():
     assert request_.concepts == (Concept(prompt="a", where=Where(outline=(0, 0, 0.5, 1))),)
     back = {each.name: value for (_, each), value in zip(arg_fields(1), args_from_request(request_, 1), strict=True)}
     assert (back["api"], back["where"], back["where_text"]) == ("", "The shape inside a box", "0.0, 0.0, 0.5, 1.0")
+
+
+def test_everything_else_needs_no_phrase_and_no_api_slot():
+    args = accordion(count=2, concept1_phrase="man", concept1_prompt="a", concept2_prompt="b",
+                     concept2_where="Everything else")
+    request_ = parse_request(wanted(args))
+    assert request_.concepts == (Concept(prompt="a", phrase="man"), Concept(prompt="b", where=Where(rest=True)))
+    back = dict(zip(names_of(2), args_from_request(request_, 2), strict=True))
+    assert [back[name] for name in ("api", "concept2_where", "concept2_where_text", "concept2_mask_picture")] == [
+        "", "Everything else", "", None]
+    twice = accordion(count=2, concept1_prompt="a", concept1_where="Everything else", concept2_prompt="b",
+                      concept2_where="Everything else")
+    with pytest.raises(OMGError, match=r"concepts\[1\]\.where\.rest: the rest is concepts\[0\]'s already"):
+        parse_request(wanted(twice))
 
 
 def test_an_unknown_place_is_refused():
@@ -364,6 +382,13 @@ def test_a_preview_keeps_the_places_that_are_given():
     args = accordion(concept1_phrase="man", concept1_where=place("point"), concept1_where_text="0.5, 0.5",
                      preview=PREVIEW)
     assert wanted(args)["concepts"][0]["where"] == {"point": [0.5, 0.5]}
+
+
+@pytest.mark.parametrize("detector", ["contrast", "painted"])
+def test_a_preview_keeps_the_rest(detector):
+    """With a phrase, too: it is a place that needs nothing more."""
+    args = accordion(concept1_phrase="man", concept1_where=place("rest"), detector=detector, preview=PREVIEW)
+    assert wanted(args)["concepts"][0]["where"] == {"rest": True}
 
 
 def test_infotext_is_compact():

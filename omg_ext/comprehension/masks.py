@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,17 @@ def refine(mask: FloatArray, grow: float, feather: float) -> FloatArray:
     width = mask.shape[1]
     grown = _dilate(mask.astype(np.float32), grow * width)
     return np.clip(_blur(grown, feather * width), 0, 1)
+
+
+def left_over(masks: Iterable[FloatArray], height: int, width: int) -> FloatArray:
+    """What masks ``[height, width]`` leave of the picture, ``1 - sum_i M_i`` and never negative; none leave all of it.
+
+    By area it goes to any grid as they do, so that with it their weights (:func:`blend_weights`) add up to 1 there.
+    """
+    rest = np.ones((height, width), np.float32)
+    for mask in masks:
+        rest -= mask
+    return np.clip(rest, 0, 1)
 
 
 def to_latent_grid(mask: npt.NDArray[np.floating], height: int, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from .models import Models, Need, require
 
 
 class PaintedDetector:
-    """For requests in which every concept has a box, the shape in one, or a mask; one without is refused at once."""
+    """For requests in which every concept has a place of its own or is the rest; one without is refused at once."""
 
     name = "painted"
     goes_by_prompt = needs_attention = False
@@ -19,8 +19,8 @@ class PaintedDetector:
 
     def needs(self, options: Detect, models: Models) -> Sequence[Need]:
         """A place for each concept. It is asked only where one lacks it."""
-        return (Need("place", "a box or a mask for every concept (where.box, where.outline, where.mask): it finds "
-                              "nothing by itself", is_there=False),)
+        return (Need("place", "a box or a mask for every concept (where.box, where.outline, where.mask), or "
+                              "where.rest for one of them: it finds nothing by itself", is_there=False),)
 
     @contextmanager
     def loaded(self, options: Detect, models: Models) -> Iterator[Find]:

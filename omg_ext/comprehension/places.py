@@ -14,7 +14,7 @@ from ..request import Concept, Request
 from . import get_detector
 from .assign import Thing, find_things, given_mask, of_concepts
 from .base import Detector, FirstPicture, Instance, Query
-from .masks import FloatArray, blend_weights, is_vanished, refine, resize, to_latent_grid
+from .masks import FloatArray, blend_weights, is_vanished, left_over, refine, resize, to_latent_grid
 from .models import Models, require
 from .outlines import find_outlines, outlined, require_segmenter
 from .phrases import alike, find, near, words_in
@@ -93,7 +93,8 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
 
     Raises:
         OMGError: an unknown detector, or one that lacks something and is needed, or there is no segmenter and one is
-            needed; a mask that cannot be read, or that vanishes on the latent grid.
+            needed; a mask that cannot be read, or that vanishes on the latent grid; the request is strict, and its
+            masks leave nothing for the concept that is the rest.
     """
     detector = get_detector(request.detector)
     if any(concept.needs_detection for concept in request.concepts):
@@ -105,8 +106,14 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
         mask = given_mask(concept.where, f"concepts[{index}].where.mask", *size)
         if mask is not None:
             mask = refine(mask, request.mask.grow, request.mask.feather)
-            _latent_mask(index, mask, latent_size)
+            _refuse_vanished(index, to_latent_grid(mask, *latent_size))
         masks.append(mask)
+    rest = request.rest
+    is_all_known = all(mask is not None or concept.is_rest
+                       for concept, mask in zip(request.concepts, masks, strict=True))
+    if request.strict and rest is not None and is_all_known and (
+            _with_rest(request, masks, size, latent_size)[rest] is None):
+        raise OMGError("strict", _no_rest(rest))
     return masks
 
 
@@ -130,13 +137,15 @@ def find_places(request: Request, given: Sequence[FloatArray | None], pictures: 
         size, latent_size, models: as in :func:`given_masks`.
 
     Raises:
-        OMGError: a concept is not found and the request is strict, or a mask vanishes on the latent grid.
+        OMGError: a concept is not found and the request is strict, or a mask vanishes on the latent grid. One that is
+            the rest counts as not found where the others leave nothing.
     """
     detector = get_detector(request.detector)
     findings = _findings(request, detector, pictures, models)
-    masks = [[_refined(instance, request, size) if mask is None else mask
+    found = [[_refined(instance, request, size) if mask is None else mask
               for mask, instance in zip(given, of_concepts(of_picture, len(given)), strict=True)]
              for of_picture in findings]
+    masks = [_with_rest(request, of_picture, size, latent_size) for of_picture in found]
     warnings = [_not_found(index, concept, detector, pictures, findings, missing)
                 for index, concept in enumerate(request.concepts)
                 if (missing := [number for number, of_picture in enumerate(masks) if of_picture[index] is None])]
@@ -171,6 +180,16 @@ def _refined(instance: Instance | None, request: Request, size: tuple[int, int])
     return refine(resize(instance.mask, *size), request.mask.grow, request.mask.feather)
 
 
+def _with_rest(request: Request, masks: Sequence[FloatArray | None], size: tuple[int, int],
+               latent_size: tuple[int, int]) -> list[FloatArray | None]:
+    """One picture's grown and feathered masks, with that of a concept that takes what they leave; None is nothing."""
+    masks = list(masks)
+    if request.rest is not None:
+        rest = left_over([mask for mask in masks if mask is not None], *size)
+        masks[request.rest] = None if is_vanished(to_latent_grid(rest, *latent_size)) else rest
+    return masks
+
+
 def _finding(thing: Thing, queries: Sequence[Query]) -> Finding:
     return Finding(thing.instance, {queries[number].phrase: score for number, score in thing.scores.items()},
                    thing.concept)
@@ -190,6 +209,8 @@ def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatAr
 def _not_found(index: int, concept: Concept, detector: Detector, pictures: Sequence[FirstPicture],
                findings: Sequence[Sequence[Finding]], missing: Sequence[int]) -> str:
     where = "" if len(pictures) == 1 else f" in picture {', '.join(str(number + 1) for number in missing)}"
+    if concept.is_rest:
+        return _no_rest(index, where)
     if outlined([concept]):
         return (f"concepts[{index}]: no shape was found in the box of where.outline{where}, so this concept is left "
                 "out; give a box that is nearer around the thing, or where.box or where.mask")
@@ -209,6 +230,11 @@ def _not_found(index: int, concept: Concept, detector: Detector, pictures: Seque
     return f"concepts[{index}]: no {concept.phrase!r} was found{where}, so this concept is left out{hint}"
 
 
+def _no_rest(index: int, where: str = "") -> str:
+    return (f"concepts[{index}]: the other concepts take all of the picture{where}, so nothing is left for where.rest, "
+            "and this concept is left out; give them smaller places or lower mask.grow")
+
+
 def _unnamed(phrase: str, prompt: str) -> str:
     """What to say of a phrase that the prompt does not name."""
     word = near(phrase, prompt)
@@ -219,15 +245,15 @@ def _unnamed(phrase: str, prompt: str) -> str:
 def _weights(concepts: Sequence[Concept], masks: Sequence[FloatArray | None], latent_size: tuple[int, int]) -> Tensor:
     """[K, h, w] for one picture."""
     grids = torch.zeros(len(masks), *latent_size)
-    for index, mask in enumerate(masks):
+    for index, (concept, mask) in enumerate(zip(concepts, masks, strict=True)):
         if mask is not None:
-            grids[index] = _latent_mask(index, mask, latent_size)
+            grids[index] = to_latent_grid(mask, *latent_size)
+            if not concept.is_rest:  # how much of that there is nobody has asked for
+                _refuse_vanished(index, grids[index])
     return blend_weights(grids, [concept.strength for concept in concepts])
 
 
-def _latent_mask(index: int, mask: FloatArray, latent_size: tuple[int, int]) -> Tensor:
-    grid = to_latent_grid(mask, *latent_size)
+def _refuse_vanished(index: int, grid: Tensor) -> None:
     if is_vanished(grid):
         raise OMGError(f"concepts[{index}]", "its mask is smaller than half a cell of the latent grid (8x8 pixels), "
                                              "so nothing would be drawn; give a larger mask or raise mask.grow")
-    return grid

@@ -179,7 +179,7 @@ class OMGPipeline:
             output.masks, output.findings = drawn.places.masks, drawn.places.findings
         if wants_overlay and drawn.places is not None:
             names = [concept.phrase for concept in request.concepts]
-            output.overlay = [Image.fromarray(overlay(np.asarray(picture), findings, masks, names)) for
+            output.overlay = [Image.fromarray(overlay(np.asarray(picture), findings, masks, names, request.rest)) for
                               picture, findings, masks in zip(first, output.findings, output.masks, strict=True)]
         return output
 

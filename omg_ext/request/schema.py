@@ -26,7 +26,7 @@ FirstPass = Literal["whole", "prefix"]
 EARLIEST = 0.1
 """Of ``blend_start`` where the concepts are to be found by then: before, there is nothing to be seen."""
 
-WHERE_KINDS = ("point", "index", "overlap", "box", "outline", "mask")
+WHERE_KINDS = ("point", "index", "overlap", "box", "outline", "mask", "rest")
 
 
 class Where(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,9 +43,10 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
             phrase.
         mask: a PNG, JPEG or WebP, base64-encoded (a ``data:`` prefix is fine); what is painted is the concept. Nothing
             is detected.
+        rest: true; the mask is all that no other concept's mask takes. Nothing is detected.
 
     Raises:
-        OMGError: naming ``where``, unless exactly one is set and a box has an area.
+        OMGError: naming ``where``, unless exactly one is set and a box has an area; or ``rest`` if it is false.
     """
 
     point: tuple[Fraction, Fraction] | UnsetType = UNSET
@@ -54,6 +55,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
     box: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
     outline: tuple[Fraction, Fraction, Fraction, Fraction] | UnsetType = UNSET
     mask: str | UnsetType = UNSET
+    rest: bool | UnsetType = UNSET
 
     @property
     def kind(self) -> str:
@@ -76,6 +78,9 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
             x0, y0, x1, y1 = box
             if not (x0 < x1 and y0 < y1):
                 raise OMGError("where", "the box is empty: it is [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
+        if self.rest is False:
+            raise OMGError("rest", "it can only be true: the concept then takes all that no other one takes; for any "
+                                   "other place leave it out")
 
 
 class IdentityNet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,7 +110,7 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         prompt: the concept's prompt p^i: trigger words and ``<lora:name:te:unet>`` tags.
         phrase: what to look for in the first-pass picture, the paper's class name ("man"). Not needed if ``where`` is a
-            mask, a box or an outline.
+            mask, a box, an outline or the rest.
         negative_prompt: None takes the global one.
         where: which instance; None takes the best match, each instance used once.
         strength: share of the concept's prediction inside its mask.
@@ -145,6 +150,11 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     def needs_detection(self) -> bool:
         """False if nothing is sought by phrase."""
         return self.where is None or self.where.needs_detection
+
+    @property
+    def is_rest(self) -> bool:
+        """Whether it takes all that no other concept takes."""
+        return self.where is not None and self.where.rest is not UNSET
 
     def __post_init__(self) -> None:
         if self.needs_detection and not self.phrase.strip():
@@ -213,7 +223,8 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
             the concepts' predictions, too.
 
     Raises:
-        OMGError: naming a concept's ``prompt`` if it is blank and this is no preview, or what ``first_pass`` rules out.
+        OMGError: naming a concept's ``prompt`` if it is blank and this is no preview, the ``where.rest`` of a second
+            concept that has it, or what ``first_pass`` rules out.
     """
 
     concepts: Annotated[tuple[Concept, ...], Meta(min_length=1)]
@@ -230,11 +241,19 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     first_pass: FirstPass = "whole"
     control_concepts: bool = True
 
+    @property
+    def rest(self) -> int | None:
+        """The concept that takes all that no other one takes; None if there is none."""
+        return next((index for index, concept in enumerate(self.concepts) if concept.is_rest), None)
+
     def __post_init__(self) -> None:
         for index, concept in enumerate(self.concepts):
             if not (self.preview or concept.prompt.strip()):
                 raise OMGError(f"concepts[{index}].prompt",
                                "it is empty; write the concept's trigger words and its <lora:...> tag")
+            if concept.is_rest and self.rest != index:
+                raise OMGError(f"concepts[{index}].where.rest", f"the rest is concepts[{self.rest}]'s already; give "
+                                                                "this one another place")
         if self.first_pass == "prefix":
             self._check_prefix()
 

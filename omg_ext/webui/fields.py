@@ -175,6 +175,7 @@ PLACES = (
     Place("The shape inside a box", "outline", "Left, top, right, bottom", "A segmenter finds the shape in this box.",
           "0, 0, 0.5, 1", "four numbers", lambda text: _numbers(text, 4), _listed),
     Place("Painted mask", "mask"),
+    Place("Everything else", "rest", parse=lambda text: True, show=lambda rest: ""),
 )
 
 
@@ -240,7 +241,8 @@ GLOBAL_FIELDS = (
 CONCEPT_FIELDS = (
     Field("phrase", "text", "Phrase", "Its word in the prompt at the top, as it stands there.", path=("phrase",),
           options={"max_lines": 1}, examples=("man", "woman"), row=1, saved=False),
-    Field("where", "dropdown", "Where", "Which one, if there are several; or a place of your own.", PLACES[0].choice,
+    Field("where", "dropdown", "Where",
+          "Which one, if there are several; or a place of your own; or all that the others leave.", PLACES[0].choice,
           options={"choices": [place.choice for place in PLACES]}, row=1, saved=False),
     Field("where_text", "text", "Position", options={"visible": False, "max_lines": 1}, row=1, saved=False),
     Field("mask_picture", "picture", "Mask: what is painted is the concept", default=None, options={"visible": False},

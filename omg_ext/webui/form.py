@@ -84,8 +84,8 @@ def _without_empty_place(values: Values, detector: str) -> Values:
     The concept is sought then; if it cannot be, it is everywhere.
     """
     place = next((place for place in PLACES if place.choice == values["where"]), PLACES[0])
-    given = values["where_text"] if place.label else values["mask_picture"]
-    if given if place.kind else detector != "painted":
+    given = {"": detector != "painted", "mask": values["mask_picture"], "rest": True}
+    if given.get(place.kind, values["where_text"]):
         return values
     if values["phrase"] and detector != "painted":
         return {**values, "where": PLACES[0].choice}

@@ -250,7 +250,8 @@ def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | No
             pictures.append(Picture(before + index, FIRST_PASS, Image.fromarray(host.decode(first, index))))
         if "overlay" in request.show and places is not None:
             names = [concept.phrase for concept in request.concepts]
-            drawn = overlay(host.decode(first, index), places.findings[index], masks, names)
+            drawn = overlay(host.decode(first, index), places.findings[index], masks, names,
+                            request.rest)
             pictures.append(Picture(before + index, WHO_IS_WHERE, Image.fromarray(drawn)))
         if "masks" in request.show:
             pictures += [Picture(before + index, f"{MASK} {number}",
