@@ -5,6 +5,7 @@ In a result the concept's figure is one of its class:
 
 - of several of the class, a method that places its concepts gets each judged by the figure that overlaps its place
   most; a method that does not is judged by the assignment that flatters it most, since nobody said who stands where;
+- layout is about places, whoever stands there: each place has the figure of its class that overlaps it most;
 - if the result has no figure of the class left for a concept, what stands at the concept's place is read instead: a
   figure that was lost or turned into another class counts, and lowers the identity;
 - if there is neither a figure nor a place, the picture has no value for this concept and does not count.
@@ -177,26 +178,27 @@ class _OnePicture:
     def values(self, shown: Sequence[int], given: Sequence[npt.NDArray[np.float32] | None] | None) -> dict[str, float]:
         """Each figure's mean over the concepts that are to be seen."""
         identity, bleed, layout, masks = [], [], [], []
-        matched = self._matched(shown)
+        matched, standing = self._matched(shown, self.placed), self._matched(shown, True)
         for concept in shown:
             figure, place = matched.get(concept), self.places[concept]
             row = figure if figure is not None else self._row_of_place(concept)
             others = [index for index in range(len(self.cast.names)) if index != concept]
             identity.append(np.nan if row is None else self.cosines[row, concept])
             bleed.append(np.nan if row is None or not others else self.cosines[row, others].max())
-            layout.append(iou(place, None if figure is None else self.reading.figures[figure].mask))
+            there = standing.get(concept)
+            layout.append(iou(place, None if there is None else self.reading.figures[there].mask))
             mask = None if given is None else given[concept]
             masks.append(np.nan if given is None else iou(place, None if mask is None else mask > 0.5))
         named = {"identity": identity, "bleed": bleed, "layout": layout, "masks": masks}
         return {name: float(mean_of(values)) for name, values in named.items()}
 
-    def _matched(self, shown: Sequence[int]) -> dict[int, int]:
-        """Which figure of the reading each concept is, as the module says."""
+    def _matched(self, shown: Sequence[int], placed: bool) -> dict[int, int]:
+        """Which figure of the reading each concept is, by place (``placed``) or by likeness."""
         found: dict[int, int] = {}
         for kind in {self.cast.kinds[concept] for concept in shown}:
             concepts = [concept for concept in shown if self.cast.kinds[concept] == kind]
             figures = [index for index, figure in enumerate(self.reading.figures) if figure.kind == kind]
-            fit = self._overlap if self.placed or self.cast.kinds.count(kind) == 1 else self._likeness
+            fit = self._overlap if placed or self.cast.kinds.count(kind) == 1 else self._likeness
             fits = np.array([[fit(concept, figure) for figure in figures] for concept in concepts])
             if figures:
                 rows, columns = linear_sum_assignment(fits, maximize=True)

@@ -154,10 +154,12 @@ class Meter:
         classes = [self._subject(name).phrase for name in place.cast]
         regions = list(self._judges.find(picture, classes))
         likeness = self._likeness(place.cast, picture, regions, faces)
+        was = None if first is None else list(self._judges.find(first, classes))
         if self._spec.variants[place.method].method.kind not in PLACING:
             order = _most_alike(classes, place.shown, regions, likeness)
             regions, likeness = [regions[part] for part in order], likeness[:, order]
-        was = None if first is None else self._judges.find(first, classes)
+            # whoever stands there, it is the same place in their order
+            was = None if was is None else [was[part] for part in order]
         for index, values in concepts.items():
             values |= self._of_region(place.cast[index], regions[index], float(likeness[index, index]))
             if was is not None and was[index] is not None:

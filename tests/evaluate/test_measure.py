@@ -128,6 +128,14 @@ def test_layout_is_overlap_with_the_first_pass_and_0_for_what_is_gone():
                                  "ida_detected": 0, "layout": 0}
 
 
+def test_whoever_stands_there_a_picture_has_its_own_layout():
+    """Judged by what flatters them, two who changed places stand where two stood."""
+    swapped = a_picture((GREEN, 0, 20), (RED, 30, 50))
+    found = measured("plain", swapped, swapped)
+    assert [values["layout"] for values in found.concepts.values()] == [1, 1]
+    assert measured("single LoRA", swapped, swapped, shown=(1,)).concepts[1]["layout"] == 1
+
+
 def test_background_is_what_changed_away_from_the_first_passs_regions():
     first = a_picture((RED, 0, 20))
     result = first.copy()
