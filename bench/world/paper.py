@@ -27,8 +27,8 @@ from omg_ext.cli.workers import Workers
 from omg_ext.diffusers.engine import DiffusersEngine
 from omg_ext.evaluate.files import SpecFile
 
-SEEDS = "0-15"
-QUICK = {"seeds": "0-1", "steps": 12}
+SEEDS, STEPS = "0-15", 25
+QUICK_SEEDS, QUICK_STEPS = "0-1", 12
 _PAPER = {"predict": "separate", "blend_start": 0.3}
 # of the picture: the paper guides its concepts like it
 _ALIKE = {"cfg_scale": CFG_SCALE}
@@ -36,11 +36,11 @@ _WITHOUT_LAYOUT = {**_PAPER, "layout": {"cross": 0, "self": 0}}
 _STARTS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 
 
-def spec(folder: Path, is_quick: bool = False) -> dict[str, Any]:
+def spec(folder: Path, is_quick: bool, seeds: str, steps: int) -> dict[str, Any]:
     """The evaluation; its references are written into a folder.
 
     Args:
-        is_quick: two pairs and their characters alone, and few steps.
+        is_quick: two pairs and their characters alone.
     """
     pairs = [PAIR, TWO_MEN] if is_quick else [*PAIRS, TWO_MEN]
     crowds = [] if is_quick else [CROWD[:count] for count in range(3, len(CROWD) + 1)]
@@ -70,10 +70,8 @@ def spec(folder: Path, is_quick: bool = False) -> dict[str, Any]:
         "Fig. 10 b: ways of sampling": {"methods": ["no LoRA", "regional sampling", "latent blending", "OMG"],
                                         "casts": two},
         "Fig. 10 c: numbers of concepts": {"methods": ["no LoRA", "OMG", "OMG's defaults"], "casts": growing}}
-    made = evaluation.a_spec(folder, casts, methods=methods, excerpts=excerpts, threshold=0.5,
-                             seeds=QUICK["seeds"] if is_quick else SEEDS)
-    if is_quick:
-        made["settings"]["steps"] = QUICK["steps"]
+    made = evaluation.a_spec(folder, casts, methods=methods, excerpts=excerpts, threshold=0.5, seeds=seeds)
+    made["settings"]["steps"] = steps
     return made
 
 
@@ -89,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "spec.json"
-    path.write_text(json.dumps(spec(folder, arguments.quick), indent=1) + "\n")
+    seeds = arguments.seeds or (QUICK_SEEDS if arguments.quick else SEEDS)
+    steps = arguments.steps or (QUICK_STEPS if arguments.quick else STEPS)
+    path.write_text(json.dumps(spec(folder, arguments.quick, seeds, steps), indent=1) + "\n")
     return evaluated(arguments, SpecFile.read(path), evaluation.Readers(), Workers(arguments, engine=engine))
 
 
@@ -98,6 +98,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.world.paper", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few characters, seeds and steps")
+    parser.add_argument("--seeds", help=f"such as 0-3; {SEEDS}, or {QUICK_SEEDS} for a quick one, without")
+    parser.add_argument("--steps", type=int, help=f"of the sampling; {STEPS}, or {QUICK_STEPS}, without")
     add_folder(parser)
     Workers.add_places(parser)
     parser.set_defaults(run=run)
