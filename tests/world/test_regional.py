@@ -36,10 +36,10 @@ SCALE = 6.0
 
 
 def soft_masks() -> list[Tensor]:
-    """Two that overlap, with an edge through cells of the latent grid, and one of half weight."""
+    """Two that overlap, with an edge through cells of the latent grid; much of one has half the weight."""
     left, right = torch.zeros(LATENT * 8, LATENT * 8), torch.zeros(LATENT * 8, LATENT * 8)
     left[:, :44] = 1
-    right[16:72, 36:84] = 128 / 255
+    right[16:44, 36:84], right[44:72, 36:84] = 1, 128 / 255
     return [left, right]
 
 
