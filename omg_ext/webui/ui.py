@@ -53,7 +53,8 @@ other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man
 HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i>contrast</i> needs nothing more: it
 looks at the finished picture a second time, which costs as much as twelve steps for two concepts, and sees shapes.
 <i>attention</i> costs nothing and finds things roughly. <i>painted</i> seeks nothing: every concept then needs a box or
-a mask. The others need models and packages: <b>Settings &gt; OMG &gt; Detectors</b> says which, and gets them.</p>""",
+a mask, or is everything else. The others need models and packages: <b>Settings &gt; OMG &gt; Detectors</b> says which,
+and gets them.</p>""",
          FACE: """<p>A photo instead of a LoRA, or beside one: InstantID gives the character this face. SDXL only.
 Without a LoRA, this concept's prompt is the prompt at the top once more; say more of the person if you like. It needs
 models and packages: <b>Settings &gt; OMG &gt; Detectors</b>, entry <i>face</i>, says which, and gets
