@@ -246,6 +246,23 @@ def test_the_arrow_restores_the_last_generation(webui: WebUI, page: Page, tmp_pa
     np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
 
 
+def test_everything_else_needs_no_position(webui: WebUI, page: Page, tmp_path: Path) -> None:
+    """And comes back with the arrow."""
+    open_accordion(page)
+    fill_concepts(page)
+    choose(part(page, "concept2_where"), "Everything else")
+    for name in ("where_text", "mask_picture"):
+        expect(part(page, f"concept2_{name}")).to_be_hidden()
+    expect(part(page, "concept2_where")).to_contain_text("all that the others leave")
+    generate(page)
+    made = picture(page, tmp_path / "made.png")
+    load(webui, page)
+    page.locator("#txt2img_tools #paste").click()
+    expect(part(page, "concept2_where").locator("input")).to_have_value("Everything else")
+    generate(page)
+    np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
+
+
 def test_ways_and_guidance_come_back_with_the_arrow(webui: WebUI, page: Page, tmp_path: Path) -> None:
     chosen = {"predict": "Faster: shared guidance", "first_pass": "Up to the blend start only"}
     numbers = {"concept1_cfg_scale": 6, "concept2_cfg_scale": 8, "concept2_cfg_end": 2.5, "concept2_lora_guidance": 1.5}
