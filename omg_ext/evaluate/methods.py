@@ -104,7 +104,8 @@ def _regional(method: Method, shot: Shot, shown: Sequence[int]) -> Fields:
 
     One model with all LoRAs; in every cross-attention the place of a concept attends to the concept's own prompt, and
     all the rest to the prompt of the picture. Mix-of-Show fuses the LoRAs by an optimisation; here they are summed,
-    which is what can be had without any training. So its first pass has them, too, and is none to measure against.
+    which is what can be had without any training. So its first pass has them, too, and is none to measure against. Of
+    SDXL, which Mix-of-Show does not know, each concept's pooled prompt acts in its place, too.
     """
     guided = {"cfg_scale": shot.cfg_scale}
     concepts = [{**shot.placed(index), "prompt": shot.alone(index), **guided, **method.concept} for index in shown]

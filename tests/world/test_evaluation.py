@@ -16,6 +16,7 @@ from tests.webui.host import WebUI, install_extension, make_data_dir
 MISSING = weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY)
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
+THRESHOLD = 0.5
 PAIR, MEN = "Rusty+Azura", "Rusty+Marlow"
 
 
@@ -78,7 +79,17 @@ def same(found: dict[str, Any], here: dict[str, Any], tolerance: float) -> None:
         assert one["figures"] == pytest.approx(other["figures"], abs=100 * tolerance)  # of 255 grey levels
         assert one["concepts"].keys() == other["concepts"].keys()
         for name, values in one["concepts"].items():
-            assert values == pytest.approx(other["concepts"][name], abs=tolerance)
+            known = other["concepts"][name]
+            unsure = _unsure(values, tolerance) | _unsure(known, tolerance)
+            assert ({figure: value for figure, value in values.items() if figure not in unsure}
+                    == pytest.approx({figure: value for figure, value in known.items() if figure not in unsure},
+                                     abs=tolerance))
+
+
+def _unsure(values: dict[str, float], tolerance: float) -> set[str]:
+    """What the tolerance may turn over: whether somebody is recognised who is just at the threshold."""
+    return {told for name, told in (("identity", "detected"), ("ida", "ida_detected"))
+            if abs(values.get(name, 0) - THRESHOLD) <= tolerance}
 
 
 def test_two_processes_of_rays_find_the_same(here, tmp_path):
