@@ -158,11 +158,11 @@ def test_an_empty_accordion_is_refused() -> None:
 def test_a_place_that_is_not_given_is_refused_and_not_sought() -> None:
     """As only a preview does."""
     names = [f"{number}{each.name}" for number, each in arg_fields(2)]
-    args = args_from_request(parse_request({"concepts": [{"phrase": "man", "prompt": "", "where": {"box": [0, 0, 1, 1]}}],
-                                            "preview": True}), 2)
+    concept = {"phrase": "man", "prompt": "", "where": {"box": [0, 0, 1, 1]}}
+    args = args_from_request(parse_request({"concepts": [concept], "preview": True}), 2)
     args[names.index("1where_text")] = ""
     assert args[names.index("0preview")] == PREVIEW
-    with pytest.raises(OMGError, match="where.box"):
+    with pytest.raises(OMGError, match=r"where\.box"):
         from_args(args)
 
 
