@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omg_ext.errors import OMGError
-from omg_ext.request.tags import Tag, parse_tags, refuse_tags, suggestion
+from omg_ext.request.tags import Tag, parse_tags, refuse_tags, suggestion, with_weight
 
 
 @pytest.mark.parametrize(("text", "tag"), [
@@ -35,6 +35,22 @@ def test_arguments_of_the_host():
     assert tag == Tag("x", 0.2, 0.2, None, ("x", "0.5", "lbw=OUTALL", "te=0.2"))
     with pytest.raises(OMGError, match=r"known: te=, unet=, dyn=, lbw=, start="):
         parse_tags("<lora:x:stop=1>", "prompt", ("lbw", "start"))
+
+
+@pytest.mark.parametrize(("tag", "weighed"), [
+    ("x", "x:0.25"), ("x:1", "x:0.25"), ("x:1:0.3", "x:0.25"), ("x:1:1:4", "x:0.25:0.25:4"), ("x:te=0.4", "x:0.25"),
+    ("x:1:te=0.2:unet=0.9:dyn=2", "x:0.25:dyn=2"), ("x:0.5:lbw=OUTALL", "x:0.25:lbw=OUTALL"), ("x:-1", "x:0.25")])
+@pytest.mark.parametrize("kind", ["lora", "lyco"])
+def test_another_weight(kind, tag, weighed):
+    prompt, count = with_weight(f"a <{kind}:{tag}>man <hypernet:y:1>", 0.25)
+    assert (prompt, count) == (f"a <{kind}:{weighed}>man <hypernet:y:1>", 1)
+    (read,) = parse_tags(f"<{kind}:{weighed}>", "prompt", ("lbw",))[1]
+    assert (read.te, read.unet) == (0.25, 0.25)
+
+
+def test_weights_of_several_and_of_none():
+    assert with_weight("<lora:x:1> and <lora:y:2>", -1.5) == ("<lora:x:-1.5> and <lora:y:-1.5>", 2)
+    assert with_weight("a man", 0.5) == ("a man", 0)
 
 
 @pytest.mark.parametrize("negative", ["ugly <lora:x:1>", "<lyco:x>", "<hypernet:x:1>, blurry"])

@@ -47,6 +47,25 @@ def parse_tags(prompt: str, field: str, of_host: Collection[str] = ()) -> tuple[
     return _TAG.sub("", prompt), tags
 
 
+def with_weight(prompt: str, weight: float) -> tuple[str, int]:
+    """The prompt with this weight, in the text encoder and in the UNet, for each of its LoRA tags; and their number."""
+    count = 0
+
+    def weighed(tag: re.Match[str]) -> str:
+        nonlocal count
+        if tag[1] not in _KINDS:
+            return tag[0]
+        count += 1
+        items = tag[2].split(":")
+        positional = [item for item in items if "=" not in item]
+        named = [item for item in items if "=" in item and item.split("=", 1)[0] not in ("te", "unet")]
+        number = f"{weight:.10g}"
+        parts = [*positional[:1], number, *([number, *positional[3:]] if len(positional) > 3 else []), *named]
+        return f"<{tag[1]}:{':'.join(parts)}>"
+
+    return _TAG.sub(weighed, prompt), count
+
+
 def refuse_tags(negative_prompt: str, field: str) -> None:
     """No host knows network tags in a negative prompt: it would read them as words.
 

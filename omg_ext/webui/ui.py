@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
@@ -17,7 +17,7 @@ from ..comprehension.masks import decode_mask
 from ..errors import OMGError
 from ..request import parse_request
 from ..request.pictures import decode_picture, rgb
-from . import face_page, infotext, preview_page, settings
+from . import face_page, infotext, presets_page, preview_page, settings
 from .fields import (
     FACE,
     FIND,
@@ -93,6 +93,7 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     panels, concepts = [], []
     with made["enabled"]:
         gr.HTML(HINT, elem_classes=["omg-hint"])
+        presets = presets_page.build(script.elem_id)
         made |= _render((each for each in table.values() if not each.panel), script.elem_id)
         for number in range(1, groups + 1):
             with gr.Accordion(f"Concept {number}", visible=number <= shown, elem_id=script.elem_id(f"concept{number}"),
@@ -103,6 +104,7 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
         made |= _render((each for each in table.values() if each.panel), script.elem_id)
     components = [[made, *concepts][number][each.name] for number, each in arg_fields(groups)]
     _connect(made, panels, concepts, components)
+    presets_page.connect(presets, components, lambda args: _shown_values(args, groups), groups)
     preview_page.connect(page, made["count"], concepts)
     script.after_generation = preview_page.on_results(script.preview, page, made["preview"],
                                                       [concept["mask_picture"] for concept in concepts])
@@ -165,20 +167,22 @@ def _spread_request(groups: int) -> Callable[[str], list[Any]]:
 
     The text stays, in sight, if the fields cannot show what it asks for or if it is no valid request.
     """
-    fields = [each for _, each in arg_fields(groups)]
-
     def spread(text: str) -> list[Any]:
-        leave = [gr.update() for _ in fields]
+        leave = [gr.update() for _ in arg_fields(groups)]
         if not text:
             return [gr.update(visible=False), *leave[1:]]
         try:
-            args = args_from_request(parse_request(text), groups)
-            values = [_of_component(each, value) for each, value in zip(fields, args, strict=True)]
+            return _shown_values(args_from_request(parse_request(text), groups), groups)
         except OMGError:
             return [gr.update(visible=True), *leave[1:]]
-        return [gr.update(value=values[0], visible=bool(values[0])), *values[1:]]
 
     return spread
+
+
+def _shown_values(args: Sequence[Any], groups: int) -> list[Any]:
+    """What the components get for these values. The request's text is in sight if it counts."""
+    values = [_of_component(each, value) for (_, each), value in zip(arg_fields(groups), args, strict=True)]
+    return [gr.update(value=values[0], visible=bool(values[0])), *values[1:]]
 
 
 def _of_component(each: Field, value: Any) -> Any:

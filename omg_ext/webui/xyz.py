@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modules import scripts
@@ -10,6 +11,8 @@ from modules import scripts
 from ..comprehension import DETECTORS
 from ..errors import OMGError
 from ..request import parse_request
+from ..request.tags import with_weight
+from . import settings
 from .fields import CONCEPT_FIELDS, GLOBAL_FIELDS, Field, put
 from .process import RefusedRequest
 from .ui import request_from_args
@@ -26,6 +29,11 @@ TEXTS = ("phrase", "prompt", "negative_prompt")
 
 WIDGETS = ("slider", "detector", "dropdown")
 """Of the fields that are axes."""
+OF_EACH = ("strength", "cfg_scale")
+"""Those of a concept that are axes of each one, too."""
+
+ChangeConcept = Callable[[Data, Any, int], None]
+"""Puts a value into the concept of an index."""
 
 
 def register() -> None:
@@ -36,15 +44,84 @@ def register() -> None:
             for option in options:
                 if option.label == "Prompt S/R":
                     option.apply = with_concepts(option.apply)
-            options += [_axis(data.module, each, label) for each, label in axes()]
+            options += [_option(data.module, each) for each in axes(settings.ui_concepts())]
 
 
-def axes() -> list[tuple[Field, str]]:
-    """Fields that are one number or one choice, each with the label of its axis."""
+@dataclass(frozen=True)
+class Axis:
+    """
+    Attributes:
+        label: what the plot calls it.
+        change: puts a value into a request; raises OMGError if that cannot be.
+        choices: the values to choose from; without any it takes numbers.
+    """
+
+    label: str
+    change: Callable[[Data, Any], None]
+    choices: tuple[str, ...] = ()
+
+
+def axes(concepts: int) -> list[Axis]:
+    """Fields that are one number or one choice: of the request, of all concepts at once, and some of each concept.
+
+    Args:
+        concepts: how many have axes of their own.
+    """
     of_request, of_concepts = ([each for each in table if each.path and each.widget in WIDGETS]
                                for table in (GLOBAL_FIELDS, CONCEPT_FIELDS))
-    return [(each, f"[OMG] {each.label}") for each in of_request] + [
-        (each, f"[OMG] {each.label} of all concepts") for each in of_concepts]
+    of_each = {**{each.label: _put_into_concept(each) for each in of_concepts if each.name in OF_EACH},
+               "LoRA weight": _weigh}
+    return [
+        *(Axis(f"[OMG] {each.label}", _put_into_request(each), _choices(each)) for each in of_request),
+        *(Axis(f"[OMG] {each.label} of all concepts", _of_all(_put_into_concept(each)), _choices(each))
+          for each in of_concepts),
+        *(Axis(f"[OMG] {label} of concept {number}", _of_one(number, change))
+          for number in range(1, concepts + 1) for label, change in of_each.items()),
+    ]
+
+
+def _choices(each: Field) -> tuple[str, ...]:
+    if each.widget == "slider":
+        return ()
+    return tuple(entry for entry, _ in each.choices) or tuple(DETECTORS)
+
+
+def _put_into_request(each: Field) -> Callable[[Data, Any], None]:
+    return lambda request, value: put(request, each, value)
+
+
+def _put_into_concept(each: Field) -> ChangeConcept:
+    def change(concept: Data, value: Any, index: int) -> None:
+        if each.name != "face_index" or concept.get("face"):  # in others there is nothing to choose from
+            put(concept, each, value, index)
+
+    return change
+
+
+def _weigh(concept: Data, value: Any, index: int) -> None:
+    """Give a concept's one LoRA this weight."""
+    concept["prompt"], count = with_weight(concept["prompt"], value)
+    if count != 1:
+        raise OMGError(f"concepts[{index}].prompt", f"Concept {index + 1} has {count or 'no'} LoRAs, and the axis "
+                       "gives one its weight; Prompt S/R changes any text")
+
+
+def _of_all(change: ChangeConcept) -> Callable[[Data, Any], None]:
+    def all_changed(request: Data, value: Any) -> None:
+        for index, concept in enumerate(request["concepts"]):
+            change(concept, value, index)
+
+    return all_changed
+
+
+def _of_one(number: int, change: ChangeConcept) -> Callable[[Data, Any], None]:
+    def one_changed(request: Data, value: Any) -> None:
+        count = len(request["concepts"])
+        if number > count:
+            raise OMGError("concepts", f"there is no concept {number} for the axis, only {count}")
+        change(request["concepts"][number - 1], value, number - 1)
+
+    return one_changed
 
 
 def with_concepts(main: Apply) -> Apply:
@@ -64,15 +141,13 @@ def with_concepts(main: Apply) -> Apply:
     return apply
 
 
-def _axis(module: Any, each: Field, label: str) -> Any:
+def _option(module: Any, axis: Axis) -> Any:
     def changed(p: Any, value: Any) -> Data:
         request = _request(p)
         if request is None:
-            raise RefusedRequest(OMGError(label, "OMG is off; switch it on to use this axis"))
+            raise RefusedRequest(OMGError(axis.label, "OMG is off; switch it on to use this axis"))
         try:
-            for index, target in enumerate([request] if each in GLOBAL_FIELDS else request["concepts"]):
-                if each.name != "face_index" or target.get("face"):  # in others there is nothing to choose from
-                    put(target, each, value, index)
+            axis.change(request, value)
         except OMGError as error:
             raise RefusedRequest(error) from error
         return request
@@ -85,10 +160,8 @@ def _axis(module: Any, each: Field, label: str) -> Any:
         for value in values:
             _checked(changed(p, value))
 
-    is_number = each.widget == "slider"
-    choices = [entry for entry, _ in each.choices] or list(DETECTORS)
-    return module.AxisOptionTxt2Img(label, float if is_number else str, apply, confirm=confirm,
-                                    choices=None if is_number else lambda: choices)
+    return module.AxisOptionTxt2Img(axis.label, str if axis.choices else float, apply, confirm=confirm,
+                                    choices=(lambda: list(axis.choices)) if axis.choices else None)
 
 
 def _request(p: Any) -> Data | None:

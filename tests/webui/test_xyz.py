@@ -94,6 +94,51 @@ def test_fields_of_concepts_are_axes(webui: WebUI, axes: list[str]) -> None:
     assert_cells(webui, made, [data(0.2), data(1)])
 
 
+def test_one_concepts_fields_are_axes(webui: WebUI, axes: list[str]) -> None:
+    """The other concept's stay what they are."""
+    def data(strength: float, scale: float | None) -> dict[str, Any]:
+        scaled = {} if scale is None else {"cfg_scale": scale}
+        return request(concept("a man <lora:sdxl-lora:1>", LEFT, cfg_scale=4, strength=0.9),
+                       concept("a dog", RIGHT, strength=strength, **scaled))
+
+    made = plot(webui, axes, ("[OMG] Strength of concept 2", "0.2, 1"), data(0.5, 6),
+                ("[OMG] CFG scale of concept 2", "0, 9"))
+    assert_cells(webui, made, [data(strength, scale) for scale in (None, 9) for strength in (0.2, 1)], apart=0.2)
+
+
+def test_one_concepts_lora_weight_is_an_axis(webui: WebUI, axes: list[str]) -> None:
+    def data(left: str, right: str) -> dict[str, Any]:
+        return request(concept(f"a man <lora:sdxl-lora:{left}>", LEFT),
+                       concept(f"a dog <lora:sdxl-locon:{right}>", RIGHT))
+
+    made = plot(webui, axes, ("[OMG] LoRA weight of concept 1", "0, 1.5"), data("0.3:0.8", "1"),
+                ("[OMG] LoRA weight of concept 2", "0.2, -1"))
+    assert_cells(webui, made, [data(left, right) for right in ("0.2", "-1") for left in ("0", "1.5")], apart=0.2)
+    assert "<lora:sdxl-lora:1.5>" in made.info["infotexts"][-1]
+
+
+def test_layout_and_masks_are_axes(webui: WebUI, axes: list[str]) -> None:
+    """How much of the layout is kept hardly shows in so small a model: see infotexts."""
+    def data(grow: float, cross: float, own: float) -> dict[str, Any]:
+        return request(concept("a man <lora:sdxl-lora:1>", {"box": [0.2, 0.2, 0.6, 0.6]}), blend_start=0.3,
+                       mask={"grow": grow, "feather": 0}, layout={"cross": cross, "self": own})
+
+    made = plot(webui, axes, ("[OMG] Grow masks", "0, 0.3"), data(0.1, 1, 0.4))
+    assert_cells(webui, made, [data(grow, 1, 0.4) for grow in (0, 0.3)])
+    made = plot(webui, axes, ("[OMG] Keep layout until", "0, 1"), data(0, 0.5, 0.4),
+                ("[OMG] Keep outlines until", "0, 0.9"))
+    assert_cells(webui, made, [data(0, cross, own) for own in (0, 0.9) for cross in (0, 1)], apart=0)
+
+
+def test_detectors_are_an_axis(webui: WebUI, axes: list[str]) -> None:
+    def data(detector: str) -> dict[str, Any]:
+        return {"concepts": [{"phrase": "street", "prompt": "a red car <lora:sdxl-lora:1>"}], "detector": detector,
+                "blend_start": 0}
+
+    made = plot(webui, axes, ("[OMG] Detector", "attention, contrast"), data("attention"))
+    assert_cells(webui, made, [data("attention"), data("contrast")], apart=0)
+
+
 def test_ways_are_axes(webui: WebUI, axes: list[str]) -> None:
     """By the page's words, or the request's. Keeping the layout hardly shows in so small a model: see infotexts."""
     def data(predict: str, first_pass: str) -> dict[str, Any]:
@@ -134,8 +179,14 @@ def test_zero_of_an_axis_is_what_it_is_on_the_page(webui: WebUI, axes: list[str]
      r"concepts\[0\].cfg_scale: Concept 1: Final CFG scale is set, and CFG scale is not"),
     (("[OMG] Blend start", "0, 2"), request(concept("a knight")), "blend_start: .*at most 1"),
     (("[OMG] Blend start", "0, 1"), {"args": []}, "OMG is off"),
+    (("[OMG] Strength of concept 2", "0, 1"), request(concept("a knight")), "no concept 2 for the axis, only 1"),
+    (("[OMG] Strength of concept 1", "0, 2"), request(concept("a knight")), r"concepts\[0\].strength"),
+    (("[OMG] LoRA weight of concept 1", "0, 1"), request(concept("a knight")), r"prompt: Concept 1 has no LoRAs"),
+    (("[OMG] LoRA weight of concept 1", "0, 1"), request(concept("a <lora:sdxl-lora:1> <lora:sdxl-loha:1>")),
+     r"prompt: Concept 1 has 2 LoRAs"),
     (("Prompt S/R", "knight, king"), request(concept("")), r"concepts\[0\].prompt"),
-], ids=["unknown", "end alone", "out of range", "off", "refused request"])
+], ids=["unknown", "end alone", "out of range", "off", "no such concept", "out of one's range", "no LoRA",
+        "two LoRAs", "refused request"])
 def test_values_that_cannot_be_are_refused_before_the_first_cell(
         webui: WebUI, axes: list[str], axis: tuple[str, str], data: Any, reason: str) -> None:
     with pytest.raises(ApiError, match=reason) as refused:
