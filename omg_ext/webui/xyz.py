@@ -87,8 +87,8 @@ def _axis(module: Any, each: Field, label: str) -> Any:
 
     is_number = each.widget == "slider"
     choices = [entry for entry, _ in each.choices] or list(DETECTORS)
-    return module.AxisOptionTxt2Img(label, float if is_number else str, apply, confirm=confirm,
-                                    choices=None if is_number else lambda: choices)
+    return module.AxisOption(label, float if is_number else str, apply, confirm=confirm,
+                             choices=None if is_number else lambda: choices)
 
 
 def _request(p: Any) -> Data | None:
