@@ -9,7 +9,7 @@ from omg_ext.webui.preview import Preview
 
 
 class OMGScript(scripts.Script):
-    """OMG in the txt2img tab and its API."""
+    """OMG in one of the tabs, txt2img or img2img, and in its API."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,22 +22,31 @@ class OMGScript(scripts.Script):
         return "OMG"
 
     def show(self, is_img2img: bool) -> Any:
-        return False if is_img2img else scripts.AlwaysVisible
+        return scripts.AlwaysVisible
+
+    def elem_id(self, item_id: str) -> str:
+        """As the host made it for a script of one tab; those of the other tab are others."""
+        return f"script_{'img2img_' if self.is_img2img else ''}omg_{item_id}"
 
     def ui(self, is_img2img: bool) -> list[Any]:
         return ui.build(self, is_img2img)
 
     def before_process(self, p: Any, *args: Any) -> None:
-        prompts.remember(p)
+        if process.concerns(self, p):
+            process.start(p)
+            prompts.remember(p)
 
     def before_process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        process.before_batch(p, args)
+        if process.concerns(self, p):
+            process.before_batch(p, args)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        process.before_sampling(p, args, self.preview)
+        if process.concerns(self, p):
+            process.before_sampling(p, args, self.preview)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        process.postprocess(p, processed)
+        if process.concerns(self, p):
+            process.postprocess(p, processed)
 
 
 settings.register()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..comprehension import FirstPicture, Models, get_detector
+from ..comprehension.confine import confined
 from ..comprehension.heat import HeatMaps, StagePositions
 from ..comprehension.masks import FloatArray
 from ..comprehension.phrases import find
@@ -31,6 +32,7 @@ from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
 from .contrast import Contrast
 from .first import FirstResult, FirstTap
+from .given import Given, attended, too_little
 from .memory import Memory
 from .noise import Noise
 from .one_pass import OnePassTap
@@ -114,6 +116,43 @@ class Session:
             raise
         return Drawn(first.latents, first.latents, places, [] if places is None else places.warnings), first
 
+    def over(self, given: Given) -> Drawn:
+        """Given pictures with the concepts (img2img): found in them, and blended in while the host samples once.
+
+        The ordinary picture, with the reason, if that fails and the request is not strict.
+
+        Raises:
+            OMGError: as :meth:`draw`.
+        """
+        host, masks, concepts = self._host, self.given(), self.load()
+        noise = Noise.of(host.generators)
+        places: Places | None = None
+        more: list[str] = []
+        try:
+            places = find_faces([concept.face for concept in concepts], self._find_in(given, masks), given.picture,
+                                host.faces)
+            noise.restore(host.generators)
+            latents, more = self._over(concepts, places, given.strength) if places else (self._plain(), [])
+        except OMGError:
+            raise
+        except Exception as error:
+            failed = "finding the concepts" if places is None else "drawing the concepts"
+            more = [f"{failed} failed, so this is the ordinary picture: {self.reason(error)}"]
+            noise.restore(host.generators)
+            latents = self._plain()
+        warnings = [warning for concept in concepts for warning in concept.warnings]
+        found = [] if places is None else places.warnings
+        return Drawn(latents, given.latents, places, [*warnings, *found, *more])
+
+    def preview_over(self, given: Given) -> Drawn:
+        """Where the concepts are in given pictures: nothing is drawn.
+
+        Raises:
+            OMGError: as :meth:`draw`.
+        """
+        places = self._find_in(given, self.given())
+        return Drawn(given.latents, given.latents, places, places.warnings)
+
     def given(self) -> list[FloatArray | None]:
         """The masks that need no search; all about finding concepts that can be wrong is said here.
 
@@ -174,8 +213,26 @@ class Session:
         """
         return self._find(first.latents, first.heat, given, first.layout.store.drop_device)
 
+    def _find_in(self, given: Given, masks: list[FloatArray | None]) -> Places:
+        """Visual comprehension in given pictures.
+
+        Args:
+            masks: those that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
+        """
+        host, phrases, heat = self._host, self.heat_phrases(), None
+        if phrases:
+            noise = Noise.of(host.generators)
+            with Patches(host.unet) as patches:
+                RowNetworks(patches, [(every_row, host.style)])
+                evaluator = Evaluator(patches, self._memory.limit(False, host.latent_size))
+                heat = attended(host, evaluator, given.latents, phrases)
+            noise.restore(host.generators)
+        places = self._find(given.latents, heat, masks, picture=given.picture)
+        return confined(places, self._request, given.drawn, given.outside, host.latent_size)
+
     def _find(self, seen: Tensor, heat: HeatMaps | None, given: list[FloatArray | None],
-             relieve: Callable[[], bool] = lambda: False) -> Places:
+             relieve: Callable[[], bool] = lambda: False,
+             picture: Callable[[int], npt.NDArray[np.uint8]] | None = None) -> Places:
         """Visual comprehension: each concept's mask in each picture.
 
         Args:
@@ -183,13 +240,14 @@ class Session:
             heat: what was attended to while they were drawn.
             given: see :meth:`find`.
             relieve: gives memory back, see :class:`omg_ext.unet.evaluator.Evaluator`.
+            picture: one of them by its number; None decodes it.
         """
-        host = self._host
+        host, picture = self._host, picture or partial(self._host.decode, seen)
         limit, noise = self._memory.limit(False, host.latent_size), Noise.of(host.generators)
         with Patches(host.unet) as patches:
             RowNetworks(patches, [(every_row, host.style)])
             contrast = Contrast(host, Evaluator(patches, limit, relieve), seen)
-            pictures = [FirstPicture(prompt, partial(host.decode, seen, number), partial(_heat, heat, number),
+            pictures = [FirstPicture(prompt, partial(picture, number), partial(_heat, heat, number),
                                      partial(contrast, number), host.wordings(prompt))
                         for number, prompt in enumerate(host.prompts)]
             places = find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
@@ -235,6 +293,20 @@ class Session:
         if not host.stopped:
             warnings += too_late(request.blend_start, len(tap.points), len(tap.blended))
         return latents, warnings
+
+    def _over(self, concepts: list[LoadedConcept], places: Places, strength: float) -> tuple[Tensor, list[str]]:
+        """One pass over given pictures, which have their layout: as :meth:`second` without a first."""
+        host, start = self._host, self._request.blend_start
+        with Patches(host.unet) as patches:
+            stage = Stage(host, self._request, self._memory, patches, concepts)
+            tap = SecondTap(stage.evaluator, start, stage.blending(places))
+            latents = host.sample(tap)
+            if not host.stopped:
+                tap.finish()
+        if host.stopped:
+            return latents, []
+        steps, blended = len(tap.points), len(tap.blended)
+        return latents, too_late(start, steps, blended) or (too_little(strength, steps) if start < 1 else [])
 
     def reason(self, error: Exception) -> str:
         """Why a pass failed, for the user, who gets what there is without it.

@@ -9,7 +9,6 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 
 FORM = '"alwayson_scripts": {"OMG": {"args": [{"concepts": [{"phrase": "man", "prompt": "..."}]}]}}'
-NOT_IN_IMG2IMG = "OMG: img2img does not work with OMG yet, only txt2img does; send the request to /sdapi/v1/txt2img"
 
 
 def read_bodies(app: Any) -> None:
@@ -64,16 +63,6 @@ def _args(given: Any) -> list[Any]:
     raise _wrong("there is no request")
 
 
-def refuse(scripts: dict[str, Any]) -> None:
-    """The host would say that there is no such script.
-
-    Raises:
-        HTTPException: 422, if OMG is asked for.
-    """
-    if _named_omg(scripts):
-        raise HTTPException(422, NOT_IN_IMG2IMG)
-
-
 def _named_omg(scripts: dict[str, Any]) -> list[str]:
     return [name for name in scripts if name.lower() == "omg"]
 
@@ -82,4 +71,4 @@ def _wrong(what: str) -> HTTPException:
     return HTTPException(422, f"OMG: {what}. The right form is {FORM}")
 
 
-_LOOKS = {"/sdapi/v1/txt2img": as_args, "/sdapi/v1/img2img": refuse}
+_LOOKS = {"/sdapi/v1/txt2img": as_args, "/sdapi/v1/img2img": as_args}

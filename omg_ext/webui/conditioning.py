@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from modules import devices, processing, prompt_parser, sd_hijack_open_clip, sd_samplers, shared
+from modules.sd_samplers_common import setup_img2img_steps
 from torch import Tensor
 
 from ..comprehension.phrases import Stage, Word, words_of
 from ..host import ConceptConditioning
 from ..unet.calls import Row
+from .given import is_given
 
 MARK = 1024
 
@@ -89,6 +91,9 @@ def encode(p: Any, prompts: Sequence[str], negatives: Sequence[str] | None) -> E
 
 def steps_of_pass(p: Any) -> int:
     """How often the pass at hand asks its denoiser, which counts so: some samplers do so twice a step."""
+    if is_given(p):  # the rest of the steps is skipped
+        sampler, steps = sd_samplers.find_sampler_config(p.sampler_name), setup_img2img_steps(p)[1] + 1
+        return int(sampler.total_steps(steps)) if sampler else steps
     if not p.is_hr_pass:
         return int(p.firstpass_steps)
     sampler = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)

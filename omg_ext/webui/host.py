@@ -175,6 +175,9 @@ class WebUIHost:
         kept = model.alphas_cumprod[t].to(latents)
         x = latents * kept.sqrt() + noise * (1 - kept).sqrt()
         concat = self._p.txt2img_image_conditioning(x)
+        own = getattr(self._p, "image_conditioning", None)
+        if own is not None and own.shape[1] != concat.shape[1]:
+            concat = own[:1].expand(len(x), -1, -1, -1)  # the depth of what was given, the same for all pictures
         given = ({**cond, "c_concat": [concat]} if model.is_sdxl
                  else {"c_crossattn": [cond["crossattn"]], "c_concat": [concat]})
         with devices.autocast(), self._units.resting():

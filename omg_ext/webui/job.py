@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from modules import shared
 from PIL import Image
 from torch import Tensor
@@ -25,11 +28,15 @@ from ..request import Request
 from . import settings
 from .conditioning import forget_kept
 from .faces import Faces
+from .given import GivenPictures
 from .host import Sample, WebUIHost
 from .models import models
 from .networks import Kept
 from .preview import Preview, key_of
 from .prompts import REWRITTEN, as_drawn, for_all_pictures, is_rewritten_by_others
+
+PictureOf = Callable[[int], npt.NDArray[np.uint8]]
+"""Of each number in the batch, [H, W, 3]"""
 
 REUSED = "the first picture is that of the preview; it was not drawn again"
 # what the progress line says
@@ -115,7 +122,8 @@ class Job:
         stages += [SECOND] if at_once or first is not None else [FIRST, FINDING, SECOND]
         drawn = session.draw(first)
         self.places = drawn.places
-        self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
+        seen = partial(host.decode, drawn.first)
+        self.pictures += _shown(request, seen, seen, drawn.places, self._before)
         warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
         if first is not None:
             forget_kept()  # with it there may be no step left in which the UNet is called
@@ -143,8 +151,9 @@ class Job:
         drawn, first = session.preview()
         self.places = drawn.places
         if self.places is not None:
-            self.pictures += _shown(host, msgspec.structs.replace(request, show=("overlay",)), drawn.latents,
-                                    self.places, self._before)
+            seen = partial(host.decode, drawn.latents)
+            self.pictures += _shown(msgspec.structs.replace(request, show=("overlay",)), seen, seen, self.places,
+                                    self._before)
         if shown is not None and not self._before and self.places is not None:
             shown.keep(key, first, host.decode(drawn.latents, 0), self.pictures[0].image)
         elif first is not None:
@@ -172,6 +181,40 @@ class Job:
             reason = session.reason(error)
         noise.restore(host.generators)
         return sample(), [f"drawing the concepts failed, so the picture was upscaled without them: {reason}"]
+
+    def draw_over(self, request: Request, sample: Sample, shown: Preview) -> tuple[Tensor, Sequence[str]]:
+        """One batch of img2img: one pass, with the concepts where they are in the given pictures.
+
+        Arguments, results and errors as :meth:`draw`.
+        """
+        shown.drop()
+        self.places = None
+        over = GivenPictures.of(self._processing, request)
+        host = self._host(over.request, _told(sample, [SECOND]))
+        shared.state.textinfo = FINDING
+        drawn = Session(host, over.request, self.memory, models()).over(over.given)
+        self._keep_places(request, over, drawn.places)
+        return drawn.latents, [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
+
+    def preview_over(self, request: Request, sample: Sample, shown: Preview) -> tuple[Tensor, Sequence[str]]:
+        """The given pictures of one batch of img2img as they are, and the concepts found in them. Nothing is drawn.
+
+        Arguments, results and errors as :meth:`preview`.
+        """
+        shown.drop()
+        self.places = None
+        over = GivenPictures.of(self._processing, msgspec.structs.replace(request, strict=False))
+        shared.state.textinfo = FINDING
+        drawn = Session(self._host(over.request, sample), over.request, self.memory, models()).preview_over(over.given)
+        self._keep_places(msgspec.structs.replace(request, show=("overlay",)), over, drawn.places)
+        if not self._before and self.pictures:
+            shown.keep(None, None, over.whole[0], self.pictures[0].image)
+        return drawn.latents, drawn.warnings
+
+    def _keep_places(self, request: Request, over: GivenPictures, places: Places | None) -> None:
+        """Where the concepts are in the results of a batch, and the extra pictures of that."""
+        self.places = None if places is None else over.frame.shown(places)
+        self.pictures += _shown(request, over.given.picture, over.whole.__getitem__, self.places, self._before)
 
     def infotext(self, request: Request) -> str | list[str]:
         """The request for the infotext of the batch at hand, as each picture was drawn (wildcards make them differ).
@@ -242,16 +285,20 @@ def _told(sample: Sample, stages: list[str]) -> Sample:
     return told
 
 
-def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | None, before: int) -> list[Picture]:
-    """The extra pictures of a batch, before which so many results were drawn."""
+def _shown(request: Request, first: PictureOf, seen: PictureOf, places: Places | None, before: int) -> list[Picture]:
+    """The extra pictures of a batch, before which so many results were drawn.
+
+    Args:
+        first: the first picture of each number in the batch.
+        seen: the same, as large as the masks.
+    """
     pictures: list[Picture] = []
     for index, masks in enumerate([] if places is None else places.masks):
         if "first_pass" in request.show:
-            pictures.append(Picture(before + index, FIRST_PASS, Image.fromarray(host.decode(first, index))))
+            pictures.append(Picture(before + index, FIRST_PASS, Image.fromarray(first(index))))
         if "overlay" in request.show and places is not None:
             names = [concept.phrase for concept in request.concepts]
-            drawn = overlay(host.decode(first, index), places.findings[index], masks, names,
-                            request.rest)
+            drawn = overlay(seen(index), places.findings[index], masks, names, request.rest)
             pictures.append(Picture(before + index, WHO_IS_WHERE, Image.fromarray(drawn)))
         if "masks" in request.show:
             pictures += [Picture(before + index, f"{MASK} {number}",

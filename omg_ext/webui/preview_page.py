@@ -19,11 +19,12 @@ from .preview import Preview
 
 Component = Any
 
-ABOUT = """Draws the first picture and shows who is where. Generate goes on from it, if <b>First picture</b> is
-<i>Whole</i>."""
+ABOUT = {"txt2img": """Draws the first picture and shows who is where. Generate goes on from it, if <b>First picture</b>
+is <i>Whole</i>.""", "img2img": "Shows who is where in the picture that you give. Nothing is drawn."}
+"""By tab."""
 TOOLS = (("is the thing that is clicked", "point"), ("gets a box: click two corners, or drag", "box"),
          ("gets a mask: paint it", "mask"))
-PICTURE = """<div id="omg_who" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
+PICTURE = """<div id="{who}" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
 data-point="{point}" data-box="{box}" data-outline="{outline}" data-mask="{mask}" data-tool="point">
 <canvas role="img" aria-label="The first picture: click or paint on it"></canvas>
 <div class="omg-brush">
@@ -38,6 +39,7 @@ FAILED = "There is nothing to show. The reason stands below the gallery."
 SHOWN = "This is the first picture of seed {seed}. Generate goes on from it, as long as you change concepts alone."
 FILLED = "The seed was random. It is {seed} now, so that Generate goes on from this picture."
 NOT_KEPT = "This is the first picture of seed {seed}. It cannot be kept with this script, so Generate draws it again."
+GIVEN = "This is the picture that you give, with what was found in it. Generate draws the concepts over it."
 SOFT = ("This is the ordinary picture of seed {seed}, with what was found in it at the blend start. From there on "
         "Generate draws another one, with the concepts.")
 
@@ -46,6 +48,7 @@ SOFT = ("This is the ordinary picture of seed {seed}, with what was found in it 
 class PreviewPage:
     """
     Attributes:
+        tab: where it is, txt2img or img2img.
         button: runs a preview.
         note: says what came of it, and of each click.
         panel: holds what follows; hidden until there is a picture.
@@ -55,6 +58,7 @@ class PreviewPage:
         pick: a hidden button that the browser presses when the picture was clicked or painted on.
     """
 
+    tab: str
     button: Component
     note: Component
     panel: Component
@@ -65,27 +69,29 @@ class PreviewPage:
     pick: Component
 
 
-def build(elem_id: Callable[[str], str], groups: int, shown: int) -> PreviewPage:
+def build(elem_id: Callable[[str], str], groups: int, shown: int, tab: str) -> PreviewPage:
     """The components, in the accordion.
 
     Args:
         elem_id: the script's.
         groups: how many concept groups there are.
         shown: how many are shown at first.
+        tab: txt2img or img2img. Ids name the latter alone, which came later.
     """
     button = gr.Button("Find concepts", elem_id=elem_id("find"))
-    note = gr.HTML(f"<p>{ABOUT}</p>", elem_id=elem_id("note"), elem_classes=["omg-note"])
+    note = gr.HTML(f"<p>{ABOUT[tab]}</p>", elem_id=elem_id("note"), elem_classes=["omg-note"])
     with gr.Column(visible=False, elem_id=elem_id("who_is_where")) as panel:
         target = gr.Radio(_choices(shown), value=1, label="On this picture", elem_id=elem_id("target"))
         tool = gr.Radio(list(TOOLS), value="point", show_label=False, label="What it does", elem_id=elem_id("tool"))
-        gr.HTML(PICTURE.format(concepts=groups, yes=PREVIEW, no=NO_PREVIEW,
-                               **{kind: choice_of(kind) for kind in ("point", "box", "outline", "mask")}))
+        kinds = {kind: choice_of(kind) for kind in ("point", "box", "outline", "mask")}
+        gr.HTML(PICTURE.format(who="omg_who" if tab == "txt2img" else f"omg_{tab}_who", concepts=groups, yes=PREVIEW,
+                               no=NO_PREVIEW, **kinds))
         picture, overlay = (gr.Image(type="pil", interactive=False, visible=False, label=name, elem_id=elem_id(name))
                             for name in ("picture", "overlay"))
         pick = gr.Button("pick", visible=False, elem_id=elem_id("pick"))
     for component in (button, target, tool, picture, overlay, pick):
         component.do_not_save_to_config = True
-    return PreviewPage(button, note, panel, target, tool, picture, overlay, pick)
+    return PreviewPage(tab, button, note, panel, target, tool, picture, overlay, pick)
 
 
 def connect(page: PreviewPage, count: Component, concepts: Sequence[dict[str, Component]]) -> None:
@@ -96,16 +102,18 @@ def connect(page: PreviewPage, count: Component, concepts: Sequence[dict[str, Co
         count: the number of concepts.
         concepts: each one's components by field name.
     """
-    quiet = {"show_progress": False, "queue": False}
-    page.button.click(None, _js="omgFindConcepts", **quiet)
+    quiet, browser = {"show_progress": False, "queue": False}, f"omgPreviews.{page.tab}"
+    page.button.click(None, _js=f"() => {browser}.find()", **quiet)
     count.change(_targets, [count, page.target], [page.target], **quiet)
     where, texts, masks = ([concept[name] for concept in concepts] for name in ("where", "where_text", "mask_picture"))
-    page.pick.click(None, where, [*where, *texts, *masks, page.note], _js="omgPicked", **quiet)
+    page.pick.click(None, where, [*where, *texts, *masks, page.note],
+                    _js=f"(...choices) => {browser}.picks(...choices)", **quiet)
     for component in (page.tool, page.target, *masks):
-        component.change(None, [page.tool, page.target, *masks], None, _js="omgTool", **quiet)
+        component.change(None, [page.tool, page.target, *masks], None,
+                         _js=f"(...chosen) => {browser}.chosen(...chosen)", **quiet)
     for number, dropdown in enumerate(where, 1):
-        dropdown.input(None, [dropdown], [page.tool, page.target], _js=f"choice => omgPlaceChosen({number}, choice)",
-                       **quiet)
+        dropdown.input(None, [dropdown], [page.tool, page.target],
+                       _js=f"choice => {browser}.placeChosen({number}, choice)", **quiet)
 
 
 def watch(script: Any) -> None:
@@ -114,11 +122,12 @@ def watch(script: Any) -> None:
     ``script.after_generation`` then has to say what happens when a generation ends: see :func:`on_results`.
     """
     seeds: dict[str, Component] = {}
-    for name in ("seed", "subseed"):
-        script.on_after_component(lambda made, name=name: seeds.update({name: made.component}),
-                                  elem_id=f"txt2img_{name}")
-    script.on_after_component(lambda made: script.after_generation(made.component, seeds),
-                              elem_id="generation_info_txt2img")
+    for tab in ("txt2img", "img2img"):  # of which the script is told about its own
+        for name in ("seed", "subseed"):
+            script.on_after_component(lambda made, name=name: seeds.update({name: made.component}),
+                                      elem_id=f"{tab}_{name}")
+        script.on_after_component(lambda made: script.after_generation(made.component, seeds),
+                                  elem_id=f"generation_info_{tab}")
 
 
 def on_results(preview: Preview, page: PreviewPage, marker: Component,
@@ -134,15 +143,16 @@ def on_results(preview: Preview, page: PreviewPage, marker: Component,
     def connected(info: Component, seeds: dict[str, Component]) -> None:
         inputs = [info, marker, seeds["seed"], seeds["subseed"]]
         outputs = [page.panel, page.picture, page.overlay, page.note, seeds["seed"], seeds["subseed"]]
-        ended = info.change(after(preview), inputs, outputs, show_progress=False, queue=False,
-                            _js="(info, _, ...more) => [info, omgPreview.asked ? 'asked' : '', ...more.slice(0, 2)]")
-        ended.then(None, [page.picture, page.overlay, page.tool, page.target, *masks], None, _js="omgShow",
-                   show_progress=False, queue=False)
+        browser = f"omgPreviews.{page.tab}"
+        asked = f"(info, _, ...more) => [info, {browser}.asked ? 'asked' : '', ...more.slice(0, 2)]"
+        ended = info.change(after(preview, page.tab), inputs, outputs, show_progress=False, queue=False, _js=asked)
+        ended.then(None, [page.picture, page.overlay, page.tool, page.target, *masks], None, show_progress=False,
+                   queue=False, _js=f"(...shown) => {browser}.show(...shown)")
 
     return connected
 
 
-def after(preview: Preview) -> Callable[[str, str, Any, Any], list[Any]]:
+def after(preview: Preview, tab: str = "txt2img") -> Callable[[str, str, Any, Any], list[Any]]:
     """What the page does after a generation, from the host's account of it, whether it was a preview, and its seeds.
 
     Its values are those of the outputs in :func:`on_results`.
@@ -155,6 +165,9 @@ def after(preview: Preview) -> Callable[[str, str, Any, Any], list[Any]]:
         info = json.loads(text) if text else {}
         if not any(title_of(each) == WHO_IS_WHERE for each in info.get("infotexts", ())) or preview.overlay is None:
             return [*leave[:3], f"<p>{BROKEN_OFF if info else FAILED}</p>", *leave[4:]]
+        if tab == "img2img":  # which does not depend on a seed
+            return [gr.update(visible=True), gr.update(value=preview.picture), gr.update(value=preview.overlay),
+                    f"<p>{GIVEN}</p>", *leave[4:]]
         filled = _is_random(seed)
         said = SOFT if preview.first is None else NOT_KEPT if preview.key is None else FILLED if filled else SHOWN
         fill_subseed = _is_random(subseed) and info["subseed_strength"] > 0

@@ -16,6 +16,7 @@ from ..errors import OMGError
 from ..infotext import FOUND, KEY, WARNINGS, picture_infotext
 from ..request import Request, parse_request
 from .conditioning import forget_kept
+from .given import is_given
 from .job import Job
 from .preview import Preview
 from .replacing import replaced
@@ -36,6 +37,23 @@ class RefusedRequest(HTTPException):
         return str(self.detail)
 
 
+def concerns(script: Any, p: Any) -> bool:
+    """Whether the script is to act in a processing object of the web UI.
+
+    Other extensions hand all scripts of a tab into pictures of their own, for which the user has not asked for
+    concepts: ADetailer those of faces, which it draws by img2img, whatever the tab.
+    """
+    return is_given(p) == script.is_img2img and not getattr(p, "_ad_inner", False)
+
+
+def start(p: Any) -> None:
+    """A run of the web UI begins, perhaps with a processing object that had one before: the batch tab, Loopback and
+    others go on with theirs, and change its pictures, prompts and seeds."""
+    vars(p).pop("omg_job", None)
+    for key in (KEY, FOUND, WARNINGS):
+        p.extra_generation_params.pop(key, None)
+
+
 def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
     """Make the sampler about to be used run OMG's passes, if the user asks for it.
 
@@ -46,7 +64,7 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
         args: the script's.
         shown: the first pass that the user has seen last.
     """
-    method = "sample_img2img" if p.is_hr_pass else "sample"
+    method = "sample_img2img" if p.is_hr_pass or is_given(p) else "sample"
     waiting = ExitStack()
 
     def sample(*sample_args: Any, **sample_kwargs: Any) -> Tensor:
@@ -60,6 +78,9 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
             job = Job.of(p)
             if p.is_hr_pass:
                 latents, warnings = job.draw_hires(request, once)
+            elif is_given(p):
+                draw = job.preview_over if request.preview else job.draw_over
+                latents, warnings = draw(request, once, shown)
             else:
                 noise = _noise(*sample_args, **sample_kwargs)
                 awaited = args[0] if isinstance(args[0], Awaited) else None
@@ -137,11 +158,18 @@ def postprocess(p: Any, processed: Any) -> None:
     for extra, text in zip(extras, texts, strict=True):
         if shared.opts.enable_pnginfo:
             extra.image.info["parameters"] = text
-    # before pictures of other extensions that have no infotext, so that both lists go on in step
-    processed.images[end:end] = [extra.image for extra in extras]
+    # before pictures of other extensions that have no infotext, so that both lists go on in step; behind all where the
+    # web UI has put masks between the results
+    at = len(processed.images) if _has_masks_between(p) else end
+    processed.images[at:at] = [extra.image for extra in extras]
     processed.infotexts += texts
     for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds"):
         values = getattr(processed, name)
         added = [values[extra.number] for extra in extras]
         # a list of its own, as this one is the processing object's; it does not count the grid
         setattr(processed, name, [*values[:end - first], *added, *values[end - first:]])
+
+
+def _has_masks_between(p: Any) -> bool:
+    options = shared.opts
+    return getattr(p, "mask_for_overlay", None) is not None and (options.return_mask or options.return_mask_composite)

@@ -48,7 +48,16 @@ HINT = """<ol>
 <li><b>Its prompt</b> is the prompt at the top once more, with this character's trigger word and LoRA put in, and no
 other's: <i>photo of <u>sks</u> man and a woman at the beach <u>&lt;lora:sks_man:1&gt;</u></i></li>
 </ol>
-<p><b>Find concepts</b>, below, draws the first picture and shows who is where, before anything more is drawn.</p>"""
+"""
+FIRST = """<p><b>Find concepts</b>, below, draws the first picture and shows who is where, before anything more is
+drawn.</p>"""
+OVER = """<p>Here <b>the picture that you give</b> is the first picture: the concepts are found in it and drawn over it.
+<b>Denoising strength</b> says how much they may change; below 0.4 little of them shows. An inpaint mask confines them.
+Positions are parts of the whole picture, also with <i>Only masked</i>. <b>Find concepts</b>, below, shows who is where,
+and draws nothing.</p>"""
+"""What follows the hint in the tabs."""
+NO_FIELDS_OF_IMG2IMG = ("first_pass", "cross", "self")
+"""What is asked of a first sampling, which there is none of; they keep what is pasted into them."""
 
 HINTS = {FIND: """<p><b>Detector</b>, above, chooses what seeks the concepts. <i>contrast</i> needs nothing more: it
 looks at the finished picture a second time, which costs as much as twelve steps for two concepts, and sees shapes.
@@ -89,10 +98,12 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     table = {each.name: each for each in GLOBAL_FIELDS}
     table["count"] = replace(table["count"], default=shown, options={**table["count"].options, "maximum": groups})
     accordion = table.pop("enabled")
+    for name in NO_FIELDS_OF_IMG2IMG if is_img2img else ():
+        table[name] = replace(table[name], options={**table[name].options, "visible": False})
     made = {"enabled": _component(accordion, script.elem_id(accordion.name))}
     panels, concepts = [], []
     with made["enabled"]:
-        gr.HTML(HINT, elem_classes=["omg-hint"])
+        gr.HTML(HINT + (OVER if is_img2img else FIRST), elem_classes=["omg-hint"])
         presets = presets_page.build(script.elem_id)
         made |= _render((each for each in table.values() if not each.panel), script.elem_id)
         for number in range(1, groups + 1):
@@ -100,7 +111,7 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
                               elem_classes=["omg-concept"]) as panel:
                 concepts.append(_render(concept_fields(number), script.elem_id, f"concept{number}_"))
             panels.append(panel)
-        page = preview_page.build(script.elem_id, groups, shown)
+        page = preview_page.build(script.elem_id, groups, shown, "img2img" if is_img2img else "txt2img")
         made |= _render((each for each in table.values() if each.panel), script.elem_id)
     components = [[made, *concepts][number][each.name] for number, each in arg_fields(groups)]
     _connect(made, panels, concepts, components)

@@ -160,8 +160,8 @@ def _option(module: Any, axis: Axis) -> Any:
         for value in values:
             _checked(changed(p, value))
 
-    return module.AxisOptionTxt2Img(axis.label, str if axis.choices else float, apply, confirm=confirm,
-                                    choices=(lambda: list(axis.choices)) if axis.choices else None)
+    return module.AxisOption(axis.label, str if axis.choices else float, apply, confirm=confirm,
+                             choices=(lambda: list(axis.choices)) if axis.choices else None)
 
 
 def _request(p: Any) -> Data | None:

@@ -18,6 +18,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ SETTINGS = {
     "pad_cond_uncond": False, "pad_cond_uncond_v0": False, "randn_source": "GPU", "eta_noise_seed_delta": 0,
     "skip_early_cond": 0.0, "s_min_uncond_all": False, "token_merging_ratio": 0.0, "show_progress_every_n_steps": 10,
     "hypertile_enable_unet": False, "hypertile_max_tile_unet": 256, "hypertile_swap_size_unet": 3,
+    "img2img_fix_steps": False, "img2img_extra_noise": 0.0, "return_mask": False, "return_mask_composite": False,
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
     "omg_host_budget_mb": 8192,
 }
@@ -74,7 +77,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What txt2img returned.
+    """What txt2img or img2img returned.
 
     Attributes:
         images: uint8 [H, W, 3] each.
@@ -303,13 +306,32 @@ class WebUI:
         """
         return self.generate({**DEFAULTS, **payload})
 
-    def generate(self, payload: dict[str, Any]) -> Result:
-        """One txt2img request as it stands.
+    def img2img(self, picture: np.ndarray, **payload: Any) -> Result:
+        """One img2img request over a picture, or several [B, H, W, 3]; what is not given comes from :data:`DEFAULTS`.
 
         Raises:
             ApiError: the web UI refused it.
         """
-        answer = self.post("/sdapi/v1/txt2img", payload)
+        pictures = [encode(each) for each in (picture if picture.ndim == 4 else picture[None])]
+        with self.seeded():
+            return self.generate({**DEFAULTS, "init_images": pictures, **payload}, "img2img")
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Within the block img2img is repeatable, as txt2img is: the web UI does not seed its autoencoder."""
+        self.post("/omg-tests/seeds", True)
+        try:
+            yield
+        finally:
+            self.post("/omg-tests/seeds", False)
+
+    def generate(self, payload: dict[str, Any], tab: str = "txt2img") -> Result:
+        """One request as it stands.
+
+        Raises:
+            ApiError: the web UI refused it.
+        """
+        answer = self.post(f"/sdapi/v1/{tab}", payload)
         pictures = [decode(text) for text in answer["images"]]
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))
 
@@ -399,3 +421,10 @@ def _detail(text: str) -> str:
 def decode(text: str) -> np.ndarray:
     """A picture of the API's, uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
+
+
+def encode(picture: np.ndarray) -> str:
+    """A picture, or a mask [H, W], for the API."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -4,7 +4,7 @@ It registers the tiny OpenCLIP architecture before the first checkpoint is loade
 ``/omg-tests/comments`` with the comments of the last picture, which the web UI's own API leaves out, at
 ``/omg-tests/patches`` and ``/omg-tests/tensors`` with what a run could leave behind, at ``/omg-tests/checkpoint`` with
 the checkpoint that is loaded, at ``/omg-tests/encode`` with an encoded prompt, and at ``/omg-tests/denoiser-calls``
-with how often samplers have asked for a prediction.
+with how often samplers have asked for a prediction. ``POST /omg-tests/seeds`` makes img2img repeatable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import open_clip
 import torch
-from modules import devices, prompt_parser, script_callbacks, scripts, shared
+from fastapi import Body
+from modules import devices, processing, prompt_parser, script_callbacks, scripts, shared
 
 open_clip.add_model_config(os.environ["OMG_TEST_OPENCLIP"])
 
@@ -46,6 +47,9 @@ if os.environ["OMG_TEST_HALF"]:
 
 last_comments: list[str] = []
 denoiser_calls = [0]
+# whether each picture of img2img begins with the same noise: the autoencoder's sample of what is given is the global
+# generator's, which stands where the last picture left it
+seeds = [False]
 
 
 def count(params: Any) -> None:
@@ -57,7 +61,7 @@ script_callbacks.on_cfg_denoiser(count)
 
 
 class Support(scripts.Script):
-    """Keeps the comments of the last picture."""
+    """Keeps the comments of the last picture, and makes img2img repeatable where that is asked for."""
 
     def title(self) -> str:
         return "OMG test support"
@@ -65,8 +69,17 @@ class Support(scripts.Script):
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
 
+    def before_process(self, p: Any, *args: Any) -> None:
+        if seeds[0] and isinstance(p, processing.StableDiffusionProcessingImg2Img):
+            torch.manual_seed(0)
+
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         last_comments[:] = p.comments
+
+
+def set_seeds(is_on: bool = Body()) -> None:
+    """See :data:`seeds`."""
+    seeds[0] = is_on
 
 
 def comments() -> list[str]:
@@ -108,6 +121,7 @@ def add_route(demo: Any, app: Any) -> None:
     app.get("/omg-tests/checkpoint")(checkpoint)
     app.get("/omg-tests/encode")(encode)
     app.get("/omg-tests/denoiser-calls")(lambda: denoiser_calls[0])
+    app.post("/omg-tests/seeds")(set_seeds)
 
 
 script_callbacks.on_app_started(add_route)

@@ -198,7 +198,7 @@ def _grid(webui: WebUI) -> Iterator[None]:
 def test_extra_pictures_are_saved_zipped_and_give_their_seed_as_any(webui: WebUI, page: Page) -> None:
     open_accordion(page)
     fill_concepts(page)
-    page.get_by_text("Blending, layout and mask edges").click()
+    part(page, "enabled").get_by_text("Blending, layout and mask edges").click()
     for label in ("First picture", "Masks"):
         part(page, "show").get_by_label(label).check()
     fill(page.locator("#txt2img_batch_size input[type=number]"), "2")
@@ -228,7 +228,7 @@ def test_the_arrow_restores_the_last_generation(webui: WebUI, page: Page, tmp_pa
     open_accordion(page)
     fill_concepts(page)
     fill(part(page, "concept1_phrase").locator("input, textarea"), "man")
-    page.get_by_text("Blending, layout and mask edges").click()
+    part(page, "enabled").get_by_text("Blending, layout and mask edges").click()
     fill(part(page, "blend_start").locator("input[type=number]"), "0.2")
     generate(page)
     made = picture(page, tmp_path / "made.png")
@@ -320,9 +320,3 @@ def test_the_page_alone_says_what_goes_where(page: Page) -> None:
         assert all(phrase in example for phrase in phrases)
         assert example.count("<lora:") == 1
     assert examples[0] != examples[1]
-
-
-def test_img2img_has_no_accordion(page: Page) -> None:
-    """It would promise what does not work yet."""
-    assert page.locator("#tab_txt2img [id*=omg_concept1]").count() > 0
-    assert page.locator("#tab_img2img [id*=omg_concept1]").count() == 0

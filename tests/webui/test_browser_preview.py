@@ -217,7 +217,7 @@ def test_what_is_painted_is_the_mask(webui: WebUI, concepts: Page, tmp_path: Pat
 
     click(concepts, 0.25, 0.9)
     expect(part(concepts, "concept1_mask_picture").locator("img")).not_to_have_attribute("src", "")
-    concepts.wait_for_function("() => omgPreview.before.length == 2")
+    concepts.wait_for_function("() => omgPreviews.txt2img.before.length == 2")
     concepts.locator("#omg_who .omg-undo").click()
     np.testing.assert_array_equal(mask(concepts, 1), painted)
 
@@ -238,7 +238,7 @@ def test_a_painted_mask_can_be_corrected_and_taken_away(webui: WebUI, concepts: 
     Image.fromarray(uploaded).save(tmp_path / "mask.png")
     choose(part(concepts, "concept2_where"), "Painted mask")
     part(concepts, "concept2_mask_picture").locator("input[type=file]").set_input_files(tmp_path / "mask.png")
-    concepts.wait_for_function("() => omgPreview.masks[2]")
+    concepts.wait_for_function("() => omgPreviews.txt2img.masks[2]")
     concepts.wait_for_timeout(300)
     concepts.locator("#omg_who input[type=checkbox]").check()
     drag(concepts, (0.5, 0), (0.5, 1))
@@ -326,12 +326,12 @@ def test_concepts_to_choose_from_are_those_shown(concepts: Page) -> None:
 
 
 def test_options_of_the_detector_and_the_overlay(webui: WebUI, concepts: Page, tmp_path: Path) -> None:
-    concepts.get_by_text("How to find them").click()
+    part(concepts, "enabled").get_by_text("How to find them").click()
     fill(part(concepts, "threshold").locator("input[type=number]"), "0.5")
     generate(concepts)
     expect(log(concepts)).to_contain_text("detect.threshold: the detector `contrast` does not go by it")
     fill(part(concepts, "threshold").locator("input[type=number]"), "0")
-    concepts.get_by_text("Blending, layout and mask edges").click()
+    part(concepts, "enabled").get_by_text("Blending, layout and mask edges").click()
     part(concepts, "show").get_by_label("Who is where").check()
     generate(concepts)
     expect(thumbnails(concepts)).to_have_count(2)

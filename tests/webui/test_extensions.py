@@ -351,6 +351,26 @@ def test_adetailer_draws_no_concepts(beside: WebUI, data: dict[str, Any], is_sel
     beside.options(ad_only_selected_scripts=True)
 
 
+@pytest.mark.parametrize("is_selective", [True, False])
+def test_adetailer_draws_no_concepts_in_img2img(beside: WebUI, is_selective: bool) -> None:
+    """There its pictures of faces are of the tab's own kind. They are those of the main prompt, also if it is to call
+    all scripts."""
+    need(beside, "ADetailer")
+    picture = beside.txt2img(seed=3).image
+    data = request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT))
+
+    def draw_over(scripts: dict[str, Any]) -> np.ndarray:
+        return beside.img2img(picture, alwayson_scripts={"OMG": {"args": [data]}, **scripts}).image
+
+    beside.options(ad_only_selected_scripts=is_selective)
+    made, without = draw_over(detailed()), draw_over({})
+    wanted = redrawn(beside, without, [DEFAULTS["prompt"]] * 2, DEFAULTS["seed"])
+    beside.options(ad_only_selected_scripts=True)
+    assert distance(made, without) > 1
+    # the autoencoder's noise is another one
+    assert distance(made, wanted) < distance(made, without) / 4
+
+
 def test_adetailer_after_a_preview(beside: WebUI) -> None:
     """What goes on from the first picture that was seen is the same to the bit, faces included."""
     need(beside, "ADetailer")

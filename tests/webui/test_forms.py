@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import DEFAULTS, ApiError, WebUI, distance
+from tests.webui.host import ApiError, WebUI, distance
 from tests.webui.test_api import LEFT, RIGHT, concept, request
 
 pytestmark = pytest.mark.webui
@@ -69,7 +69,12 @@ def test_a_body_that_is_no_json_is_refused(webui: WebUI, path: str, body: bytes)
     assert 400 <= refused.value.code < 500
 
 
-def test_img2img_says_that_it_is_not_there_yet(webui: WebUI) -> None:
-    with pytest.raises(ApiError, match=r"img2img does not work with OMG yet.*txt2img") as refused:
-        webui.post("/sdapi/v1/img2img", {**DEFAULTS, "init_images": [""], "alwayson_scripts": {"omg": REQUEST}})
+@pytest.mark.parametrize("given", [REQUEST, {"args": [REQUEST]}, json.dumps(REQUEST)], ids=["bare", "args", "text"])
+def test_img2img_reads_it_too(webui: WebUI, given: Any) -> None:
+    picture = webui.txt2img().image
+    made = webui.img2img(picture, alwayson_scripts={"omg": given})
+    assert "OMG: " in made.info["infotexts"][0]
+    assert distance(made.image, webui.img2img(picture).image) > 2
+    with pytest.raises(ApiError, match='"args": ') as refused:
+        webui.img2img(picture, alwayson_scripts={"OMG": 7})
     assert refused.value.status == 422

@@ -11,11 +11,10 @@ from tests.webui.networks import KINDS, kinds_for
 pytestmark = pytest.mark.webui
 
 
-def test_extension_is_an_always_on_script_of_txt2img_alone(webui: WebUI) -> None:
+def test_extension_is_an_always_on_script_of_both_tabs(webui: WebUI) -> None:
     names = webui.get("/sdapi/v1/scripts")
     assert "omg" in names["txt2img"]
-    # there it would promise what does not work yet; that a request is told why stands in test_forms.py
-    assert "omg" not in names["img2img"]
+    assert "omg" in names["img2img"]
 
 
 def test_extension_starts_without_errors(webui: WebUI) -> None:

@@ -194,8 +194,19 @@ def test_values_that_cannot_be_are_refused_before_the_first_cell(
     assert refused.value.status == 422
 
 
-def test_img2img_has_none_of_the_axes(webui: WebUI, axes: list[str]) -> None:
+def test_img2img_has_the_same_axes(webui: WebUI, axes: list[str]) -> None:
     info = next(each for each in webui.get("/sdapi/v1/script-info")
                 if each["name"] == "x/y/z plot" and each["is_img2img"])
-    assert not [choice for choice in info["args"][0]["choices"] if "OMG" in str(choice)]
+    there = [str(choice) for choice in info["args"][0]["choices"]]
+    assert [axis for axis in there if "OMG" in axis] == [axis for axis in axes if "OMG" in axis]
     assert len(set(axes)) == len(axes)  # the host's labels are unique, too
+    picture = webui.txt2img().image
+    requests = [request(concept(f"a {colour} car", LEFT)) for colour in ("red", "green")]
+    args = [there.index("Prompt S/R"), "red, green", [], 0, "", [], 0, "", [], False, True, False, False, False, False,
+            False, 0, True]
+    made = webui.img2img(picture, prompt=BACKGROUND, script_name="x/y/z plot", script_args=args,
+                         alwayson_scripts={"OMG": requests[0]})
+    for cell, data in zip(made.images[-2:], requests, strict=True):
+        wanted = webui.img2img(picture, prompt=BACKGROUND, alwayson_scripts={"OMG": data})
+        np.testing.assert_array_equal(cell, wanted.image)
+    assert distance(*made.images[-2:]) > 1
