@@ -36,6 +36,9 @@ class OMGScript(scripts.Script):
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         process.before_sampling(p, args, self.preview)
 
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        process.after_batch(p)
+
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         process.postprocess(p, processed)
 

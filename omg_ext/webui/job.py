@@ -18,6 +18,7 @@ from ..comprehension.places import Places
 from ..errors import OMGError
 from ..host import Prompts
 from ..infotext import FIRST_PASS, MASK, WHO_IS_WHERE, infotext_value
+from ..passes.account import HIRES, Account
 from ..passes.memory import Memory
 from ..passes.noise import Noise
 from ..passes.session import Session
@@ -44,13 +45,17 @@ class Picture:
 
     Attributes:
         number: of the result it belongs to, of all batches.
+        kind: as in a request's ``show``.
         title: what it shows.
         image: itself.
+        is_shown: whether it is returned; if not it is to be a file alone.
     """
 
     number: int
+    kind: str
     title: str
     image: Image.Image
+    is_shown: bool = True
 
 
 @dataclass
@@ -64,6 +69,8 @@ class Job:
         prompts: each concept's for all pictures of all batches, once the first is drawn.
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
+        accounts: what each batch took.
+        saved: of each batch, whether the web UI saves its results.
         is_counted: whether the progress bar knows of the second passes.
         has_drawn: whether any of its passes was asked for.
     """
@@ -76,6 +83,8 @@ class Job:
     prompts: list[Prompts] = field(default_factory=list)
     places: Places | None = None
     pictures: list[Picture] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
+    saved: list[bool] = field(default_factory=list)
     is_counted: bool = False
     has_drawn: bool = False
 
@@ -113,9 +122,11 @@ class Job:
         first = shown.result(key, session.heat_phrases())
         self._expect(0 if at_once else self._processing.n_iter - (first is not None))
         stages += [SECOND] if at_once or first is not None else [FIRST, FINDING, SECOND]
+        self.accounts.append(session.account)
         drawn = session.draw(first)
         self.places = drawn.places
-        self.pictures += _shown(host, request, drawn.first, drawn.places, self._before)
+        saved = settings.saved_pictures() if self._processing.save_samples() else ()
+        self.pictures += _shown(host, request, drawn.first, drawn.places, self._before, saved)
         warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
         if first is not None:
             forget_kept()  # with it there may be no step left in which the UNet is called
@@ -140,6 +151,7 @@ class Job:
         host = self._host(request, _told(sample, [FIRST, FINDING]))
         session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
         self._expect(0)
+        self.accounts.append(session.account)
         drawn, first = session.preview()
         self.places = drawn.places
         if self.places is not None:
@@ -151,14 +163,27 @@ class Job:
             first.layout.store.clear()
         return drawn.latents, drawn.warnings
 
-    def draw_hires(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
+    def draw_hires(self, request: Request, sample: Sample, upscaled: Tensor) -> tuple[Tensor, Sequence[str]]:
         """The hires pass of one batch: one pass, with the concepts where the first pass had them.
 
         The picture's layout is there already, so nothing is replayed. Arguments and errors as :meth:`draw`.
+
+        Args:
+            upscaled: what the sampler adds noise to, [B, C, h, w].
         """
         host = self._host(request, sample)
+        if self._is_upscaled_later:
+            self.accounts.append(Account())
+        with self.accounts[-1].stage(HIRES, host.unet):
+            return self._hires(host, request, sample, upscaled)
+
+    def _hires(self, host: WebUIHost, request: Request, sample: Sample,
+               upscaled: Tensor) -> tuple[Tensor, Sequence[str]]:
+        """See :meth:`draw_hires`."""
         if self.places is None:
             return sample(), [UPSCALED_LATER] if self._is_upscaled_later else []
+        if host.stopped:  # skipped as the concepts were drawn: of this batch the web UI would show noise
+            return upscaled, []
         if not self.places:
             return sample(), []
         session, noise = Session(host, request, self.memory, models()), Noise.of(host.generators)
@@ -190,6 +215,16 @@ class Job:
         findings = [] if self.places is None else self.places.findings
         return [json.dumps([finding.data() for finding in of_picture]) for of_picture in findings] \
             if any(findings) else []
+
+    def to_save(self, kinds: Sequence[str]) -> list[Picture]:
+        """Those of the extra pictures that become files, of these kinds."""
+        size = self._processing.batch_size
+        return [extra for extra in self.pictures if extra.kind in kinds
+                and any(self.saved[extra.number // size:extra.number // size + 1])]
+
+    def spent(self) -> list[dict[str, Any]]:
+        """Seconds and rows of the UNet by stage, for each batch."""
+        return [account.data() for account in self.accounts]
 
     def _host(self, request: Request, sample: Sample) -> WebUIHost:
         self.has_drawn = True
@@ -242,18 +277,27 @@ def _told(sample: Sample, stages: list[str]) -> Sample:
     return told
 
 
-def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | None, before: int) -> list[Picture]:
-    """The extra pictures of a batch, before which so many results were drawn."""
+def _shown(host: WebUIHost, request: Request, first: Tensor, places: Places | None, before: int,
+           saved: Sequence[str] = ()) -> list[Picture]:
+    """The extra pictures of a batch, before which so many results were drawn.
+
+    Args:
+        saved: kinds that are to be there whether they are shown or not.
+    """
     pictures: list[Picture] = []
+
+    def add(kind: str, title: str, image: Any) -> None:
+        pictures.append(Picture(before + index, kind, title, Image.fromarray(image), kind in request.show))
+
+    wanted = {*request.show, *saved}
     for index, masks in enumerate([] if places is None else places.masks):
-        if "first_pass" in request.show:
-            pictures.append(Picture(before + index, FIRST_PASS, Image.fromarray(host.decode(first, index))))
-        if "overlay" in request.show and places is not None:
+        if "first_pass" in wanted:
+            add("first_pass", FIRST_PASS, host.decode(first, index))
+        if "overlay" in wanted and places is not None:
             names = [concept.phrase for concept in request.concepts]
-            drawn = overlay(host.decode(first, index), places.findings[index], masks, names)
-            pictures.append(Picture(before + index, WHO_IS_WHERE, Image.fromarray(drawn)))
-        if "masks" in request.show:
-            pictures += [Picture(before + index, f"{MASK} {number}",
-                                 Image.fromarray((255 * mask).astype("uint8")))
-                         for number, mask in enumerate(masks, 1) if mask is not None]
+            add("overlay", WHO_IS_WHERE, overlay(host.decode(first, index), places.findings[index], masks, names))
+        if "masks" in wanted:
+            for number, mask in enumerate(masks, 1):
+                if mask is not None:
+                    add("masks", f"{MASK} {number}", (255 * mask).astype("uint8"))
     return pictures

@@ -44,7 +44,8 @@ SETTINGS = {
     "skip_early_cond": 0.0, "s_min_uncond_all": False, "token_merging_ratio": 0.0, "show_progress_every_n_steps": 10,
     "hypertile_enable_unet": False, "hypertile_max_tile_unet": 256, "hypertile_swap_size_unet": 3,
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
-    "omg_host_budget_mb": 8192,
+    "omg_host_budget_mb": 8192, "omg_save": [], "save_incomplete_images": False,
+    "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
 }
 STYLES = """name,prompt,negative_prompt
 words,"oil painting, thick strokes",photo
@@ -347,6 +348,10 @@ class WebUI:
 
     def skip(self) -> None:
         self.post("/sdapi/v1/skip")
+
+    def stop_after_current(self) -> None:
+        """As the page's Interrupt does, if the settings say "after current"."""
+        self.post("/omg-tests/stop-after-current")
 
     def progress(self) -> dict[str, Any]:
         """The state of the picture in the making, without a preview."""
