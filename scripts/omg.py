@@ -44,6 +44,9 @@ class OMGScript(scripts.Script):
         if process.concerns(self, p):
             process.before_sampling(p, args, self.preview)
 
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        process.after_batch(p)
+
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         if process.concerns(self, p):
             process.postprocess(p, processed)

@@ -18,6 +18,7 @@ import omg_ext.comprehension.assign
 from omg_ext.comprehension import ContrastDetector, Models
 from omg_ext.comprehension.masks import decode_mask
 from omg_ext.diffusers import OMGPipeline
+from omg_ext.diffusers.host import DiffusersHost
 from omg_ext.errors import OMGError
 from omg_ext.passes.memory import Memory
 from omg_ext.passes.session import Session
@@ -326,3 +327,36 @@ def test_a_given_mask_is_decoded_once(monkeypatch):
     result = generate(pipeline(), {"concepts": [{**first, "where": {"mask": mask_text(half)}}, second]}, batch_size=3)
     assert decoded == ["concepts[0].where.mask"]
     assert len(result.masks) == 3
+
+
+# --- broken off ---
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(("stage", "said"), [("found", "looked for"), ("drawn", "drawn")])
+def test_broken_off_second_pass_leaves_the_first_picture(monkeypatch, loras, stage, said, strict):
+    """*nothing remains*"""
+    pipe, before = pipeline(), snapshot(pipeline())
+    host = host_of(pipe, two_concepts(strict=strict), loras=loras)
+    samplings: list[Tensor] = []
+    sample = DiffusersHost.sample
+
+    def sampled(host: DiffusersHost, tap: Any) -> Tensor:
+        samplings.append(sample(host, tap))
+        monkeypatch.setattr(DiffusersHost, "stopped", stage == "drawn" and len(samplings) == 2)
+        return samplings[-1]
+
+    def found(*args: Any) -> Any:
+        places = find(*args)
+        monkeypatch.setattr(DiffusersHost, "stopped", stage == "found")
+        return places
+
+    find = Session.find
+    monkeypatch.setattr(DiffusersHost, "sample", sampled)
+    monkeypatch.setattr(Session, "find", found)
+    drawn = Session(host, host.loader.request, Memory(), Models()).draw()
+    assert drawn.warnings == [f"it was broken off while the concepts were {said}, so this is the first picture"]
+    assert torch.equal(drawn.latents, samplings[0])
+    assert torch.equal(drawn.first, samplings[0])
+    assert drawn.places
+    assert len(samplings) == (1 if stage == "found" else 2)
+    assert_untouched(pipe, before)

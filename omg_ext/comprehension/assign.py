@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,12 +33,14 @@ class Thing:
         shares: for each query that sees it, its score as a share of the best one of that query.
         scores: the same as the detector gave them.
         concept: whose it is, if any's.
+        numbers: for each of these queries which of all that it sees this is, 0 for the leftmost, as ``where.index``.
     """
 
     instance: Instance
     shares: dict[int, float]
     scores: dict[int, float]
     concept: int | None = None
+    numbers: dict[int, int] = field(default_factory=dict)
 
 
 def find_things(concepts: Sequence[Concept], find: Find, picture: FirstPicture) -> tuple[list[Query], list[Thing]]:
@@ -148,7 +150,11 @@ def _things(found: Sequence[Sequence[Instance]]) -> list[Thing]:
                 things.append(Thing(instance, {query: share}, {query: instance.score}))
             else:
                 same.shares[query], same.scores[query] = share, instance.score
-    return sorted(things, key=lambda thing: thing.instance.centre[0])
+    things.sort(key=lambda thing: thing.instance.centre[0])
+    for query in range(len(found)):
+        for number, thing in enumerate(thing for thing in things if query in thing.shares):
+            thing.numbers[query] = number
+    return things
 
 
 def _overlap(one: Instance, other: Instance) -> float:

@@ -31,18 +31,24 @@ class Finding:
         instance: itself; its mask is what shows of it, at the detector's resolution.
         scores: by the phrases that see it, as the detector gives them.
         concept: whose it is; None is nobody's.
+        phrase: the one of these phrases that it was taken by, or that sees it best.
+        number: which of all that this phrase sees, 0 for the leftmost, as ``where.index``; None for a shape in a box.
     """
 
     instance: Instance
     scores: dict[str, float]
     concept: int | None
+    phrase: str = ""
+    number: int | None = None
 
     def data(self) -> dict[str, Any]:
         """In JSON's types: ``phrases`` with their scores, ``box`` [x0, y0, x1, y1] and ``area`` in fractions of the
-        picture, and the ``concept``'s index or null."""
-        return {"phrases": {phrase: round(score, 4) for phrase, score in self.scores.items()},
-                "box": [round(float(edge), 4) for edge in self.instance.box],
-                "area": round(self.instance.area, 4), "concept": self.concept}
+        picture, the ``concept``'s index or null, the ``score`` by which it was taken, and the number of the
+        ``instance`` from the left or null."""
+        scores = {phrase: round(score, 4) for phrase, score in self.scores.items()}
+        return {"phrases": scores, "box": [round(float(edge), 4) for edge in self.instance.box],
+                "area": round(self.instance.area, 4), "concept": self.concept,
+                "score": scores.get(self.phrase, max(scores.values(), default=0.0)), "instance": self.number}
 
     def __str__(self) -> str:
         whose = "nobody's" if self.concept is None else f"concepts[{self.concept}]'s"
@@ -158,8 +164,9 @@ def _findings(request: Request, detector: Detector, pictures: Sequence[FirstPict
               models: Models) -> list[list[Finding]]:
     """All that is found in each picture, by phrase and in boxes, from left to right."""
     in_boxes = find_outlines(request, pictures, models)
-    return [sorted([*(_finding(thing, queries) for thing in things),
-                    *(Finding(shape, {request.concepts[index].phrase: shape.score}, index)
+    return [sorted([*(_finding(thing, queries, request.concepts) for thing in things),
+                    *(Finding(shape, {request.concepts[index].phrase: shape.score}, index,
+                              request.concepts[index].phrase)
                       for index, shape in shapes.items())], key=lambda finding: finding.instance.centre[0])
             for (queries, things), shapes in zip(_find(request, detector, pictures, models), in_boxes, strict=True)]
 
@@ -190,9 +197,13 @@ def _with_rest(request: Request, masks: Sequence[FloatArray | None], size: tuple
     return masks
 
 
-def _finding(thing: Thing, queries: Sequence[Query]) -> Finding:
-    return Finding(thing.instance, {queries[number].phrase: score for number, score in thing.scores.items()},
-                   thing.concept)
+def _finding(thing: Thing, queries: Sequence[Query], concepts: Sequence[Concept]) -> Finding:
+    scores = {queries[number].phrase: score for number, score in thing.scores.items()}
+    taken = max(thing.scores, key=thing.scores.__getitem__)
+    if thing.concept is not None:
+        own = concepts[thing.concept].phrase
+        taken = next(number for number in thing.scores if alike(own, queries[number].phrase))
+    return Finding(thing.instance, scores, thing.concept, queries[taken].phrase, thing.numbers[taken])
 
 
 def latent_weights(concepts: Sequence[Concept], masks: Sequence[Sequence[FloatArray | None]],

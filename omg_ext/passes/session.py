@@ -30,6 +30,7 @@ from ..unet.layout import LayoutRecorder, LayoutReplay
 from ..unet.networks import RowNetworks
 from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
+from .account import FINDING, FIRST, SECOND, Account
 from .contrast import Contrast
 from .first import FirstResult, FirstTap
 from .given import Given, attended, too_little
@@ -40,6 +41,8 @@ from .second import Blending, SecondTap, too_late
 from .stage import Stage
 
 log = logging.getLogger(__name__)
+
+BROKEN_OFF = "it was broken off while the concepts were {}, so this is the first picture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +69,13 @@ class Session:
         host: see :class:`Host`.
         request: validated.
         memory: see :class:`Memory`.
+
+    Attributes:
+        account: what was spent so far. Drawn at once, both passes are the second.
     """
 
     def __init__(self, host: Host, request: Request, memory: Memory, models: Models):
+        self.account = Account()
         self._host, self._request, self._memory, self._models = host, request, memory, models
 
     def draw(self, first: FirstResult | None = None) -> Drawn:
@@ -193,7 +200,7 @@ class Session:
         """The ordinary picture, and all that the other stages need of it."""
         host, request = self._host, self._request
         noise = Noise.of(host.generators)
-        with Patches(host.unet) as patches:
+        with self.account.stage(FIRST, host.unet), Patches(host.unet) as patches:
             # style first: what is recorded must include it
             RowNetworks(patches, [(every_row, host.style)])
             recorder = LayoutRecorder(patches, request.layout,
@@ -244,7 +251,7 @@ class Session:
         """
         host, picture = self._host, picture or partial(self._host.decode, seen)
         limit, noise = self._memory.limit(False, host.latent_size), Noise.of(host.generators)
-        with Patches(host.unet) as patches:
+        with self.account.stage(FINDING, host.unet), Patches(host.unet) as patches:
             RowNetworks(patches, [(every_row, host.style)])
             contrast = Contrast(host, Evaluator(patches, limit, relieve), seen)
             pictures = [FirstPicture(prompt, partial(picture, number), partial(_heat, heat, number),
@@ -278,7 +285,7 @@ class Session:
         if first is not None:
             first.noise.restore(host.generators)
         try:
-            with Patches(host.unet) as patches:
+            with self.account.stage(SECOND, host.unet), Patches(host.unet) as patches:
                 stage = Stage(host, request, self._memory, patches, concepts,
                               first.layout.store.drop_device if first is not None else lambda: False)
                 replay = LayoutReplay(patches, first.layout) if first is not None else None
@@ -325,12 +332,19 @@ class Session:
 
     def _second_or_first(self, concepts: list[LoadedConcept], first: FirstResult, given: list[FloatArray | None],
                          warnings: list[str]) -> Drawn:
-        """The second picture; the first, with the reason, if that fails and the request is not strict."""
+        """The second picture; the first, with the reason, if the user breaks it off, or if it fails and the request is
+        not strict."""
         places: Places | None = None
-        more: list[str] = []
+        latents, more = first.latents, list[str]()
         try:
             places = self.with_faces(concepts, self.find(first, given), first.latents)
-            latents, more = self.second(concepts, places, first) if places else (first.latents, [])
+            if self._host.stopped:
+                more = [BROKEN_OFF.format("looked for")]
+            elif places:
+                latents, more = self.second(concepts, places, first)
+                if self._host.stopped:
+                    # half drawn, the concepts and the picture around them are neither here nor there
+                    latents, more = first.latents, [BROKEN_OFF.format("drawn")]
         except OMGError:
             raise
         except Exception as error:
@@ -355,7 +369,7 @@ class Session:
             return stage.blending(places) if places and concepts else None
 
         try:
-            with Patches(host.unet) as patches:
+            with self.account.stage(SECOND, host.unet), Patches(host.unet) as patches:
                 stage = Stage(host, self._request, self._memory, patches, concepts)
                 attention = self._class_token_attention(patches)
                 tap = OnePassTap(stage.evaluator, self._request.blend_start, comprehend)
@@ -378,7 +392,7 @@ class Session:
 
     def _plain(self) -> Tensor:
         """The ordinary picture, of which nothing is kept."""
-        with Patches(self._host.unet) as patches:
+        with self.account.stage(SECOND, self._host.unet), Patches(self._host.unet) as patches:
             stage = Stage(self._host, self._request, self._memory, patches, [])
             return self._host.sample(SecondTap(stage.evaluator, 1.0, None))
 

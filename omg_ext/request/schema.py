@@ -27,6 +27,8 @@ EARLIEST = 0.1
 """Of ``blend_start`` where the concepts are to be found by then: before, there is nothing to be seen."""
 
 WHERE_KINDS = ("point", "index", "overlap", "box", "outline", "mask", "rest")
+SOUGHT = ("point", "index", "overlap")
+"""Those of them that choose among what is found by phrase"""
 
 
 class Where(Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +67,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def needs_detection(self) -> bool:
         """False if nothing is sought by phrase."""
-        return self.kind in ("point", "index", "overlap")
+        return self.kind in SOUGHT
 
     def __post_init__(self) -> None:
         given = [kind for kind in WHERE_KINDS if getattr(self, kind) is not UNSET]

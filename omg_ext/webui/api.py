@@ -7,6 +7,11 @@ from typing import Any
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
+from modules import scripts as host_scripts
+
+from .fields import concept_count
+from .positions import misfit
+from .settings import ui_concepts
 
 FORM = '"alwayson_scripts": {"OMG": {"args": [{"concepts": [{"phrase": "man", "prompt": "..."}]}]}}'
 
@@ -59,8 +64,19 @@ def _args(given: Any) -> list[Any]:
     if isinstance(given, list):
         if len(given) > 1 and all(isinstance(each, dict) for each in given):
             raise _wrong(f"{len(given)} requests would make one picture; put all concepts into one")
+        # what stands in the first place is a request, and the rest does not count
+        if given and given[0] in (None, "") and (reason := misfit(len(given), _groups())):
+            raise _wrong(reason)
         return given
     raise _wrong("there is no request")
+
+
+def _groups() -> int:
+    """How many concept groups the components are made for, whatever the setting says by now."""
+    for script in host_scripts.scripts_txt2img.alwayson_scripts:
+        if script.title() == "OMG" and script.args_to:
+            return concept_count(script.args_to - script.args_from)
+    return ui_concepts()
 
 
 def _named_omg(scripts: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from ..comprehension.places import Places
 from ..errors import OMGError
 from ..host import Prompts
 from ..infotext import FIRST_PASS, MASK, WHO_IS_WHERE, infotext_value
+from ..passes.account import HIRES, Account
 from ..passes.memory import Memory
 from ..passes.noise import Noise
 from ..passes.session import Session
@@ -51,13 +52,17 @@ class Picture:
 
     Attributes:
         number: of the result it belongs to, of all batches.
+        kind: as in a request's ``show``.
         title: what it shows.
         image: itself.
+        is_shown: whether it is returned; if not it is to be a file alone.
     """
 
     number: int
+    kind: str
     title: str
     image: Image.Image
+    is_shown: bool = True
 
 
 @dataclass
@@ -71,6 +76,8 @@ class Job:
         prompts: each concept's for all pictures of all batches, once the first is drawn.
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
+        accounts: what each batch took.
+        saved: of each batch, whether the web UI saves its results.
         is_counted: whether the progress bar knows of the second passes.
         has_drawn: whether any of its passes was asked for.
     """
@@ -83,6 +90,8 @@ class Job:
     prompts: list[Prompts] = field(default_factory=list)
     places: Places | None = None
     pictures: list[Picture] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
+    saved: list[bool] = field(default_factory=list)
     is_counted: bool = False
     has_drawn: bool = False
 
@@ -120,10 +129,11 @@ class Job:
         first = shown.result(key, session.heat_phrases())
         self._expect(0 if at_once else self._processing.n_iter - (first is not None))
         stages += [SECOND] if at_once or first is not None else [FIRST, FINDING, SECOND]
+        self.accounts.append(session.account)
         drawn = session.draw(first)
         self.places = drawn.places
         seen = partial(host.decode, drawn.first)
-        self.pictures += _shown(request, seen, seen, drawn.places, self._before)
+        self.pictures += _shown(request, seen, seen, drawn.places, self._before, self._also_made)
         warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
         if first is not None:
             forget_kept()  # with it there may be no step left in which the UNet is called
@@ -148,6 +158,7 @@ class Job:
         host = self._host(request, _told(sample, [FIRST, FINDING]))
         session = Session(host, msgspec.structs.replace(request, strict=False), self.memory, models())
         self._expect(0)
+        self.accounts.append(session.account)
         drawn, first = session.preview()
         self.places = drawn.places
         if self.places is not None:
@@ -160,14 +171,27 @@ class Job:
             first.layout.store.clear()
         return drawn.latents, drawn.warnings
 
-    def draw_hires(self, request: Request, sample: Sample) -> tuple[Tensor, Sequence[str]]:
+    def draw_hires(self, request: Request, sample: Sample, upscaled: Tensor) -> tuple[Tensor, Sequence[str]]:
         """The hires pass of one batch: one pass, with the concepts where the first pass had them.
 
         The picture's layout is there already, so nothing is replayed. Arguments and errors as :meth:`draw`.
+
+        Args:
+            upscaled: what the sampler adds noise to, [B, C, h, w].
         """
         host = self._host(request, sample)
+        if self._is_upscaled_later:
+            self.accounts.append(Account())
+        with self.accounts[-1].stage(HIRES, host.unet):
+            return self._hires(host, request, sample, upscaled)
+
+    def _hires(self, host: WebUIHost, request: Request, sample: Sample,
+               upscaled: Tensor) -> tuple[Tensor, Sequence[str]]:
+        """See :meth:`draw_hires`."""
         if self.places is None:
             return sample(), [UPSCALED_LATER] if self._is_upscaled_later else []
+        if host.stopped:  # skipped as the concepts were drawn: of this batch the web UI would show noise
+            return upscaled, []
         if not self.places:
             return sample(), []
         session, noise = Session(host, request, self.memory, models()), Noise.of(host.generators)
@@ -192,8 +216,10 @@ class Job:
         over = GivenPictures.of(self._processing, request)
         host = self._host(over.request, _told(sample, [SECOND]))
         shared.state.textinfo = FINDING
-        drawn = Session(host, over.request, self.memory, models()).over(over.given)
-        self._keep_places(request, over, drawn.places)
+        session = Session(host, over.request, self.memory, models())
+        self.accounts.append(session.account)
+        drawn = session.over(over.given)
+        self._keep_places(request, over, drawn.places, self._also_made)
         return drawn.latents, [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
 
     def preview_over(self, request: Request, sample: Sample, shown: Preview) -> tuple[Tensor, Sequence[str]]:
@@ -205,16 +231,19 @@ class Job:
         self.places = None
         over = GivenPictures.of(self._processing, msgspec.structs.replace(request, strict=False))
         shared.state.textinfo = FINDING
-        drawn = Session(self._host(over.request, sample), over.request, self.memory, models()).preview_over(over.given)
+        session = Session(self._host(over.request, sample), over.request, self.memory, models())
+        self.accounts.append(session.account)
+        drawn = session.preview_over(over.given)
         self._keep_places(msgspec.structs.replace(request, show=("overlay",)), over, drawn.places)
         if not self._before and self.pictures:
             shown.keep(None, None, over.whole[0], self.pictures[0].image)
         return drawn.latents, drawn.warnings
 
-    def _keep_places(self, request: Request, over: GivenPictures, places: Places | None) -> None:
-        """Where the concepts are in the results of a batch, and the extra pictures of that."""
+    def _keep_places(self, request: Request, over: GivenPictures, places: Places | None,
+                     saved: Sequence[str] = ()) -> None:
+        """Where the concepts are in the results of a batch, and the extra pictures of that; ``saved`` as for those."""
         self.places = None if places is None else over.frame.shown(places)
-        self.pictures += _shown(request, over.given.picture, over.whole.__getitem__, self.places, self._before)
+        self.pictures += _shown(request, over.given.picture, over.whole.__getitem__, self.places, self._before, saved)
 
     def infotext(self, request: Request) -> str | list[str]:
         """The request for the infotext of the batch at hand, as each picture was drawn (wildcards make them differ).
@@ -233,6 +262,16 @@ class Job:
         findings = [] if self.places is None else self.places.findings
         return [json.dumps([finding.data() for finding in of_picture]) for of_picture in findings] \
             if any(findings) else []
+
+    def to_save(self, kinds: Sequence[str]) -> list[Picture]:
+        """Those of the extra pictures that become files, of these kinds."""
+        size = self._processing.batch_size
+        return [extra for extra in self.pictures if extra.kind in kinds
+                and any(self.saved[extra.number // size:extra.number // size + 1])]
+
+    def spent(self) -> list[dict[str, Any]]:
+        """Seconds and rows of the UNet by stage, for each batch."""
+        return [account.data() for account in self.accounts]
 
     def _host(self, request: Request, sample: Sample) -> WebUIHost:
         self.has_drawn = True
@@ -255,6 +294,11 @@ class Job:
     @property
     def _has_hires_checkpoint(self) -> bool:
         return getattr(self._processing, "hr_checkpoint_info", None) is not None
+
+    @property
+    def _also_made(self) -> Sequence[str]:
+        """Kinds of extra pictures that become files, whether they are shown or not."""
+        return settings.saved_pictures() if self._processing.save_samples() else ()
 
     @property
     def _before(self) -> int:
@@ -285,23 +329,29 @@ def _told(sample: Sample, stages: list[str]) -> Sample:
     return told
 
 
-def _shown(request: Request, first: PictureOf, seen: PictureOf, places: Places | None, before: int) -> list[Picture]:
+def _shown(request: Request, first: PictureOf, seen: PictureOf, places: Places | None, before: int,
+           saved: Sequence[str] = ()) -> list[Picture]:
     """The extra pictures of a batch, before which so many results were drawn.
 
     Args:
         first: the first picture of each number in the batch.
         seen: the same, as large as the masks.
+        saved: kinds that are to be there whether they are shown or not.
     """
     pictures: list[Picture] = []
+
+    def add(kind: str, title: str, image: Any) -> None:
+        pictures.append(Picture(before + index, kind, title, Image.fromarray(image), kind in request.show))
+
+    wanted = {*request.show, *saved}
     for index, masks in enumerate([] if places is None else places.masks):
-        if "first_pass" in request.show:
-            pictures.append(Picture(before + index, FIRST_PASS, Image.fromarray(first(index))))
-        if "overlay" in request.show and places is not None:
+        if "first_pass" in wanted:
+            add("first_pass", FIRST_PASS, first(index))
+        if "overlay" in wanted and places is not None:
             names = [concept.phrase for concept in request.concepts]
-            drawn = overlay(seen(index), places.findings[index], masks, names, request.rest)
-            pictures.append(Picture(before + index, WHO_IS_WHERE, Image.fromarray(drawn)))
-        if "masks" in request.show:
-            pictures += [Picture(before + index, f"{MASK} {number}",
-                                 Image.fromarray((255 * mask).astype("uint8")))
-                         for number, mask in enumerate(masks, 1) if mask is not None]
+            add("overlay", WHO_IS_WHERE, overlay(seen(index), places.findings[index], masks, names, request.rest))
+        if "masks" in wanted:
+            for number, mask in enumerate(masks, 1):
+                if mask is not None:
+                    add("masks", f"{MASK} {number}", (255 * mask).astype("uint8"))
     return pictures

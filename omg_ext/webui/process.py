@@ -13,14 +13,16 @@ from modules import shared
 from torch import Tensor
 
 from ..errors import OMGError
-from ..infotext import FOUND, KEY, WARNINGS, picture_infotext
+from ..infotext import FOUND, KEY, RUN, WARNINGS, picture_infotext
 from ..request import Request, parse_request
+from . import settings
 from .conditioning import forget_kept
 from .given import is_given
-from .job import Job
+from .job import Job, Picture
 from .preview import Preview
 from .replacing import replaced
 from .rest import Awaited
+from .saving import save
 from .ui import request_from_args
 
 NOT_DRAWN = ("the concepts were not drawn, since another script or extension (such as DemoFusion) samples in a way of "
@@ -77,7 +79,7 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
                 return once()
             job = Job.of(p)
             if p.is_hr_pass:
-                latents, warnings = job.draw_hires(request, once)
+                latents, warnings = job.draw_hires(request, once, _noise(*sample_args, **sample_kwargs))
             elif is_given(p):
                 draw = job.preview_over if request.preview else job.draw_over
                 latents, warnings = draw(request, once, shown)
@@ -136,8 +138,15 @@ def _request(args: Sequence[Any]) -> Request | None:
 
 
 def _noise(p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """What the sampler starts from, of its arguments."""
+    """What the sampler starts from, of its arguments: noise; of a hires pass the picture that is upscaled."""
     return x
+
+
+def after_batch(p: Any) -> None:
+    """Keep whether the web UI is about to save this batch's results: that changes if it is broken off later."""
+    job = getattr(p, "omg_job", None)
+    if job is not None:
+        job.saved.append(p.save_samples())
 
 
 def postprocess(p: Any, processed: Any) -> None:
@@ -152,9 +161,20 @@ def postprocess(p: Any, processed: Any) -> None:
         # what the user reads is written by now
         processed.comments += f"OMG: {NOT_DRAWN}\n"
         processed.infotexts = [f"{text}, {WARNINGS}: {json.dumps(NOT_DRAWN)}" for text in processed.infotexts]
-    extras = [] if job is None else job.pictures
+    if job is not None and job.accounts:
+        # no infotext has it, which is to be the same whenever the same is drawn
+        processed.extra_generation_params = {**processed.extra_generation_params, RUN: job.spent()}
     first, end = processed.index_of_first_image, len(processed.infotexts)
-    texts = [picture_infotext(processed.infotexts[first + extra.number], extra.title) for extra in extras]
+
+    def text_of(extra: Picture) -> str:
+        return picture_infotext(processed.infotexts[first + extra.number], extra.title)
+
+    if job is not None:
+        for extra in job.to_save(settings.saved_pictures()):
+            save(p, extra.number, extra.image, text_of(extra), extra.title, processed.all_seeds[extra.number],
+                 processed.all_prompts[extra.number])
+    extras = [] if job is None else [extra for extra in job.pictures if extra.is_shown]
+    texts = [text_of(extra) for extra in extras]
     for extra, text in zip(extras, texts, strict=True):
         if shared.opts.enable_pnginfo:
             extra.image.info["parameters"] = text

@@ -23,7 +23,7 @@ from ..comprehension.models import require
 from ..comprehension.places import Finding, Places, find_places
 from ..errors import OMGError
 from ..request import Detect, parse_request
-from . import presets_rest
+from . import about, presets_rest
 from .models import models
 
 TXT2IMG = "/sdapi/v1/txt2img"
@@ -37,6 +37,8 @@ def register(app: Any) -> None:
     if host is None:
         return
     guard = list(host.dependencies)
+    app.add_api_route("/omg/v1/schema", about.schema, methods=["GET"], dependencies=guard)
+    app.add_api_route("/omg/v1/version", about.version, methods=["GET"], dependencies=guard)
     app.add_api_route("/omg/v1/detectors", detectors, methods=["GET"], dependencies=guard)
     presets_rest.register(app, guard)
     app.add_api_route("/omg/v1/detect", _detect_with(host), methods=["POST"], dependencies=guard)

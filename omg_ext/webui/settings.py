@@ -59,10 +59,20 @@ _OPTIONS = {
         "off: they are loaded for each picture, and their memory is free afterwards"),
     "omg_detect_on_cpu": shared.OptionInfo(False, "Run detectors on the CPU").info(
         "slower, and takes no graphics memory"),
+    "omg_save": shared.OptionInfo(
+        [], "Save beside the picture", gr.CheckboxGroup,
+        {"choices": [("First picture", "first_pass"), ("Masks", "masks"), ("Who is where", "overlay")]}
+    ).info("as files of their own, with their infotexts, where the picture itself is saved"),
     "omg_ui_concepts": shared.OptionInfo(
         6, "Concepts shown in the accordion", gr.Slider, {"minimum": 1, "maximum": 16, "step": 1}
     ).info("the API takes any number").needs_reload_ui(),
 }
+
+
+def saved_pictures() -> tuple[str, ...]:
+    """Which extra pictures become files, as in a request's ``show``."""
+    chosen = shared.opts.data.get("omg_save") or ()
+    return tuple(kind for kind in ("first_pass", "masks", "overlay") if kind in chosen)
 
 
 def is_keeping_detectors() -> bool:

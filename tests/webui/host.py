@@ -47,7 +47,8 @@ SETTINGS = {
     "hypertile_enable_unet": False, "hypertile_max_tile_unet": 256, "hypertile_swap_size_unet": 3,
     "img2img_fix_steps": False, "img2img_extra_noise": 0.0, "return_mask": False, "return_mask_composite": False,
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
-    "omg_host_budget_mb": 8192,
+    "omg_host_budget_mb": 8192, "omg_save": [], "save_incomplete_images": False,
+    "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
 }
 STYLES = """name,prompt,negative_prompt
 words,"oil painting, thick strokes",photo
@@ -369,6 +370,10 @@ class WebUI:
 
     def skip(self) -> None:
         self.post("/sdapi/v1/skip")
+
+    def stop_after_current(self) -> None:
+        """As the page's Interrupt does, if the settings say "after current"."""
+        self.post("/omg-tests/stop-after-current")
 
     def progress(self) -> dict[str, Any]:
         """The state of the picture in the making, without a preview."""

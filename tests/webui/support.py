@@ -4,7 +4,8 @@ It registers the tiny OpenCLIP architecture before the first checkpoint is loade
 ``/omg-tests/comments`` with the comments of the last picture, which the web UI's own API leaves out, at
 ``/omg-tests/patches`` and ``/omg-tests/tensors`` with what a run could leave behind, at ``/omg-tests/checkpoint`` with
 the checkpoint that is loaded, at ``/omg-tests/encode`` with an encoded prompt, and at ``/omg-tests/denoiser-calls``
-with how often samplers have asked for a prediction. ``POST /omg-tests/seeds`` makes img2img repeatable.
+with how often samplers have asked for a prediction. ``POST /omg-tests/seeds`` makes img2img repeatable, and
+``/omg-tests/stop-after-current`` is a button of the page that the API lacks.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ def add_route(demo: Any, app: Any) -> None:
     app.get("/omg-tests/tensors")(tensors)
     app.get("/omg-tests/checkpoint")(checkpoint)
     app.get("/omg-tests/encode")(encode)
+    app.post("/omg-tests/stop-after-current")(shared.state.stop_generating)
     app.get("/omg-tests/denoiser-calls")(lambda: denoiser_calls[0])
     app.post("/omg-tests/seeds")(set_seeds)
 

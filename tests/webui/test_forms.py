@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from omg_ext.request import parse_request
+from omg_ext.webui.form import args_from_request
 from tests.webui.host import ApiError, WebUI, distance
 from tests.webui.test_api import LEFT, RIGHT, concept, request
 
@@ -78,3 +80,14 @@ def test_img2img_reads_it_too(webui: WebUI, given: Any) -> None:
     with pytest.raises(ApiError, match='"args": ') as refused:
         webui.img2img(picture, alwayson_scripts={"OMG": 7})
     assert refused.value.status == 422
+
+
+def test_values_of_another_layout_are_refused(webui: WebUI) -> None:
+    """They would be read shifted: as stored while the accordion had other groups."""
+    groups = int(webui.options()["omg_ui_concepts"] or 6)
+    args = args_from_request(parse_request(REQUEST), groups - 2)
+    with pytest.raises(ApiError, match=f"args: {len(args)} values fit no layout .* page with {groups - 2}") as caught:
+        webui.txt2img(alwayson_scripts={"OMG": {"args": args}})
+    assert caught.value.status == 422
+    # behind a request the rest does not count
+    webui.txt2img(steps=1, alwayson_scripts={"OMG": {"args": [REQUEST, *args[1:]]}})

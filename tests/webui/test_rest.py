@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.webui.test_api import omg
 
 pytestmark = pytest.mark.webui
 
+SITE = "https://studio.example"
+GETS = ("/omg/v1/detectors", "/omg/v1/schema", "/omg/v1/version")
 PAYLOAD = {**DEFAULTS, "prompt": "a photo of two men and a dog"}
 
 
@@ -105,16 +108,37 @@ def test_what_is_missing_is_said(webui: WebUI) -> None:
 
 @pytest.fixture
 def guarded(installation: Path, checkpoints: Path, tmp_path: Path) -> Iterator[WebUI]:
-    """A web UI of its own whose API wants a password."""
+    """A web UI of its own whose API wants a password, and which pages of another site may ask."""
     make_data_dir(tmp_path, checkpoints)
     install_extension(installation, tmp_path)
-    with WebUI(installation, tmp_path, ("--nowebui", "--api-auth", "me:secret")) as started:
+    flags = ("--nowebui", "--api-auth", "me:secret", "--cors-allow-origins", SITE)
+    with WebUI(installation, tmp_path, flags) as started:
         yield started
     shutil.rmtree(tmp_path / "models")
 
 
 def test_under_the_hosts_api_auth(guarded: WebUI) -> None:
-    for path, body in (("/omg/v1/detectors", None), ("/omg/v1/detect", {"phrases": ["man"], "txt2img": {}})):
+    """Refused without the password, answered with it, and another site's page may read the answer."""
+    for path, body in (*((path, None) for path in GETS), ("/omg/v1/detect", {"phrases": ["man"], "txt2img": {}})):
         with pytest.raises(ApiError) as caught:
             guarded.request(path, body)
         assert caught.value.status == 401
+    password = base64.b64encode(b"me:secret").decode()
+    for path in GETS:
+        status, headers = ask(guarded.url + path, Authorization=f"Basic {password}", Origin=SITE)
+        assert status == 200
+        assert headers["Access-Control-Allow-Origin"] == SITE
+    for path, method in (*((path, "GET") for path in GETS), ("/omg/v1/detect", "POST")):
+        # what a browser asks first, without the password
+        status, headers = ask(guarded.url + path, "OPTIONS", Origin=SITE, **{
+            "Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization, content-type"})
+        assert status == 200
+        assert headers["Access-Control-Allow-Origin"] == SITE
+        assert "authorization" in headers["Access-Control-Allow-Headers"].lower()
+
+
+def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+    """The status and the headers of an answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(url, headers=headers, method=method), timeout=60) as answer:
+        return answer.status, answer.headers
