@@ -18,8 +18,8 @@ SCHEMA = json_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 # what compares two fields, and what is no JSON
-BEYOND = {"where: two rests", "where: empty box", "where: empty outline", "where: turned box", "identitynet: turned", "half a character",
-          "half a character in a name", "a number of NumPy's"}
+BEYOND = {"where: two rests", "where: empty box", "where: empty outline", "where: turned box", "identitynet: turned",
+          "half a character", "half a character in a name", "a number of NumPy's"}
 
 
 def as_json(data: Any) -> Any:
