@@ -49,7 +49,9 @@ class _Drawing:
         self._pipeline(asked, PROMPT, face_embeds=embeds, steps=steps, cfg_scale=7.5, height=size, width=size)
 
     def _identitynet(self) -> Any:
-        net = ControlNetModel.from_unet(self._subject.pipe.unet).to(self._subject.pipe.unet.dtype)
+        unet = self._subject.pipe.unet
+        with torch.device(unet.device):
+            net = ControlNetModel.from_unet(unet).to(unet.dtype)
 
         def count(module: Any, args: tuple[Any, ...]) -> None:
             self.asked += len(args[0])

@@ -175,7 +175,7 @@ def full_weights(subject: Subject) -> list[Row]:
 
 
 def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
-    """What many small runs of ``work`` leave in memory; the first few, which fill caches, do not count.
+    """What many small runs of ``work`` leave in memory; as many before, but at most 30, fill caches and do not count.
 
     The allocator takes from the system in lumps, at moments of its own, so two readings of resident memory say little:
     its trend is the median slope between all pairs of many readings (Theil-Sen), over three times as many runs.
@@ -186,7 +186,8 @@ def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
         gc.collect()
         return process.memory_info().rss, live_bytes()
 
-    for _ in range(30):
+    first = min(times, 30)
+    for _ in range(first):
         work()
     readings = [resident_and_live()]
     for _ in range(3 * times // _RUNS_PER_READING):
@@ -195,7 +196,7 @@ def left_behind(what: str, work: Callable[[], object], times: int) -> list[Row]:
         readings.append(resident_and_live())
     resident, live = (np.array(column) / MIB for column in zip(*readings, strict=True))
     runs = _RUNS_PER_READING * np.arange(len(readings))
-    about = f"{runs[-1]} runs after 30 that do not count"
+    about = f"{runs[-1]} runs after {first} that do not count"
     trend, growth = float(theilslopes(resident, runs).slope) * times, float(live[-1] - live[0])
     return [Row(f"Trend of resident memory over {times} {what}", trend, "MiB",
                 note=f"{about}; readings from {resident.min():.1f} to {resident.max():.1f} MiB"),

@@ -40,6 +40,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts; all by default")
     parser.add_argument("--counts", nargs="+", type=int, choices=range(1, 6), default=COUNTS, metavar="K",
                         help="concepts in the part \"ways\"")
+    parser.add_argument("--runs", type=int, default=50,
+                        help="small runs in the part \"memory\", which makes three times as many and up to 30 more; 50 "
+                             "by default")
     parser.add_argument("--quick", action="store_true", help="small and few runs, to see that it works; writes nothing")
     return parser.parse_args()
 
@@ -51,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     size, steps = (1024 if args.gpu else 512), 50
     small = size // 2 if args.gpu else 64
-    repeats, runs = 9, 50
+    repeats, runs = 9, args.runs
     if args.quick:
         size, steps, repeats, runs = size // 4, 10, 3, 10
     rows: list[Row] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +16,7 @@ from omg_ext.comprehension.contrast import PLAN
 from omg_ext.diffusers.loras import LoRA, load_lora, on_unet
 from omg_ext.unet.calls import Row as CallRow
 from omg_ext.unet.calls import UNetCall
+from omg_ext.unet.deltas import LowRankDelta
 from omg_ext.unet.networks import RowNetworks, of_concept
 from omg_ext.unet.patches import Patches
 
@@ -99,17 +100,23 @@ def whole_runs(subject: Subject, steps: int) -> list[Row]:
     ]
 
 
+def changes_of(unet: nn.Module, lora: LoRA) -> list[tuple[nn.Parameter, LowRankDelta]]:
+    """The weights that a LoRA changes, with what it adds to them, in their type and on their device."""
+    layers = {name: unet.get_submodule(name) for name in lora.unet}
+    weights = {name: unet.get_parameter(f"{name}.weight") for name in lora.unet}
+    return [(weights[name], source.resolve(layers[name], weights[name])) for name, source in lora.unet.items()]
+
+
 @contextmanager
-def merged(unet: nn.Module, lora: LoRA) -> Iterator[None]:
-    """Within the block the LoRA is added to the layers' weights."""
-    changes = [(unet.get_parameter(f"{name}.weight"), source) for name, source in lora.unet.items()]
-    for weight, source in changes:
-        weight.addmm_(source.up, source.down, alpha=source.scale)
+def merged(changes: Sequence[tuple[nn.Parameter, LowRankDelta]]) -> Iterator[None]:
+    """Within the block a LoRA's changes are added to the layers' weights."""
+    for weight, delta in changes:
+        weight.addmm_(delta.up, delta.down)
     try:
         yield
     finally:
-        for weight, source in changes:
-            weight.addmm_(source.up, source.down, alpha=-source.scale)
+        for weight, delta in changes:
+            weight.addmm_(delta.up, delta.down, alpha=-1)
 
 
 @torch.no_grad()
@@ -120,10 +127,11 @@ def one_call(subject: Subject, repeats: int) -> list[Row]:
     args, kwargs = subject.inputs(2 * K)
     two_args, two_kwargs = subject.inputs(2)
     rows = tuple(CallRow(0, concept, part) for concept in range(K) for part in (0, None))
+    changes = [changes_of(unet, lora) for lora in loras]
 
     def with_merging() -> None:
-        for lora in loras:
-            with merged(unet, lora):
+        for each in changes:
+            with merged(each):
                 unet(*two_args, **two_kwargs)
 
     def with_rows() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bench.speed import whole_runs
+import torch
+
+from bench.speed import changes_of, merged, one_call, read_loras, whole_runs
 from bench.subject import Subject
 from omg_ext.diffusers import loras
 from tests.models.tiny import tiny_sdxl
@@ -27,3 +29,18 @@ def test_whole_runs_evaluate_the_rows_of_the_cost_model_and_read_each_lora_file_
     # the six pipelines warm up first; a file that changed afterwards would be read again within a run's time
     assert len(readings) == 6 * 2
     assert set(readings.values()) == {1}
+
+
+@torch.no_grad()
+def test_half_precision_is_measured_and_merged_as_it_is(tmp_path):
+    """As on a GPU: LoRA files are of another type than the weights."""
+    pipe = tiny_sdxl().to(torch.bfloat16)
+    subject = Subject(pipe, 64, tmp_path, 4)
+    assert all(row.value > 0 for row in one_call(subject, 1))
+    lora = read_loras(subject)[0]
+    name, source = next(iter(lora.unet.items()))
+    weight = pipe.unet.get_parameter(f"{name}.weight")
+    before = weight.float()
+    with merged(changes_of(pipe.unet, lora)):
+        torch.testing.assert_close(weight.float() - before, source.scale * source.up @ source.down, atol=2e-3, rtol=0.1)
+    torch.testing.assert_close(weight.float(), before, atol=2e-3, rtol=0.01)

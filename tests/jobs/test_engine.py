@@ -286,6 +286,15 @@ def test_half_precision(models):
     assert loaded == [torch.bfloat16, torch.float32]
 
 
+def test_waiting_in_host_memory_changes_nothing(engine, models, loras):
+    """Models come and go by hooks of accelerate's beside those of a run, which decodes twice. Of single layers
+    (``sequential``) accelerate does that on a GPU alone."""
+    job = job_of(request=two_concepts(show=["first_pass"]))
+    waiting = engine_of(models, loras, offload="model")
+    assert same(waiting.draw(job).picture, engine.draw(job).picture)
+    assert same(waiting.draw(job).picture, engine.draw(job).picture)
+
+
 def test_a_checkpoint_whose_file_went_away(models, tmp_path):
     shutil.copytree(models / "xl", tmp_path / "gone")
     engine = engine_of(tmp_path, checkpoint=None)
