@@ -188,6 +188,7 @@ class Host(Protocol):
         latent_size: height and width of the latent.
         device: what the sampler works on.
         stopped: whether the user broke off what was sampled last.
+        refines: whether the ordinary picture ends with another model, which the first pass is drawn without.
         tag_arguments: names of arguments in ``<lora:...>`` tags that this host understands besides the usual.
         context_name, pooled_name: what its conditioning calls the tokens that cross-attention attends to, and the
             pooled prompt (with or without the sizes behind it); the latter is None for models without.
@@ -216,6 +217,9 @@ class Host(Protocol):
 
     @property
     def stopped(self) -> bool: ...
+
+    @property
+    def refines(self) -> bool: ...
 
     @property
     def tag_arguments(self) -> Collection[str]: ...

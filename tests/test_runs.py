@@ -360,3 +360,27 @@ def test_broken_off_second_pass_leaves_the_first_picture(monkeypatch, loras, sta
     assert drawn.places
     assert len(samplings) == (1 if stage == "found" else 2)
     assert_untouched(pipe, before)
+
+
+def test_first_pass_that_lacks_its_end_is_sampled_to_it(monkeypatch, loras):
+    """Where nothing is found to draw: a host's other model (a refiner) comes after what the first pass draws."""
+    pipe, before = pipeline(), snapshot(pipeline())
+    request = {"concepts": [{"prompt": "old man<lora:one>", "phrase": "giraffe"}], "blend_start": 0.5}
+    samplings: list[Tensor] = []
+    sample = DiffusersHost.sample
+
+    def sampled(host: DiffusersHost, tap: Any) -> Tensor:
+        samplings.append(sample(host, tap))
+        return samplings[-1]
+
+    monkeypatch.setattr(DiffusersHost, "sample", sampled)
+    for refines in (False, True):
+        samplings.clear()
+        monkeypatch.setattr(DiffusersHost, "refines", refines)
+        host = host_of(pipe, request, loras=loras)
+        drawn = Session(host, host.loader.request, Memory(), Models()).draw()
+        assert not drawn.places
+        assert len(samplings) == 1 + refines
+        assert drawn.latents is samplings[-1]
+        assert torch.equal(drawn.latents, drawn.first)
+    assert_untouched(pipe, before)

@@ -63,6 +63,7 @@ class DiffusersHost:
     controls: Sequence[RowControl] = ()
     drawing: PipelineFaces | None = None
     stopped = False
+    refines = False
     tag_arguments = ()
     context_name = "encoder_hidden_states"
 

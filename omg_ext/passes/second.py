@@ -70,7 +70,6 @@ class SecondTap:
     def begin(self, progress: float, step: int) -> None:
         self.finish()
         self._progress, self._step = progress, step
-        self.points.add(progress)
 
     def finish(self) -> None:
         """The denoiser call, or the pass, is over.
@@ -85,6 +84,7 @@ class SecondTap:
         """Evaluate the UNet on global rows: from memory in the prefix, with the first pass's attention after it."""
         call = UNetCall(tuple(rows), self._progress, (x.shape[-2], x.shape[-1]), self._step)
         index, self._index = self._index, self._index + 1
+        self.points.add(self._progress)
         if self.blends:
             self._seen.append(GlobalCall(evaluate, x, t, cond, call.rows))
             return self._with_layout(evaluate, call, x, t, cond, index)

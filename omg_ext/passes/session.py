@@ -43,6 +43,7 @@ from .stage import Stage
 log = logging.getLogger(__name__)
 
 BROKEN_OFF = "it was broken off while the concepts were {}, so this is the first picture"
+NOT_SOUGHT = "blend_start: another model took over before it, so the concepts were not looked for"
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,8 +341,8 @@ class Session:
             places = self.with_faces(concepts, self.find(first, given), first.latents)
             if self._host.stopped:
                 more = [BROKEN_OFF.format("looked for")]
-            elif places:
-                latents, more = self.second(concepts, places, first)
+            elif places or self._host.refines:
+                latents, more = self.second(concepts, places, first) if places else (self._to_its_end(first), [])
                 if self._host.stopped:
                     # half drawn, the concepts and the picture around them are neither here nor there
                     latents, more = first.latents, [BROKEN_OFF.format("drawn")]
@@ -376,7 +377,9 @@ class Session:
                 latents = host.sample(tap)
                 if not host.stopped:
                     tap.finish()
-                    if tap.seen is None:  # the sampler came to its end before
+                    if tap.seen is None and host.refines:
+                        more = [NOT_SOUGHT]
+                    elif tap.seen is None:  # the sampler came to its end before
                         comprehend(latents)
             if places and concepts and not host.stopped:
                 more = too_late(self._request.blend_start, len(tap.points), len(tap.blended))
@@ -390,11 +393,24 @@ class Session:
         found = [] if places is None else places.warnings
         return Drawn(latents, latents if seen is None else seen, places, [*warnings, *found, *more])
 
-    def _plain(self) -> Tensor:
-        """The ordinary picture, of which nothing is kept."""
+    def _to_its_end(self, first: FirstResult) -> Tensor:
+        """The ordinary picture whose first pass lacks its end; the rest comes from memory as far as that goes."""
+        after = Noise.of(self._host.generators)
+        first.noise.restore(self._host.generators)
+        try:
+            return self._plain(first)
+        finally:
+            after.restore(self._host.generators)
+
+    def _plain(self, first: FirstResult | None = None) -> Tensor:
+        """The ordinary picture, of which nothing is kept.
+
+        Args:
+            first: its first pass.
+        """
         with self.account.stage(SECOND, self._host.unet), Patches(self._host.unet) as patches:
             stage = Stage(self._host, self._request, self._memory, patches, [])
-            return self._host.sample(SecondTap(stage.evaluator, 1.0, None))
+            return self._host.sample(SecondTap(stage.evaluator, 1.0, None, first))
 
     def heat_phrases(self) -> list[str]:
         """The phrases whose cross-attention the detector asks for."""

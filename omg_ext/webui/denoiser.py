@@ -16,15 +16,16 @@ from ..errors import OMGError
 from ..host import Guided, PromptParts, Tap
 from ..unet.calls import Row
 from .neighbours import Watch, maker_of
+from .refiner import Refiner
 from .replacing import replaced
 
 
 @contextmanager
-def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
+def tapped(denoiser: Any, tap: Tap, refiner: Refiner) -> Iterator[None]:
     """Sampling within the block goes through the tap.
 
     Predictions are blended where the web UI combines them, so that inpainting masks, callbacks of other extensions,
-    previews and the step counter come after it, as for any picture.
+    previews and the step counter come after it, as for any picture. Where a refiner takes over the tap is taken off.
 
     Raises:
         OMGError: within the block, another extension does what cannot reach the concepts.
@@ -41,7 +42,8 @@ def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
         left[:], combined[:] = global_rows(cond), [0]
         denoised: Tensor = forward(x, sigma, uncond, cond, *args, **kwargs)
         # who puts a function there while sampling does it past the blend, or on top of it
-        if not combined[0] or vars(denoiser).get("combine_denoised") is not combine_denoised:
+        is_past = not combined[0] or vars(denoiser).get("combine_denoised") is not combine_denoised
+        if is_past and refiner.since is None:
             watch.blame("guides the picture by a way of its own", maker_of(denoiser.combine_denoised))
         watch.check()
         return denoised
@@ -74,7 +76,8 @@ def tapped(denoiser: Any, tap: Tap) -> Iterator[None]:
                                    (denoiser, "combine_denoised", combine_denoised)):
             stack.enter_context(replaced(owner, name, value))
         stack.enter_context(watch.watching())
-        yield
+        with refiner.watched(progress_of, stack.close):
+            yield
 
 
 @dataclass(frozen=True, eq=False)

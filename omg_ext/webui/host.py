@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import OMGError
 from ..faces.base import ConceptFace, Face
 from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
+from ..passes.first import FirstTap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
@@ -31,6 +33,7 @@ from .denoiser import tapped
 from .faces import Faces
 from .neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles, scripts_of
 from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
+from .refiner import Refiner
 
 Sample = Callable[[], Tensor]
 
@@ -70,6 +73,9 @@ class WebUIHost:
         concept_prompts: each concept's for all pictures of all batches.
         asked: what the user asks for.
 
+    Attributes:
+        refiner: the pass's.
+
     Raises:
         OMGError: the model or a setting is out of OMG's reach.
     """
@@ -83,6 +89,7 @@ class WebUIHost:
         self._faces = ConceptFaces(models_of_faces, self.unet, asked.concepts, {}, steps_of_pass(p))
         self._samplings = 0
         self._counters, self._units = Counters(p), Units(scripts_of(p), asked.control_concepts)
+        self.refiner = Refiner(p)
         self.style: Sources = {}
         self.tag_arguments: Collection[str] = ARGUMENTS
         self.context_name = "crossattn"
@@ -120,6 +127,10 @@ class WebUIHost:
     def stopped(self) -> bool:
         return bool(shared.state.interrupted or shared.state.skipped)
 
+    @property
+    def refines(self) -> bool:
+        return self.refiner.is_due
+
     def prompts_of(self, index: int, concept: request.Concept) -> Prompts:
         made, first = self._concept_prompts[index], self._p.iteration * self._p.batch_size
         here = slice(first, first + len(self._p.prompts))
@@ -150,10 +161,14 @@ class WebUIHost:
             shared.state.nextjob()
             self._counters.put_back()
         refuse_tiles(tap.patches)
-        with (tapped(self._p.sampler.model_wrap_cfg, tap),
-              self._units.following(tap.patches)):
+        left_out = self.refiner.left_out() if isinstance(tap, FirstTap) else nullcontext()
+        with (tapped(self._p.sampler.model_wrap_cfg, tap, self.refiner),
+              self._units.following(tap.patches), left_out):
             try:
                 return self._sample()
+            except Exception:
+                self.refiner.undo()
+                raise
             finally:
                 self._models_of_faces.rest()
 
@@ -210,7 +225,3 @@ def _check(p: Any) -> None:
                                      "load an SD 1.x, SD 2.x or SDXL checkpoint")
     if sd_unet.current_unet is not None:
         raise OMGError("SD Unet", "OMG cannot reach into a compiled UNet; set SD Unet to None")
-    refiner, switch_at = p.refiner_checkpoint_info, p.refiner_switch_at
-    if refiner not in (None, model.sd_checkpoint_info) and (switch_at is None or switch_at < 1):
-        raise OMGError("refiner", "a refiner replaces the model in the middle of a pass, and the concepts' networks "
-                                  "with it; turn the refiner off to use OMG")

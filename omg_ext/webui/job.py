@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -42,6 +43,7 @@ PictureOf = Callable[[int], npt.NDArray[np.uint8]]
 REUSED = "the first picture is that of the preview; it was not drawn again"
 # what the progress line says
 FIRST, FINDING, SECOND = "OMG: first picture", "OMG: finding the concepts", "OMG: drawing the concepts"
+UNREFINED = "this is the picture before the refiner"
 UPSCALED_LATER = ("a finished picture was upscaled, without the concepts: their places are known only while OMG draws "
                   "it; use Hires. fix in the same run")
 
@@ -132,9 +134,13 @@ class Job:
         self.accounts.append(session.account)
         drawn = session.draw(first)
         self.places = drawn.places
-        seen = partial(host.decode, drawn.first)
-        self.pictures += _shown(request, seen, seen, drawn.places, self._before, self._also_made)
-        warnings = [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
+        if drawn.latents is drawn.first and not at_once:
+            host.refiner.undo()  # the web UI goes on with the picture's own autoencoder
+        saved, seen = self._also_made, partial(host.decode, drawn.first)
+        with host.refiner.put_aside() if {"first_pass", "overlay"} & {*request.show, *saved} else nullcontext():
+            self.pictures += _shown(request, seen, seen, drawn.places, self._before, saved)
+        warnings = [*drawn.warnings, *(host.refiner.notes if drawn.places else []),
+                    *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
         if first is not None:
             forget_kept()  # with it there may be no step left in which the UNet is called
             self._processing.comment(f"OMG: {REUSED}")  # no warning: the picture is the same, and so is its infotext
@@ -169,7 +175,8 @@ class Job:
             shown.keep(key, first, host.decode(drawn.latents, 0), self.pictures[0].image)
         elif first is not None:
             first.layout.store.clear()
-        return drawn.latents, drawn.warnings
+        lacks_end = host.refines and request.first_pass == "whole"
+        return drawn.latents, [*drawn.warnings, *([UNREFINED] if lacks_end else [])]
 
     def draw_hires(self, request: Request, sample: Sample, upscaled: Tensor) -> tuple[Tensor, Sequence[str]]:
         """The hires pass of one batch: one pass, with the concepts where the first pass had them.
@@ -196,7 +203,8 @@ class Job:
             return sample(), []
         session, noise = Session(host, request, self.memory, models()), Noise.of(host.generators)
         try:
-            return session.second(session.load(), self.places)
+            latents, warnings = session.second(session.load(), self.places)
+            return latents, [*warnings, *host.refiner.notes]
         except OMGError as error:
             if request.strict or not self._has_hires_checkpoint:
                 raise
@@ -220,7 +228,8 @@ class Job:
         self.accounts.append(session.account)
         drawn = session.over(over.given)
         self._keep_places(request, over, drawn.places, self._also_made)
-        return drawn.latents, [*drawn.warnings, *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
+        return drawn.latents, [*drawn.warnings, *(host.refiner.notes if drawn.places else []),
+                               *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
 
     def preview_over(self, request: Request, sample: Sample, shown: Preview) -> tuple[Tensor, Sequence[str]]:
         """The given pictures of one batch of img2img as they are, and the concepts found in them. Nothing is drawn.

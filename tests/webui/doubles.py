@@ -18,7 +18,7 @@
 * ``out of memory N`` raises CUDA's error from the UNet's N-th call on (0 is the first), ``out of memory once N``
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
-* ``skip N`` presses Skip in that call;
+* ``skip N`` presses Skip in that call, ``skip denoiser N`` as a sampler asks for its N-th prediction, of any model;
 * ``downloads URL`` gives the detector ``transformers`` small files from there to download, and a stand-in for pip that
   refuses;
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
@@ -52,7 +52,7 @@ def switch(names: list[str]) -> None:
     active.clear()
     active.update(names)
     seen.clear()
-    seen.update({"files read": 0, "applied outside": [], "UNet calls": 0})
+    seen.update({"files read": 0, "applied outside": [], "UNet calls": 0, "predictions": 0})
     unet = shared.sd_model.model.diffusion_model
     handles.append(unet.register_forward_pre_hook(fail))
     if "split" in active:
@@ -182,6 +182,9 @@ class Once(scripts.Script):
         script_callbacks.on_cfg_denoiser(self.before_denoising)
 
     def before_denoising(self, params: Any) -> None:
+        if f"skip denoiser {seen.get('predictions', 0)}" in active:
+            shared.state.skip()
+        seen["predictions"] = seen.get("predictions", 0) + 1
         if "once" in active and params.sampling_step >= self.limit:
             last["stretched"] = params.sampling_step < params.total_sampling_steps / 2
             if not last["stretched"]:

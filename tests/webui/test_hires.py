@@ -41,10 +41,10 @@ def test_concept_that_is_not_found_leaves_the_plain_hires_picture(webui: WebUI) 
     np.testing.assert_array_equal(result.image, plain.image)
 
 
-def test_refiner_is_refused(webui: WebUI) -> None:
-    with pytest.raises(ApiError, match="refiner") as caught:
-        omg(webui, request(concept("a red car", LEFT)), refiner_checkpoint="tiny-sdxl-v", refiner_switch_at=0.5)
-    assert caught.value.status == 422
+def test_hires_checkpoint_that_the_networks_fit(webui: WebUI) -> None:
+    """*everywhere is plain*: the concepts go on with that model."""
+    assert_is_plain(webui, f"{PROMPT} <lora:sdxl-locon:1>", **HIRES, hr_upscaler="Nearest",
+                    hr_checkpoint_name="tiny-sdxl-v", n_iter=2)
 
 
 def test_hires_checkpoint_that_the_networks_do_not_fit(webui: WebUI) -> None:
