@@ -10,6 +10,7 @@ import pytest
 
 from tests.webui.host import WebUI, distance
 from tests.webui.test_api import LEFT, PROMPT, assert_close, concept, omg, request
+from tests.webui.test_img2img import SQUARE
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
@@ -133,3 +134,13 @@ def test_preview_is_the_picture_before_it(webui: WebUI) -> None:
     result = omg(webui, {**RED, "preview": True}, **REFINER)
     np.testing.assert_array_equal(result.images[0], webui.txt2img(steps=4).image)
     assert any("before the refiner" in comment for comment in result.comments)
+
+
+def test_in_img2img(webui: WebUI) -> None:
+    payload = {**REFINER, "steps": 8, "denoising_strength": 0.9}
+    plain = webui.img2img(SQUARE, **payload)
+    empty = webui.img2img(SQUARE, **payload, alwayson_scripts={"OMG": {"args": [EMPTY]}})
+    np.testing.assert_array_equal(empty.image, plain.image)
+    made = webui.img2img(SQUARE, **payload, alwayson_scripts={"OMG": {"args": [RED]}})
+    assert distance(made.image, plain.image) > 1
+    assert any(NOTE in comment for comment in made.comments)
