@@ -130,6 +130,17 @@ def fail(unet: Any, args: Any) -> None:
             raise ZeroDivisionError("a stand-in for a fault")
 
 
+def skip_prediction(params: Any) -> None:
+    """Press Skip if it is asked for as this prediction is."""
+    number = seen.get("predictions", 0)
+    seen["predictions"] = number + 1
+    if f"skip denoiser {number}" in active:
+        shared.state.skip()
+
+
+script_callbacks.on_cfg_denoiser(skip_prediction)  # once, as there are two objects of each script
+
+
 def one_row_first(layer: Any, args: Any, kwargs: Any) -> None:
     """Ask the layer's query for one row alone before it sees them all."""
     x = args[0] if args else kwargs["x"]
@@ -182,9 +193,6 @@ class Once(scripts.Script):
         script_callbacks.on_cfg_denoiser(self.before_denoising)
 
     def before_denoising(self, params: Any) -> None:
-        if f"skip denoiser {seen.get('predictions', 0)}" in active:
-            shared.state.skip()
-        seen["predictions"] = seen.get("predictions", 0) + 1
         if "once" in active and params.sampling_step >= self.limit:
             last["stretched"] = params.sampling_step < params.total_sampling_steps / 2
             if not last["stretched"]:
