@@ -17,7 +17,8 @@ pytestmark = pytest.mark.webui
 # a schema takes the form, and nothing behind it: files, masks, what is found, and two fields compared
 BEHIND_THE_FORM = {"empty box", "box too small", "mask is not base64", "mask is no PNG", "broken mask", "huge mask",
                    "black mask", "no such LoRA", "LoRA weight is no number", "LoRA for SD 1.5", "LoCon for SD 1.5",
-                   "OFT for SD 1.5", "broken LoRA", "not found, strict", "not a number"}
+                   "OFT for SD 1.5", "broken LoRA", "not found, strict", "not a number", "two rests",
+                   "nothing left, strict"}
 
 
 def test_schema(webui: WebUI) -> None:
