@@ -82,6 +82,8 @@ def _reported(measuring: Measuring, store: Store, total: int) -> int:
     if not report.results:
         raise OMGError("spec", "there is no picture to measure")
     report.write(store)
+    for warning in report.warnings:
+        say(warning)
     say(f"{many(len(report.results), 'picture')} measured, see {store.url}/{PAGE}"
         + (f"; {report.missing} are missing" if report.missing else ""))
     return 1 if report.missing else 0

@@ -14,7 +14,9 @@ from .spec import Spec
 
 SEEDS, ROWS = 2, 24
 """How many seeds of each prompt are shown, and how many rows at most; all pictures are in the folder."""
-_SIDE, _LABEL, _HEAD, _TEXT = 192, 150, 24, 12
+COLUMNS = 12
+"""How many columns a contact sheet has at most; those of more are in several files."""
+_SIDE, _LABEL, _HEAD, _TEXT, _LINE = 192, 150, 24, 12, 16
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Gallery:
 def galleries(spec: Spec, results: Sequence[Result]) -> list[Gallery]:
     """One for each cast of which there are pictures, and one for each excerpt."""
     casts = dict.fromkeys(result.place.cast for result in results)
-    groups = {"+".join(cast): [result for result in results if result.place.cast == cast] for cast in casts}
-    return [_gallery(spec, title, own) for title, own in {**groups, **excerpts(spec, results)}.items() if own]
+    groups = [("+".join(cast), [result for result in results if result.place.cast == cast]) for cast in casts]
+    return [_gallery(spec, title, own) for title, own in (*groups, *excerpts(spec, results).items()) if own]
 
 
 def _gallery(spec: Spec, title: str, results: Sequence[Result]) -> Gallery:
@@ -56,19 +58,28 @@ def _column(result: Result) -> str:
     return result.place.method + (f": {'+'.join(result.shown)}" if is_part else "")
 
 
-def sheet(gallery: Gallery, read: Callable[[str], bytes]) -> bytes:
-    """A gallery as one JPEG file.
+def sheets(gallery: Gallery, read: Callable[[str], bytes]) -> list[bytes]:
+    """A gallery as JPEG files, of at most so many columns each: see :data:`COLUMNS`.
 
     Args:
         read: a picture's file by its name.
     """
-    size = (_LABEL + _SIDE * len(gallery.columns), _HEAD + _SIDE * len(gallery.rows))
-    made = Image.new("RGB", size, "white")
+    starts = range(0, len(gallery.columns), COLUMNS)
+    return [_sheet(gallery.columns[start:start + COLUMNS],
+                   [(title, results[start:start + COLUMNS]) for title, results in gallery.rows], read)
+            for start in starts]
+
+
+def _sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Result | None]]],
+           read: Callable[[str], bytes]) -> bytes:
+    heads = [textwrap.fill(title, _SIDE // 7) for title in columns]
+    head = _HEAD + (max(text.count("\n") for text in heads)) * _LINE
+    made = Image.new("RGB", (_LABEL + _SIDE * len(columns), head + _SIDE * len(rows)), "white")
     draw, font = ImageDraw.Draw(made), ImageFont.load_default(_TEXT)
-    for column, title in enumerate(gallery.columns):
-        draw.text((_LABEL + column * _SIDE + 4, 4), title, fill="black", font=font)
-    for row, (title, results) in enumerate(gallery.rows):
-        top = _HEAD + row * _SIDE
+    for column, text in enumerate(heads):
+        draw.text((_LABEL + column * _SIDE + 4, 4), text, fill="black", font=font)
+    for row, (title, results) in enumerate(rows):
+        top = head + row * _SIDE
         draw.text((4, top + 4), textwrap.fill(title, _LABEL // 7), fill="black", font=font)
         for column, result in enumerate(results):
             if result is not None:

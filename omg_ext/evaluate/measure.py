@@ -1,7 +1,8 @@
-"""What is measured of each picture (paper Sec. 4): see :data:`.FIGURES`.
+"""What is measured of each picture (paper Sec. 4): see :data:`omg_ext.evaluate.figures.FIGURES`.
 
-Who of several of one class is who, in regions: a method of the kind ``omg`` puts its concepts from left to right, and
-is judged so. Nobody told the others, so that they are judged by the assignment that flatters them most.
+Who of several of one class is who, in regions: a method that places its concepts (:data:`.PLACING`) is judged by what
+overlaps their places in the first pass most, which it takes from left to right. Nobody told the others who stands
+where, so that they are judged by the assignment that flatters them most. Layout is about places, whoever stands there.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from .clip import unit
-from .figures import CLIP, DETECTOR, FACES, FIGURES
 from .means import FloatArray
 from .plan import Place
-from .regions import Mask, Picture, background_change, cut, iou
+from .regions import Mask, Picture, Seen, background_change, cut, iou
 from .spec import PLACING, Spec, Subject
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Values = dict[str, float]
 """Figures by name; those that a picture has no value of are not there."""
-Find = Callable[[Picture, Sequence[str]], Sequence[Mask | None]]
+Find = Callable[[Picture, Sequence[str]], Sequence[Seen]]
 
 
 class Embeds(Protocol):
@@ -53,12 +53,6 @@ class Judges:
     clip: Embeds | None = None
     faces: Analysis | None = None
     find: Find | None = None
-
-    @property
-    def figures(self) -> list[str]:
-        """The names of what can be measured."""
-        there = {CLIP: self.clip, FACES: self.faces, DETECTOR: self.find}
-        return [name for name, figure in FIGURES.items() if all(there[need] is not None for need in figure.needs)]
 
 
 @dataclass(frozen=True)
@@ -152,20 +146,29 @@ class Meter:
         """Adds the figures that go by regions."""
         assert self._judges.find is not None
         classes = [self._subject(name).phrase for name in place.cast]
-        regions = list(self._judges.find(picture, classes))
-        likeness = self._likeness(place.cast, picture, regions, faces)
-        was = None if first is None else list(self._judges.find(first, classes))
+        seen = list(self._judges.find(picture, classes))
+        before = None if first is None else list(self._judges.find(first, classes))
+        places = [None] * len(classes) if before is None else [
+            before[own].mask if own is not None else None for own in _in_order(classes, before)]
+        overlaps = np.array([[iou(was, each.mask) for each in seen] for was in places]).reshape(len(places), len(seen))
+        likeness = self._likeness(place.cast, picture, [each.mask for each in seen], faces)
+        everyone = range(len(classes))
         if self._spec.variants[place.method].method.kind not in PLACING:
-            order = _most_alike(classes, place.shown, regions, likeness)
-            regions, likeness = [regions[part] for part in order], likeness[:, order]
-            # whoever stands there, it is the same place in their order
-            was = None if was is None else [was[part] for part in order]
+            whose = _matched(classes, place.shown, seen, likeness)
+        elif before is not None:
+            whose = _matched(classes, everyone, seen, overlaps)
+        else:
+            whose = {index: own for index, own in enumerate(_in_order(classes, seen)) if own is not None}
+        standing = _matched(classes, everyone, seen, overlaps)
         for index, values in concepts.items():
-            values |= self._of_region(place.cast[index], regions[index], float(likeness[index, index]))
-            if was is not None and was[index] is not None:
-                values["layout"] = iou(was[index], regions[index])
-        if first is not None and was is not None and first.shape == picture.shape:
-            change = background_change(picture, first, [mask for mask in was if mask is not None])
+            region = seen[whose[index]].mask if index in whose else None
+            values |= self._of_region(place.cast[index], region,
+                                      float(likeness[index, whose[index]]) if index in whose else math.nan)
+            was = places[index]
+            if was is not None:
+                values["layout"] = iou(was, seen[standing[index]].mask if index in standing else None)
+        if first is not None and before is not None and first.shape == picture.shape:
+            change = background_change(picture, first, [each.mask for each in before])
             figures |= {} if math.isnan(change) else {"background": change}
 
     def _of_region(self, name: str, region: Mask | None, cosine: float) -> Values:
@@ -176,8 +179,7 @@ class Meter:
             return {**values, **self._identity(cosine, "ida", "ida_detected")}
         return values if region is None else {**values, "ima": cosine}
 
-    def _likeness(self, cast: Sequence[str], picture: Picture, regions: Sequence[Mask | None],
-                  faces: _Faces) -> FloatArray:
+    def _likeness(self, cast: Sequence[str], picture: Picture, regions: Sequence[Mask], faces: _Faces) -> FloatArray:
         """Cosines [concepts, regions] of what is in each region to each concept; NaN where nothing can be told."""
         embedded = {"character": faces.in_masks(regions), "object": self._cut_out(picture, regions)}
         values = np.full((len(cast), len(regions)), np.nan)
@@ -187,11 +189,10 @@ class Meter:
                     values[row, column] = np.mean(self._known[name] @ embedding)
         return values
 
-    def _cut_out(self, picture: Picture, regions: Sequence[Mask | None]) -> list[FloatArray | None]:
+    def _cut_out(self, picture: Picture, regions: Sequence[Mask]) -> list[FloatArray | None]:
         """CLIP's embedding of what is in the box around each region."""
         clip = self._judges.clip
-        return [None if clip is None or region is None else clip.pictures([cut(picture, region)])[0]
-                for region in regions]
+        return [None if clip is None else clip.pictures([cut(picture, region)])[0] for region in regions]
 
     def _subject(self, name: str) -> Subject:
         return self._spec.concepts[name]
@@ -209,29 +210,33 @@ class _Faces:
         found = [] if analysis is None else list(analysis.faces(picture))
         return cls(found, [] if analysis is None else [unit(analysis.embedding(picture, face)) for face in found])
 
-    def in_masks(self, masks: Sequence[Mask | None]) -> list[FloatArray | None]:
+    def in_masks(self, masks: Sequence[Mask]) -> list[FloatArray | None]:
         """The embedding of the face in each mask, however small."""
         if not self.found:
             return [None] * len(masks)
         from ..faces.places import in_masks
-        chosen = in_masks(self.found, [None if mask is None else mask.astype(np.float32) for mask in masks], 0.0)
+        chosen = in_masks(self.found, [mask.astype(np.float32) for mask in masks], 0.0)
         numbers = [next((number for number, face in enumerate(self.found) if face is each), None) for each in chosen]
         return [None if number is None else self.embeddings[number] for number in numbers]
 
 
-def _most_alike(classes: Sequence[str], shown: Sequence[int], regions: Sequence[Mask | None],
-                likeness: FloatArray) -> list[int]:
-    """Which region each concept takes: of those of its class the assignment in which the shown are most alike."""
-    order = list(range(len(classes)))
-    for phrase in dict.fromkeys(classes):
-        group = [index for index in order if classes[index] == phrase]
-        rows, columns = ([index for index in group if index in shown],
-                         [index for index in group if regions[index] is not None])
-        # what cannot be told is less alike than anything
-        values = np.nan_to_num(likeness[np.ix_(rows, columns)], nan=-2.0)
-        chosen = {rows[row]: columns[column]
-                  for row, column in zip(*linear_sum_assignment(values, maximize=True), strict=True)}
-        left = iter([index for index in group if index not in chosen.values()])
-        for index in group:
-            order[index] = chosen[index] if index in chosen else next(left)
-    return order
+def _in_order(classes: Sequence[str], seen: Sequence[Seen]) -> list[int | None]:
+    """For each concept the number of its thing: of several of a class they take what is seen from left to right."""
+    left = list(range(len(seen)))
+    found: list[int | None] = []
+    for phrase in classes:
+        found.append(next((number for number in left if phrase in seen[number].classes), None))
+        left = [number for number in left if number != found[-1]]
+    return found
+
+
+def _matched(classes: Sequence[str], rows: Sequence[int], seen: Sequence[Seen], values: FloatArray) -> dict[int, int]:
+    """What each of some concepts is, by their numbers: of things of their classes as many as can be, the most in sum.
+
+    Args:
+        values: [concepts, things], -1 to 1; NaN, what cannot be told, is less than any.
+    """
+    fits = np.array([[classes[row] in each.classes for each in seen] for row in rows]).reshape(len(rows), len(seen))
+    worth = np.where(fits, np.nan_to_num(values[list(rows)], nan=-2.0), -10.0 * (len(rows) + 1))
+    return {rows[row]: int(column) for row, column in zip(*linear_sum_assignment(worth, maximize=True), strict=True)
+            if fits[row, column]}

@@ -12,7 +12,7 @@ from .spec import Method, Subject
 
 Fields = dict[str, Any]
 
-_WITHOUT_LAYOUT = {"blend_start": 0, "layout": {"cross": 0, "self": 0}, "mask": {"grow": 0, "feather": 0}}
+_FROM_NOISE = {"blend_start": 0, "layout": {"cross": 0, "self": 0}, "mask": {"grow": 0, "feather": 0}}
 """Concepts from pure noise on, each in just its place."""
 _EVERYWHERE = {"box": [0, 0, 1, 1]}
 
@@ -90,7 +90,7 @@ def _at_once(method: Method, shot: Shot, shown: Sequence[int]) -> Fields:
     several = {"face_scale": _FACE_SCALE * len(shown)} if len(shown) > 1 else {}
     concepts = [{"prompt": shot.plain, "where": _EVERYWHERE, "face": list(shot.photos(index)),
                  "cfg_scale": shot.cfg_scale, **several} for index in shown]
-    return {"prompt": shot.plain, "request": {**_WITHOUT_LAYOUT, "predict": "joint" if several else "separate",
+    return {"prompt": shot.plain, "request": {**_FROM_NOISE, "predict": "joint" if several else "separate",
                                               "concepts": concepts}}
 
 
@@ -110,7 +110,7 @@ def _regional(method: Method, shot: Shot, shown: Sequence[int]) -> Fields:
     guided = {"cfg_scale": shot.cfg_scale}
     concepts = [{**shot.placed(index), "prompt": shot.alone(index), **guided, **method.concept} for index in shown]
     rest = {"prompt": shot.plain, "where": {"rest": True}, **guided}
-    request = {**_WITHOUT_LAYOUT, "predict": "joint", **method.request, "concepts": [*concepts, rest]}
+    request = {**_FROM_NOISE, "predict": "joint", **method.request, "concepts": [*concepts, rest]}
     return {"prompt": shot.plain + shot.tags(shown), "request": request}
 
 
@@ -121,7 +121,7 @@ def _blending(method: Method, shot: Shot, shown: Sequence[int]) -> Fields:
     model and prompt; nothing is kept of the first picture but the places.
     """
     concepts = [{**shot.placed(index), "prompt": shot.alone(index) + shot.tags([index])} for index in shown]
-    return {"prompt": shot.plain, "request": _request(method, concepts, **_WITHOUT_LAYOUT, predict="separate")}
+    return {"prompt": shot.plain, "request": _request(method, concepts, **_FROM_NOISE, predict="separate")}
 
 
 def _request(method: Method, concepts: Sequence[Fields], **options: Any) -> Fields:

@@ -86,14 +86,14 @@ class Plan:
 
     def _of(self, name: str, cast: Sequence[str]) -> Iterator[tuple[Place, Job]]:
         spec = self.file.spec
-        variant, method = spec.variants[name]
+        in_spec, method = spec.variants[name]
         everyone = tuple(range(len(cast)))
         groups = [(index,) for index in everyone] if method.kind == "single" else [everyone]
         prompts = [number for number, template in enumerate(spec.prompts) if fits(template, len(cast))]
         for number, shown in product(prompts, groups):
             scene = spec.scene(cast, number)
             shot = self._shot(cast, scene)
-            job = _job({**spec.settings, **fields(method, shot, shown), "name": _file_name(name, cast)}, variant)
+            job = _job({**spec.settings, **fields(method, shot, shown), "name": _file_name(name, cast)}, in_spec)
             for seed in seeds_of(spec.seeds):
                 yield Place(name, tuple(cast), number, seed, shown, shot.plain), with_seed(job, seed)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +51,21 @@ def cut(picture: Picture, region: Mask) -> Picture:
     return picture[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
+class Seen(NamedTuple):
+    """Something in a picture.
+
+    Attributes:
+        classes: the class words as which it is seen.
+        mask: what shows of it, bool [H, W], not empty.
+    """
+
+    classes: frozenset[str]
+    mask: Mask
+
+
 @dataclass(frozen=True, eq=False)
 class FindRegions:
-    """Finds concepts by their class words; of several of one class, in their order from left to right.
+    """Finds all that is of some classes.
 
     Attributes:
         find: a detector's.
@@ -84,20 +96,25 @@ class FindRegions:
         with detector.loaded(regions.detect, models) as find:
             yield cls(find)
 
-    def __call__(self, picture: Picture, classes: Sequence[str]) -> list[Mask | None]:
-        """What shows of each concept, bool [H, W]; None where it was not found.
+    def __call__(self, picture: Picture, classes: Sequence[str]) -> list[Seen]:
+        """From left to right.
 
         Args:
             picture: uint8 RGB [H, W, 3].
-            classes: of the concepts.
+            classes: of the concepts, as often as there are to be some.
         """
-        from ..comprehension.assign import find_things, of_concepts
+        from ..comprehension.assign import find_things
         from ..comprehension.base import FirstPicture
         from ..comprehension.masks import resize
+        from ..comprehension.phrases import alike
 
         concepts = [Concept("", phrase, where=Where(index=classes[:index].count(phrase))
                             if classes.count(phrase) > 1 else None) for index, phrase in enumerate(classes)]
-        _, things = find_things(concepts, self.find, FirstPicture.of(picture))
-        masks = [None if found is None else resize(found.mask, *picture.shape[:2]) >= 0.5
-                 for found in of_concepts(things, len(concepts))]
-        return [mask if mask is not None and mask.any() else None for mask in masks]
+        queries, things = find_things(concepts, self.find, FirstPicture.of(picture))
+        found = []
+        for thing in things:
+            named = [queries[number].phrase for number in thing.scores]
+            mask = resize(thing.instance.mask, *picture.shape[:2]) >= 0.5
+            if mask.any():
+                found.append(Seen(frozenset(own for own in classes if any(alike(own, each) for each in named)), mask))
+        return found

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from ..jobs.store import Store
 from .figures import FIGURES
-from .gallery import ROWS, SEEDS, Gallery, galleries, sheet
+from .gallery import ROWS, SEEDS, Gallery, galleries, sheets
 from .results import Result, tables
 from .spec import Spec, file_name
 from .tables import Table
@@ -61,11 +61,14 @@ class Report:
             files[f"{table.name}.tex"] = table.latex().encode()
         for name, data in files.items():
             store.write(name, data)
-        sheets = {f"sheets/{number}-{file_name(gallery.title)}.jpg": gallery
-                  for number, gallery in enumerate(shown, 1)}
-        for name, gallery in sheets.items():
-            store.write(name, sheet(gallery, store.read))
-        return [*files, *sheets]
+        made_of: dict[str, bytes] = {}
+        for number, gallery in enumerate(shown, 1):
+            name = f"sheets/{number}-{file_name(gallery.title)}"
+            parts = sheets(gallery, store.read)
+            made_of |= {f"{name}{f'-{part}' if len(parts) > 1 else ''}.jpg": data for part, data in enumerate(parts, 1)}
+        for name, data in made_of.items():
+            store.write(name, data)
+        return [*files, *made_of]
 
     def json(self, made: Sequence[Table]) -> str:
         """All values and means, and how they came about."""
@@ -96,6 +99,17 @@ class Report:
                 f"<h2>The spec</h2>\n<pre>{html.escape(json.dumps(self.data, indent=1, ensure_ascii=False))}</pre>\n"
                 "</body></html>\n")
 
+    @property
+    def warnings(self) -> list[str]:
+        """For each method whose pictures were drawn with warnings how many, and one of them."""
+        told = []
+        for method in self.spec.variants:
+            own = [result for result in self.results if result.place.method == method]
+            warned = [warning for result in own for warning in result.warnings[:1]]
+            if warned:
+                told.append(f"{method}: {len(warned)} of {len(own)} pictures have warnings, such as: {warned[0]}")
+        return told
+
     def _notes(self) -> Iterator[str]:
         yield ", ".join(f"{name} {value}" for name, value in self.conditions.items())
         yield f"{len(self.results)} pictures" + (f"; {self.missing} are missing, and do not count" if self.missing
@@ -103,6 +117,7 @@ class Report:
         yield ("means with their standard errors over prompts and seeds; several concepts in one picture are averaged "
                "first")
         yield f"threshold of one person's faces: {self.spec.threshold:g}"
+        yield from self.warnings
         for name, reason in self.left_out.items():
             yield f"{FIGURES[name].title} was left out: {reason}"
 

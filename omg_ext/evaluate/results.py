@@ -28,12 +28,14 @@ class Result:
         key: of its job.
         file: its name.
         measured: of it.
+        warnings: what was said when it was drawn, such as that a concept was not found.
     """
 
     place: Place
     key: str
     file: str
     measured: Measured
+    warnings: tuple[str, ...] = ()
 
     @property
     def shown(self) -> list[str]:
@@ -44,6 +46,7 @@ class Result:
         """As JSON data."""
         return {"method": self.place.method, "cast": list(self.place.cast), "prompt": self.place.prompt,
                 "seed": self.place.seed, "key": self.key, "file": self.file, "figures": self.measured.picture,
+                **({"warnings": list(self.warnings)} if self.warnings else {}),
                 "concepts": {self.place.cast[index]: values for index, values in self.measured.concepts.items()}}
 
 

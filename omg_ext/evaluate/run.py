@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import OMGError
+from ..jobs.manifest import entries
 from ..jobs.store import Store
 from .conditions import conditions
 from .figures import CLIP, DETECTOR, FACES, FIGURES
@@ -80,11 +81,12 @@ class Measuring:
         """
         with self.meter() as meter:
             pictures = _Pictures(Plan(self.file), store)
+            warnings = {entry["key"]: tuple(entry.get("warnings", ())) for entry in entries(store)}
             results = []
             for place, key, name in pictures:
                 watch()
                 measured = meter(place, pictures.read(name), pictures.first(place, name))
-                results.append(Result(place, key, name, measured))
+                results.append(Result(place, key, name, measured, warnings.get(key, ())))
             read_by = meter.read_by
         about = {**conditions(), "omg": __version__, **read_by}
         return Report(self.file.spec, self.file.data, results, about, self.left_out, pictures.missing)
@@ -117,10 +119,10 @@ class _Pictures:
             return np.asarray(picture.convert("RGB"))
 
     def first(self, place: Place, name: str) -> Picture | None:
-        """The first pass's picture: that beside a result, or the ordinary one."""
+        """The first pass's picture: that beside a result, or the ordinary one; that of regional sampling has LoRAs."""
         beside = f"{name.removesuffix('.png')}.first_pass.png"
-        try:
-            return self.read(beside)
-        except FileNotFoundError:
-            plain = self._names.get(self._plain.get(place.shot, ""))
-            return None if plain is None else self.read(plain)
+        if self._plan.file.spec.variants[place.method].method.kind != "regional":
+            with suppress(FileNotFoundError):
+                return self.read(beside)
+        plain = self._names.get(self._plain.get(place.shot, ""))
+        return None if plain is None else self.read(plain)

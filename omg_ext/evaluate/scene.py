@@ -46,11 +46,13 @@ class Scene:
         return _PLACE.sub(lambda place: everyone if place[1] == "all" else words[int(place[1])], self.template)
 
     def of_one(self, index: int, word: str) -> str:
-        """The prompt of a picture of one of them alone; of a template with numbers nothing but the one.
+        """The prompt of a picture of one of them alone; of a template with several numbers nothing but the one.
 
         Args:
             word: what stands for the class words.
         """
+        if len(self.classes) == 1:
+            return self.prompt({index: word})
         alone = f"{_article(self.classes[index], False)} {word}"
         return self.template.replace("{all}", alone) if fits(self.template, 0) else alone
 

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from ..errors import OMGError
 from ..jobs.lists import put, seeds_of
 from ..request.schema import Detect, Fraction
+from ..request.tags import parse_tags
 from ..request.validate import check
 from .figures import FIGURES
 from .scene import Scene, fits, listed
@@ -25,13 +26,15 @@ Number = Annotated[int, Meta(ge=0)]
 # of a table and its files
 Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60)]
 Text = Annotated[str, Meta(pattern=r"\S")]
-_OURS = ("prompt", "request", "seed", "name")
+_OURS = {"prompt", "request", "seed", "name"}
 TABLES = {"table-1": "Table 1: single- and multi-concept personalisation",
           "concepts": "By concept, alone in the picture",
           "table-2": "Table 2: several concepts, each in its region"}
 """The titles of those that every evaluation has, by the names of their files"""
 PLACING = ("regional", "blending", "omg")
 """The kinds of methods that put each concept in a place of its own."""
+# on one picture: their scale grows with their number, and a request's has a limit
+_MOST_FACES = 3
 _WITH_FACES = ("single", "simultaneous", "omg")
 
 
@@ -178,7 +181,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                 for shown, variant in method.variants(name)}
 
     def __post_init__(self) -> None:
-        seeds_of(self.seeds)
+        self._check_repeats()
         for index, cast in enumerate(self.casts):
             self._check_cast(f"casts[{index}]", cast)
         for index, template in enumerate(self.prompts):
@@ -188,15 +191,24 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         for name, method in self.methods.items():
             self._check_numbers(f"methods.{name}", method.casts)
             self._check_grid(name, method)
-            self._check_loras(name, method)
-        for name in _OURS:
-            if name in self.settings:
-                raise OMGError(f"settings.{name}", "the evaluation sets it; leave it out")
+            self._check_networks(name, method)
+        for ours in self.settings.keys() & _OURS:
+            raise OMGError(f"settings.{ours}", "the evaluation sets it; leave it out")
         for index, name in enumerate(self.figures):
             if name not in FIGURES:
                 raise OMGError(f"figures[{index}]", f"'{name}' is unknown; known here: {', '.join(FIGURES)}")
         for title, excerpt in self.excerpts.items():
             self._check_excerpt(title, excerpt)
+
+    def _check_repeats(self) -> None:
+        """What is there twice would count twice, and means would seem surer than they are."""
+        seeds = seeds_of(self.seeds)
+        if not isinstance(seeds, range) and len(set(seeds)) < len(seeds):
+            raise OMGError("seeds", "one of them is there twice")
+        for name, values in (("prompts", self.prompts), ("casts", self.casts)):
+            for index, value in enumerate(values):
+                if value in values[:index]:
+                    raise OMGError(f"{name}[{index}]", "it is there already, and would count twice")
 
     def _check_cast(self, path: str, cast: Sequence[str]) -> None:
         for number, name in enumerate(cast):
@@ -218,12 +230,20 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                 raise OMGError(f"methods.{name}.grid", f"there are two methods '{variant}'; leave out one, or give the "
                                                        "method another name")
 
-    def _check_loras(self, name: str, method: Method) -> None:
+    def _check_networks(self, name: str, method: Method) -> None:
+        if method.kind == "simultaneous" and method.by == "face" and any(
+                len(cast) > _MOST_FACES for cast in self.chosen(method.casts)):
+            raise OMGError(f"methods.{name}.by", f"{_MOST_FACES} faces at most are drawn at once; name smaller casts "
+                                                 "in its `casts`")
         if method.kind == "plain" or method.by == "face":
             return
         for subject in dict.fromkeys(each for cast in self.chosen(method.casts) for each in cast):
-            if not self.concepts[subject].lora.strip():
-                raise OMGError(f"concepts.{subject}.lora", f"the method {name} draws by LoRAs; write its tag")
+            path, lora = f"concepts.{subject}.lora", self.concepts[subject].lora
+            if not lora.strip():
+                raise OMGError(path, f"the method {name} draws by LoRAs; write its tag")
+            rest, tags = parse_tags(lora, path)
+            if rest.strip() or not tags:
+                raise OMGError(path, f"expected a tag such as <lora:{subject}:1>, got {lora!r}")
 
     def _check_excerpt(self, title: str, excerpt: Excerpt) -> None:
         path = f"excerpts.{title}"
@@ -235,6 +255,10 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                 raise OMGError(f"{path}.methods[{index}]", f"'{name}' is none of the methods: "
                                                            + ", ".join({**self.methods, **self.variants}))
         self._check_numbers(path, excerpt.casts)
+        drawn = {cast for name, variant in self.variants.items() for cast in self.chosen(variant.method.casts)
+                 if not excerpt.methods or not {name, variant.name}.isdisjoint(excerpt.methods)}
+        if drawn.isdisjoint(self.chosen(excerpt.casts)):
+            raise OMGError(path, "none of its methods draws any of its casts")
 
     def _check_numbers(self, path: str, casts: Sequence[int]) -> None:
         for index, number in enumerate(casts):

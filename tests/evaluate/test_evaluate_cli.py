@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from omg_ext.cli.main import main
 from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Query
 from omg_ext.comprehension.base import AtHand
 from omg_ext.evaluate.clip import Clip
+from omg_ext.evaluate.regions import background_change
 from omg_ext.jobs.draw import Drawn
 from omg_ext.jobs.job import Job
 from tests.evaluate.specs import a_spec, write
@@ -120,6 +122,48 @@ def test_regions_are_those_of_the_specs_detector(engine, clip_folder, tmp_path, 
     assert list(table) == ["plain", "single LoRA", "simultaneous", "OMG"]
     assert table["single LoRA"]["layout"]["mean"] == 1
     assert table["OMG"]["found"] == {"mean": 1, "error": 0, "count": 4}
+
+
+class Warned(Noise):
+    """Does not find what OMG is to draw with the first seed."""
+
+    def draw(self, job: Job) -> Drawn:
+        drawn = super().draw(job)
+        return replace(drawn, warnings=["no man was found"] if job.request is not None and job.seed == 3 else [])
+
+
+def test_what_was_said_of_pictures_is_said_again(tmp_path, clip_folder, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "_diffusers", lambda options: Warned())
+    path, out = write(tmp_path, a_spec(casts=[["bob", "cup"]])), tmp_path / "out"
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
+    told = "OMG: 2 of 4 pictures have warnings, such as: no man was found"
+    assert told in capsys.readouterr().err
+    assert told in (out / "tables.md").read_text()
+    pictures = json.loads((out / "results.json").read_text())["pictures"]
+    assert {(each["method"], each["seed"]) for each in pictures if "warnings" in each} == {("OMG", 3)}
+
+
+def test_regional_sampling_is_measured_against_the_ordinary_picture(engine, tmp_path, monkeypatch):
+    """Its own first pass has LoRAs."""
+    monkeypatch.setitem(DETECTORS, "halves", Halves())
+    methods = {"plain": {"kind": "plain"}, "regional": {"kind": "regional", "request": {"show": ["first_pass"]}}}
+    path = write(tmp_path, a_spec(casts=[["cup"]], methods=methods, regions={"detector": "halves"}, seeds="3"))
+    out = tmp_path / "out"
+    assert evaluate(path, "--out", out) == 0
+    found = {each["method"]: each for each in json.loads((out / "results.json").read_text())["pictures"]}
+    plain, own = (np.asarray(Image.open(out / found[name]["file"])) for name in ("plain", "regional"))
+    assert (out / found["regional"]["file"].replace(".png", ".first_pass.png")).exists()
+    cup = np.zeros((SIDE, SIDE), bool)
+    cup[:, SIDE // 2:] = True
+    assert found["regional"]["figures"]["background"] == pytest.approx(background_change(own, plain, [cup]))
+
+
+def test_many_columns_are_several_sheets(engine, clip_folder, tmp_path):
+    methods = {"OMG": {"kind": "omg", "grid": {"request.blend_start": [number / 20 for number in range(14)]}}}
+    path, out = write(tmp_path, a_spec(casts=[["ann"]], methods=methods, seeds="3")), tmp_path / "out"
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
+    widths = [Image.open(out / "sheets" / f"1-ann-{part}.jpg").width for part in (1, 2)]
+    assert widths == [150 + 12 * 192, 150 + 2 * 192]
 
 
 def test_what_is_drawn_is_not_drawn_again_and_measured_anew(engine, clip_folder, tmp_path):

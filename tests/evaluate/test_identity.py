@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from omg_ext.evaluate.files import SpecFile
 from omg_ext.evaluate.measure import Judges, Meter
 from omg_ext.evaluate.plan import Place
 from omg_ext.evaluate.readers import Models
+from omg_ext.evaluate.regions import Seen
 from omg_ext.evaluate.run import Measuring
 from omg_ext.evaluate.spec import parse_spec
 from omg_ext.faces.analysis import FaceAnalyser
@@ -41,8 +43,8 @@ class Always:
 
     mask: npt.NDArray[np.bool_]
 
-    def __call__(self, picture: object, classes: object) -> list[npt.NDArray[np.bool_]]:
-        return [self.mask]
+    def __call__(self, picture: object, classes: Sequence[str]) -> list[Seen]:
+        return [Seen(frozenset(classes), self.mask)]
 
 
 def test_it_is_insightfaces_similarity(analyser):

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from omg_ext.errors import OMGError
-from omg_ext.evaluate.figures import FIGURES
 from omg_ext.evaluate.measure import Judges, Measured, Meter
 from omg_ext.evaluate.plan import Place
-from omg_ext.evaluate.regions import background_change, cut, iou
+from omg_ext.evaluate.regions import Seen, background_change, cut, iou
 from omg_ext.evaluate.spec import parse_spec
 from omg_ext.faces.analysis import Face
 from omg_ext.faces.reference import mean_embedding
@@ -54,11 +53,10 @@ class Colours:
         return picture[y, x].astype(np.float32) + np.array([30, 0, 0], np.float32)
 
 
-def find(picture: np.ndarray, classes: Sequence[str]) -> list[np.ndarray | None]:
+def find(picture: np.ndarray, classes: Sequence[str]) -> list[Seen]:
     """Men are the coloured blocks from left to right; nothing else is seen."""
     blocks = [mask for colour in (RED, GREEN, BLUE) if (mask := block_of(picture, colour)).any()]
-    men = iter(sorted(blocks, key=lambda mask: np.flatnonzero(mask.any(0))[0]))
-    return [next(men, None) if phrase == "man" else None for phrase in classes]
+    return [Seen(frozenset({"man"}), mask) for mask in sorted(blocks, key=lambda mask: np.flatnonzero(mask.any(0))[0])]
 
 
 def meter(judges: Judges, **fields: Any) -> Meter:
@@ -113,6 +111,13 @@ def test_omg_puts_its_concepts_from_left_to_right_and_is_judged_so():
     assert swapped.concepts[0]["identity"] == pytest.approx(1)
 
 
+def test_without_a_first_pass_concepts_that_are_placed_are_taken_from_left_to_right():
+    swapped = measured("OMG", a_picture((GREEN, 0, 20), (RED, 30, 50)))
+    assert [values["found"] for values in swapped.concepts.values()] == [1, 1]
+    right = measured("OMG", a_picture((RED, 0, 20), (GREEN, 30, 50)))
+    assert [values["ida"] for values in right.concepts.values()] == pytest.approx([1, 1])
+
+
 @pytest.mark.parametrize("shown", [(0, 1), (0,), (1,)])
 def test_others_are_judged_by_what_flatters_them(shown):
     found = measured("simultaneous", a_picture((GREEN, 0, 20), (RED, 30, 50)), shown=shown)
@@ -126,6 +131,19 @@ def test_layout_is_overlap_with_the_first_pass_and_0_for_what_is_gone():
     assert found.concepts[0]["layout"] == pytest.approx(0.5)
     assert found.concepts[1] == {"identity": pytest.approx(cosine(RED, GREEN)), "detected": 0, "found": 0,
                                  "ida_detected": 0, "layout": 0}
+
+
+@pytest.mark.parametrize("method", ["OMG", "plain"])
+def test_who_is_left_stays_who_he_is_if_another_is_lost_or_comes(method):
+    """The left one is lost, or a third comes to the left of both; who is who does not shift."""
+    first = a_picture((BLUE, 0, 20), (RED, 30, 50))
+    lost = measured(method, a_picture((GREEN, 30, 50)), first)
+    assert [lost.concepts[1][name] for name in ("ida", "layout")] == pytest.approx([1, 1])
+    assert (lost.concepts[0]["found"], lost.concepts[0]["layout"]) == (0, 0)
+    more = measured(method, a_picture((BLUE, 0, 8), (RED, 10, 28), (GREEN, 30, 50)), a_picture((RED, 10, 28),
+                                                                                             (GREEN, 30, 50)))
+    assert [values["ida"] for values in more.concepts.values()] == pytest.approx([1, 1])
+    assert [values["layout"] for values in more.concepts.values()] == [1, 1]
 
 
 def test_whoever_stands_there_a_picture_has_its_own_layout():
@@ -158,10 +176,3 @@ def test_masks():
     assert np.isnan(iou(None, one))
     picture = np.arange(192).reshape(8, 8, 3).astype(np.uint8)
     assert (cut(picture, one) == picture[2:4, 1:5]).all()
-
-
-def test_what_is_not_measured_is_known():
-    assert Judges(None, Colours()).figures == ["identity", "detected"]
-    assert Judges().figures == []
-    assert set(Judges(None, None, find).figures) == {"found", "layout", "background"}
-    assert "ima" in FIGURES

@@ -15,6 +15,7 @@ from omg_ext.evaluate.spec import parse_spec
 from tests.evaluate.specs import a_spec, read, write
 
 OMG = {"kind": "omg"}
+ANN = {"phrase": "woman", "prompt": "zwx woman", "references": "ann"}
 
 
 @pytest.mark.parametrize(("fields", "field", "said"), [
@@ -44,6 +45,17 @@ OMG = {"kind": "omg"}
     ({"excerpts": {"Table 2": {}, "table-2": {}}}, "excerpts.Table 2", "another title"),
     ({"excerpts": {"Fig. 5": {}, "fig 5": {}}}, "excerpts.Fig. 5", "names of those of"),
     ({"excerpts": {"?": {}}}, "excerpts.?", "matches"),
+    ({"methods": {"x": OMG, "y": {**OMG, "casts": [0]}}, "excerpts": {"e": {"methods": ["y"], "casts": [1]}}},
+     "excerpts.e", "none of its methods draws"),
+    ({"prompts": ["{all}", "{all}"]}, "prompts[1]", "count twice"),
+    ({"casts": [["ann"], ["bob"], ["ann"]], "prompts": ["{all}"]}, "casts[2]", "count twice"),
+    ({"seeds": "1-3, 2"}, "seeds", "twice"),
+    ({"concepts": {"ann": {**ANN, "lora": "ann"}}, "casts": [["ann"]], "prompts": ["{all}"]}, "concepts.ann.lora",
+     "expected a tag such as <lora:ann:1>, got 'ann'"),
+    ({"concepts": {"ann": {**ANN, "lora": "<lora:ann:x>"}}, "casts": [["ann"]], "prompts": ["{all}"]},
+     "concepts.ann.lora", "x"),
+    ({"concepts": {str(number): {**ANN, "phrase": "woman"} for number in range(4)}, "casts": [["0", "1", "2", "3"]],
+      "prompts": ["{all}"], "methods": {"all": {"kind": "simultaneous", "by": "face"}}}, "methods.all.by", "3 faces"),
     ({"settings": {"seed": 3}}, "settings.seed", "the evaluation sets it"),
     ({"seeds": "3-"}, "seeds", "ranges such as"),
     ({"seeds": [-1]}, "seeds[0]", "at least 0"),
@@ -143,6 +155,7 @@ def test_a_grid_is_a_method_for_each_combination():
 
 def test_the_prompt_of_one_alone():
     assert Scene("{all} in a park", ("man", "dog")).of_one(0, "ohwx man") == "a ohwx man in a park"
+    assert Scene("a {0}, close-up", ("man",)).of_one(0, "sks man") == "a sks man, close-up"
     assert Scene("a {0} left of an {1}", ("man", "ape")).of_one(1, "sks ape") == "an sks ape"
 
 
