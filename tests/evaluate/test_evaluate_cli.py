@@ -158,10 +158,11 @@ def test_what_is_wrong_is_named_with_its_line(engine, tmp_path, capsys, fields, 
 @pytest.mark.parametrize(("fields", "options", "said"), [
     ({"figures": ["image"]}, [], "figures[0]: image cannot be measured: the command has no --clip"),
     ({}, ["--clip", "nowhere"], "clip: nowhere is no folder with a CLIPModel"),
-    ({}, ["--face-reader", "nowhere"], "face-reader"),
+    ({}, ["--face-reader", "nowhere"], ", in nowhere"),
     ({"regions": {"detector": "contrast"}}, [],
      "regions.detector: `contrast` is none that sees finished pictures; take one of grounding-dino+sam, transformers"),
-    ({"regions": {"detector": "transformers"}}, [], "regions.detector: `transformers` needs")])
+    ({"regions": {"detector": "transformers"}}, [], "regions.detector: `transformers` needs"),
+    ({"regions": {"detector": "transformers"}}, [], "in a folder that `detectors` names (--detectors)")])
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(engine, tmp_path, capsys, fields, options, said):
     assert evaluate(write(tmp_path, a_spec(**fields)), "--out", tmp_path / "out", *options) == 2
     assert said in capsys.readouterr().err
