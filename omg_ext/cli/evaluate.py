@@ -8,12 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import OMGError
 from ..evaluate.files import SpecError, SpecFile
 from ..evaluate.plan import Plan
 from ..evaluate.readers import Models, Readers
 from ..evaluate.report import PAGE
-from ..evaluate.run import Measuring
+from ..evaluate.run import FIRST_PASS, Measuring
 from ..jobs.run import Run, Share
 from ..jobs.store import Store
 from .draw import add_options, carried_out, many, say, tell
@@ -73,17 +72,24 @@ def evaluated(arguments: argparse.Namespace, file: SpecFile, readers: Readers, w
     if arguments.share != Share():
         say("This was one of several shares; once all are drawn, the same command without --share measures them")
         return status
+    if not work.before + work.summary.drawn:
+        say("nothing was drawn, so there is nothing to measure")
+        return 1
     return max(status, _reported(measuring, store, work.total + work.repeated))
 
 
 def _reported(measuring: Measuring, store: Store, total: int) -> int:
     with tqdm(desc="measuring", unit="picture", total=total) as bar:
         report = measuring.report(store, bar.update)
+    for name in report.damaged:
+        say(f"{store.url}/{name} is damaged, and does not count; delete it"
+            + (" and its picture" if name.endswith(FIRST_PASS) else "") + ", and the same command draws it again")
     if not report.results:
-        raise OMGError("spec", "there is no picture to measure")
+        say("no picture is whole, so there is nothing to measure")
+        return 1
     report.write(store)
     for warning in report.warnings:
         say(warning)
     say(f"{many(len(report.results), 'picture')} measured, see {store.url}/{PAGE}"
         + (f"; {report.missing} are missing" if report.missing else ""))
-    return 1 if report.missing else 0
+    return 1 if report.missing or report.damaged else 0

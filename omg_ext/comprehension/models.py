@@ -28,7 +28,7 @@ class Need:
         path: where the file was found.
         size: of the file in bytes, as far as it is known.
         page: where it comes from, for people.
-        folder: where to put the file.
+        folder: where to put the file; None if there are no folders for such files.
         downloads: what to put there, as far as it is known: the file, and those that belong to it.
     """
 
@@ -49,7 +49,8 @@ class Need:
             return self.name
         size = f" ({self.size / 1e6:.0f} MB)" if self.size else ""
         others = ", ".join(download.name for download in self.downloads[1:])
-        return f"the file {self.name}{size}{f' with {others}' if others else ''}, from {self.page}, in {self.folder}"
+        folder = self.folder or "a folder that `detectors` names (--detectors)"
+        return f"the file {self.name}{size}{f' with {others}' if others else ''}, from {self.page}, in {folder}"
 
 
 @dataclass

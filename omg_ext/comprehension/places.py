@@ -93,20 +93,16 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
     All about finding concepts that can be wrong is said before the first pass, so that nothing is generated in vain.
 
     Args:
+        request: the validated request.
         size: height and width in pixels.
         latent_size: height and width of the latent grid.
         models: of detectors.
 
     Raises:
-        OMGError: an unknown detector, or one that lacks something and is needed, or there is no segmenter and one is
-            needed; a mask that cannot be read, or that vanishes on the latent grid; the request is strict, and its
-            masks leave nothing for the concept that is the rest.
+        OMGError: see :func:`require_finders`; a mask cannot be read, or vanishes on the latent grid; the request is
+            strict, and its masks leave nothing for the concept that is the rest.
     """
-    detector = get_detector(request.detector)
-    if any(concept.needs_detection for concept in request.concepts):
-        require(detector.name, detector.needs(request.detect, models), models.remedy)
-    _refuse_unread(request, detector)
-    require_segmenter(request, models)
+    require_finders(request, models)
     masks = []
     for index, concept in enumerate(request.concepts):
         mask = given_mask(concept.where, f"concepts[{index}].where.mask", *size)
@@ -121,6 +117,20 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
             _with_rest(request, masks, size, latent_size)[rest] is None):
         raise OMGError("strict", _no_rest(rest))
     return masks
+
+
+def require_finders(request: Request, models: Models) -> None:
+    """Refuse a request whose concepts nothing here can find. Nothing is loaded for the answer.
+
+    Raises:
+        OMGError: an unknown detector, or one that lacks something and is needed; an option that it does not go by; or
+            there is no segmenter and one is needed.
+    """
+    detector = get_detector(request.detector)
+    if any(concept.needs_detection for concept in request.concepts):
+        require(detector.name, detector.needs(request.detect, models), models.remedy)
+    _refuse_unread(request, detector)
+    require_segmenter(request, models)
 
 
 def _refuse_unread(request: Request, detector: Detector) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from ..comprehension import get_detector
+from ..comprehension import Models
+from ..comprehension.outlines import outlined
+from ..comprehension.places import require_finders
 from ..errors import OMGError
 from ..jobs.draw import Drawn
 from ..jobs.job import Job
@@ -82,6 +84,8 @@ class DiffusersEngine:
         self._places = Checkpoints(self.checkpoint, self.checkpoints)
         self._config = None if self.config is None else Path(self.config)
         self._known_tags: dict[str, Path] = {}
+        self._finders = Models(folders=[Path(folder) for folder in self.detectors])
+        self._known_finders: set[Hashable] = set()
 
     def check(self, job: Job) -> None:
         """See :class:`omg_ext.jobs.draw.Engine`. What was found is not looked for again."""
@@ -183,15 +187,24 @@ class DiffusersEngine:
         return kind
 
     def _check_request(self, request: Request) -> None:
-        try:
-            get_detector(request.detector)
-        except OMGError as error:
-            raise _of_job(error) from None
+        self._check_finders(request)
         for index, concept in enumerate(request.concepts):
             refuse_tags(concept.negative_prompt or "", f"request.concepts[{index}].negative_prompt")
             if concept.face is not None and self.faces is None:
-                raise OMGError(f"request.concepts[{index}].face", "nothing here draws faces; give the models of "
-                                                                  "InstantID, or leave it out")
+                raise OMGError(f"request.concepts[{index}].face", "nothing here draws faces; give InstantID's adapter "
+                                                                  "(--face-adapter), or leave it out")
+
+    def _check_finders(self, request: Request) -> None:
+        """Refuse a request whose concepts cannot be found; nothing is looked for again that was there."""
+        asked = (request.detector, request.detect, any(each.needs_detection for each in request.concepts),
+                 bool(outlined(request.concepts)))
+        if asked in self._known_finders:
+            return
+        try:
+            require_finders(request, self._finders)
+        except OMGError as error:
+            raise _of_job(error) from None
+        self._known_finders.add(asked)
 
     def _networks(self, job: Job) -> list[tuple[Tag, Path]]:
         """The job's tags, with their files."""

@@ -67,8 +67,9 @@ class Models:
         from .clip import Clip
 
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        models = comprehension.Models(device, self.detectors, () if self.faces is None else (self.faces,))
+        models = comprehension.Models(device, self.detectors)
         with ExitStack() as stack:
             yield Judges(None if self.clip is None else Clip.read(self.clip, str(device)),
-                         None if self.faces is None else stack.enter_context(loaded(models, "face-reader")),
+                         None if self.faces is None else stack.enter_context(
+                             loaded(comprehension.Models(device, (self.faces,)), "face-reader")),
                          None if regions is None else stack.enter_context(FindRegions.loaded(regions, models)))

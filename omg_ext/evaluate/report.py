@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from .spec import Spec, file_name
 from .tables import Table
 
 PAGE = "report.html"
+_RESULTS = "results.json"
+_OURS = re.compile(r"[\w+-]+\.(csv|tex)|sheets/\d+-[\w+-]*\.jpg")
 _STYLE = """\
 :root { color-scheme: light dark; --line: #bbb; --faint: #666; }
 @media (prefers-color-scheme: dark) { :root { --line: #555; --faint: #aaa; } }
@@ -41,7 +44,8 @@ class Report:
         results: of all pictures there are.
         conditions: when, on what and with what it was measured, by title.
         left_out: why figures were not measured, by name.
-        missing: how many pictures there are not.
+        missing: how many pictures there are not, or damaged.
+        damaged: files that are no pictures.
     """
 
     spec: Spec
@@ -50,33 +54,41 @@ class Report:
     conditions: Mapping[str, str]
     left_out: Mapping[str, str]
     missing: int = 0
+    damaged: Sequence[str] = ()
 
     def write(self, store: Store) -> list[str]:
-        """Writes all files. Returns their names, the page first."""
+        """Writes all files, and removes what an earlier report wrote and this one has not. Returns their names, the
+        page first."""
         made, shown = tables(self.spec, self.results), galleries(self.spec, self.results)
-        files = {PAGE: self.page(made, shown).encode(), "results.json": self.json(made).encode(),
-                 "tables.md": self.markdown(made).encode()}
+        files = {PAGE: self.page(made, shown).encode(), "tables.md": self.markdown(made).encode()}
         for table in made:
             files[f"{table.name}.csv"] = table.csv().encode()
             files[f"{table.name}.tex"] = table.latex().encode()
-        for name, data in files.items():
-            store.write(name, data)
         made_of: dict[str, bytes] = {}
         for number, gallery in enumerate(shown, 1):
             name = f"sheets/{number}-{file_name(gallery.title)}"
             parts = sheets(gallery, store.read)
             made_of |= {f"{name}{f'-{part}' if len(parts) > 1 else ''}.jpg": data for part, data in enumerate(parts, 1)}
-        for name, data in made_of.items():
+        names = [*files, _RESULTS, *made_of]
+        for name in _written(store):
+            if name not in names:
+                store.remove(name)
+        for name, data in {**files, _RESULTS: self.json(made, names).encode(), **made_of}.items():
             store.write(name, data)
-        return [*files, *made_of]
+        return names
 
-    def json(self, made: Sequence[Table]) -> str:
-        """All values and means, and how they came about."""
+    def json(self, made: Sequence[Table], files: Sequence[str]) -> str:
+        """All values and means, and how they came about.
+
+        Args:
+            files: names of all that is written.
+        """
         means = {table.name: [{**dict(zip(table.heads, row.labels, strict=True)),
                                **{name: {"mean": mean.mean, "error": mean.error, "count": mean.count}
                                   for name, mean in row.means.items() if mean.count}} for row in table.rows]
                  for table in made}
-        data = {"conditions": self.conditions, "spec": self.data, "missing": self.missing, "left_out": self.left_out,
+        data = {"conditions": self.conditions, "spec": self.data, "missing": self.missing,
+                "damaged": list(self.damaged), "files": list(files), "left_out": self.left_out,
                 "figures": {name: figure.meaning for name, figure in FIGURES.items() if name not in self.left_out},
                 "tables": means, "pictures": [result.data() for result in self.results]}
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
@@ -125,6 +137,19 @@ class Report:
     def _meanings(made: Sequence[Table]) -> Iterator[str]:
         for name in dict.fromkeys(name for table in made for name in table.figures):
             yield f"{FIGURES[name].title}: {FIGURES[name].meaning}"
+
+
+def _written(store: Store) -> list[str]:
+    """What an earlier report has written into a folder, by its own list."""
+    try:
+        found = json.loads(store.read(_RESULTS))
+    except (FileNotFoundError, ValueError):
+        return []
+    names = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(names, list):
+        return []
+    # whatever stands there: nothing is ever removed that a report does not write
+    return [name for name in names if isinstance(name, str) and _OURS.fullmatch(name)]
 
 
 _SHOWN = f"The first {SEEDS} seeds of each prompt, {ROWS} rows at most; all pictures are in this folder."

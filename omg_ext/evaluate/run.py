@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from .regions import Picture
 from .report import Report
 from .results import Result
 
+FIRST_PASS = ".first_pass.png"
+"""The end of the name of a first pass's picture, which lies beside a result."""
 _WITHOUT = {CLIP: "the command has no --clip", FACES: "the command has no --face-reader",
             DETECTOR: "the spec has no regions"}
 
@@ -85,11 +87,16 @@ class Measuring:
             results = []
             for place, key, name in pictures:
                 watch()
-                measured = meter(place, pictures.read(name), pictures.first(place, name))
+                picture = pictures.read(name)
+                if picture is None:
+                    pictures.missing += 1
+                    continue
+                measured = meter(place, picture, pictures.first(place, name))
                 results.append(Result(place, key, name, measured, warnings.get(key, ())))
             read_by = meter.read_by
         about = {**conditions(), "omg": __version__, **read_by}
-        return Report(self.file.spec, self.file.data, results, about, self.left_out, pictures.missing)
+        return Report(self.file.spec, self.file.data, results, about, self.left_out, pictures.missing,
+                      tuple(pictures.damaged))
 
 
 class _Pictures:
@@ -100,7 +107,9 @@ class _Pictures:
         self._store = store
         self._names = dict(store.pictures())
         self.missing = 0
-        """How many were not there so far."""
+        """How many were not there, or damaged, so far."""
+        self.damaged: dict[str, None] = {}
+        """Names of files that are no pictures, in the order in which they were read."""
         spec = plan.file.spec
         # any first pass is the ordinary picture of the same noise
         self._plain = {place.shot: job.key for place, job in plan.placed()
@@ -114,15 +123,22 @@ class _Pictures:
             else:
                 self.missing += 1
 
-    def read(self, name: str) -> Picture:
-        with Image.open(io.BytesIO(self._store.read(name))) as picture:
-            return np.asarray(picture.convert("RGB"))
+    def read(self, name: str) -> Picture | None:
+        """None if it is not there, or damaged."""
+        try:
+            data = self._store.read(name)
+        except FileNotFoundError:
+            return None
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except (OSError, SyntaxError, ValueError):  # what Pillow raises for bytes that are no picture, or half of one
+            self.damaged[name] = None
+            return None
 
     def first(self, place: Place, name: str) -> Picture | None:
         """The first pass's picture: that beside a result, or the ordinary one; that of regional sampling has LoRAs."""
-        beside = f"{name.removesuffix('.png')}.first_pass.png"
-        if self._plan.file.spec.variants[place.method].method.kind != "regional":
-            with suppress(FileNotFoundError):
-                return self.read(beside)
+        is_own = self._plan.file.spec.variants[place.method].method.kind != "regional"
+        beside = self.read(f"{name.removesuffix('.png')}{FIRST_PASS}") if is_own else None
         plain = self._names.get(self._plain.get(place.shot, ""))
-        return None if plain is None else self.read(plain)
+        return self.read(plain) if beside is None and plain is not None else beside

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -83,6 +84,11 @@ class Store:
         """A file's content."""
         data: bytes = self._fs.cat_file(self._path(name))
         return data
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
 
     def append(self, name: str, text: str) -> None:
         """Writes behind what a file of a local folder has."""

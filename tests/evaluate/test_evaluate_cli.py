@@ -20,6 +20,7 @@ from omg_ext.comprehension import DETECTORS, FirstPicture, Instance, Query
 from omg_ext.comprehension.base import AtHand
 from omg_ext.evaluate.clip import Clip
 from omg_ext.evaluate.regions import background_change
+from omg_ext.evaluate.run import Measuring
 from omg_ext.jobs.draw import Drawn
 from omg_ext.jobs.job import Job
 from tests.evaluate.specs import a_spec, write
@@ -134,9 +135,9 @@ class Warned(Noise):
 
 def test_what_was_said_of_pictures_is_said_again(tmp_path, clip_folder, monkeypatch, capsys):
     monkeypatch.setattr(workers, "_diffusers", lambda options: Warned())
-    path, out = write(tmp_path, a_spec(casts=[["bob", "cup"]])), tmp_path / "out"
+    path, out = write(tmp_path, a_spec(casts=[["bob", "cup"]], prompts=["{all} in a park"])), tmp_path / "out"
     assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
-    told = "OMG: 2 of 4 pictures have warnings, such as: no man was found"
+    told = "OMG: 1 of 2 pictures have warnings, such as: no man was found"
     assert told in capsys.readouterr().err
     assert told in (out / "tables.md").read_text()
     pictures = json.loads((out / "results.json").read_text())["pictures"]
@@ -147,7 +148,8 @@ def test_regional_sampling_is_measured_against_the_ordinary_picture(engine, tmp_
     """Its own first pass has LoRAs."""
     monkeypatch.setitem(DETECTORS, "halves", Halves())
     methods = {"plain": {"kind": "plain"}, "regional": {"kind": "regional", "request": {"show": ["first_pass"]}}}
-    path = write(tmp_path, a_spec(casts=[["cup"]], methods=methods, regions={"detector": "halves"}, seeds="3"))
+    spec = a_spec(casts=[["cup"]], methods=methods, seeds="3", prompts=["{all} in a park"])
+    path = write(tmp_path, {**spec, "regions": {"detector": "halves"}})
     out = tmp_path / "out"
     assert evaluate(path, "--out", out) == 0
     found = {each["method"]: each for each in json.loads((out / "results.json").read_text())["pictures"]}
@@ -160,7 +162,8 @@ def test_regional_sampling_is_measured_against_the_ordinary_picture(engine, tmp_
 
 def test_many_columns_are_several_sheets(engine, clip_folder, tmp_path):
     methods = {"OMG": {"kind": "omg", "grid": {"request.blend_start": [number / 20 for number in range(14)]}}}
-    path, out = write(tmp_path, a_spec(casts=[["ann"]], methods=methods, seeds="3")), tmp_path / "out"
+    spec = a_spec(casts=[["ann"]], methods=methods, seeds="3", prompts=["{all} in a park"])
+    path, out = write(tmp_path, spec), tmp_path / "out"
     assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
     widths = [Image.open(out / "sheets" / f"1-ann-{part}.jpg").width for part in (1, 2)]
     assert widths == [150 + 12 * 192, 150 + 2 * 192]
@@ -202,10 +205,11 @@ def test_what_is_wrong_is_named_with_its_line(engine, tmp_path, capsys, fields, 
 @pytest.mark.parametrize(("fields", "options", "said"), [
     ({"figures": ["image"]}, [], "figures[0]: image cannot be measured: the command has no --clip"),
     ({}, ["--clip", "nowhere"], "clip: nowhere is no folder with a CLIPModel"),
-    ({}, ["--face-reader", "nowhere"], "face-reader"),
+    ({}, ["--face-reader", "nowhere"], ", in nowhere"),
     ({"regions": {"detector": "contrast"}}, [],
      "regions.detector: `contrast` is none that sees finished pictures; take one of grounding-dino+sam, transformers"),
-    ({"regions": {"detector": "transformers"}}, [], "regions.detector: `transformers` needs")])
+    ({"regions": {"detector": "transformers"}}, [], "regions.detector: `transformers` needs"),
+    ({"regions": {"detector": "transformers"}}, [], "in a folder that `detectors` names (--detectors)")])
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(engine, tmp_path, capsys, fields, options, said):
     assert evaluate(write(tmp_path, a_spec(**fields)), "--out", tmp_path / "out", *options) == 2
     assert said in capsys.readouterr().err
@@ -225,6 +229,83 @@ def test_pictures_that_could_not_be_drawn_are_counted(engine, clip_folder, tmp_p
     assert "6 pictures measured" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "results.json").read_text())["missing"] == 2
     assert "2 are missing, and do not count" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_where_nothing_was_drawn_nothing_is_measured(engine, clip_folder, tmp_path, capsys, monkeypatch):
+    spec = a_spec(prompts=["impossible {0}", "{0}, impossible {1}"], methods={"plain": {"kind": "plain"}})
+    path, out = write(tmp_path, spec), tmp_path / "out"
+    monkeypatch.setattr(Measuring, "report", lambda *unused: pytest.fail("measures"))
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 1
+    assert "nothing was drawn, so there is nothing to measure" in capsys.readouterr().err
+    assert not (out / "report.html").exists()
+
+
+def test_damaged_pictures_are_named_and_count_as_missing(engine, clip_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(DETECTORS, "halves", Halves())
+    path = write(tmp_path, a_spec(methods={"OMG": {"kind": "omg"}}, regions={"detector": "halves"}))
+    out = tmp_path / "out"
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
+    capsys.readouterr()
+    (cut, broken), first = sorted(out.glob("OMG ann-*[0-9a-f].png"))[:2], next(out.glob("OMG bob*first_pass.png"))
+    cut.write_bytes(cut.read_bytes()[:-200])
+    broken.write_bytes(b"nothing")
+    first.write_bytes(b"")
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 1
+    said = capsys.readouterr().err
+    for each in (cut, broken):
+        assert f"{each} is damaged, and does not count; delete it, and the same command" in said
+    assert f"{first} is damaged, and does not count; delete it and its picture, and the same command" in said
+    assert "6 pictures measured" in said
+    assert "2 are missing" in said
+    found = json.loads((out / "results.json").read_text())
+    assert sorted(found["damaged"]) == sorted(each.name for each in (cut, broken, first))
+    # what the picture itself says stays
+    without = [each for each in found["pictures"] if "layout" not in each["concepts"].get("bob", {"layout": 0})]
+    assert [each["file"] for each in without] == [first.name.replace(".first_pass", "")]
+    assert "text" in without[0]["figures"]
+    for each in (cut, broken, first, out / without[0]["file"]):
+        each.unlink()
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
+
+
+def test_where_no_picture_is_whole_nothing_is_reported(engine, tmp_path, capsys):
+    path, out = write(tmp_path, a_spec(methods={"plain": {"kind": "plain"}})), tmp_path / "out"
+    assert evaluate(path, "--out", out) == 0
+    for each in out.glob("*.png"):
+        each.write_bytes(b"")
+    assert evaluate(path, "--out", out) == 1
+    assert "no picture is whole" in capsys.readouterr().err
+
+
+def test_a_report_takes_the_place_of_the_one_before_and_of_nothing_else(engine, clip_folder, tmp_path):
+    spec = a_spec(methods={"plain": {"kind": "plain"}}, excerpts={"Fig. 5": {}})
+    path, out = write(tmp_path, spec), tmp_path / "out"
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
+    before = set(json.loads((out / "results.json").read_text())["files"])
+    gone = {"fig-5.csv", "fig-5.tex", "sheets/3-fig-5.jpg"}
+    assert gone < before
+    for name in ("mine.csv", "sheets/9-mine.jpg"):
+        (out / name).write_text("mine")
+    drawn = sorted(out.glob("*.png"))
+    write(tmp_path, {**spec, "excerpts": {}})
+    assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
+    files = set(json.loads((out / "results.json").read_text())["files"])
+    assert before - files == gone
+    there = {str(each.relative_to(out)) for each in out.rglob("*") if each.is_file()}
+    assert there >= files | {"mine.csv", "sheets/9-mine.jpg"}
+    assert not there & gone
+    assert sorted(out.glob("*.png")) == drawn
+
+
+def test_a_list_of_files_that_no_report_wrote_removes_nothing(engine, tmp_path):
+    path, out = write(tmp_path, a_spec(methods={"plain": {"kind": "plain"}})), tmp_path / "out"
+    assert evaluate(path, "--out", out) == 0
+    results, kept = out / "results.json", [tmp_path / "mine.csv", next(out.glob("*.png"))]
+    kept[0].write_text("mine")
+    for text in (json.dumps({"files": ["../mine.csv", str(kept[0]), kept[1].name, 3]}), json.dumps({"files": 3}), "["):
+        results.write_text(text)
+        assert evaluate(path, "--out", out) == 0
+        assert all(each.is_file() for each in kept)
 
 
 def test_shares_draw_and_the_whole_measures(engine, tmp_path, capsys):

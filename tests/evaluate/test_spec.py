@@ -115,6 +115,41 @@ def test_a_fault_has_the_line_of_its_field(tmp_path):
                                            "nothing")] == [11, 8, 4, 1]
 
 
+@pytest.mark.parametrize(("before", "after", "line", "field", "said"), [
+    ("    request:\n", "    request: {}\n    kind: omg\n    concept:\n", 11, "methods.OMG", "'kind' stands twice"),
+    ("  ann:", "  ann: {}\n  'ann':", 3, "concepts", "'ann' stands twice"),
+    ("casts:", "concepts: {}\ncasts:", 3, "spec", "'concepts' stands twice"),
+    ("  OMG:", "  2024-01-01:", 8, "methods", "quote it"), ("  OMG:", "  no:", 8, "methods", "quote it"),
+    ("  OMG:", "  1:", 8, "methods", "quote it"), ("  OMG:", "  ? [a]\n  :", 8, "methods", "quote it"),
+    ("  - [ann]", "  - {1: 2}", 4, "casts[0]", "quote it")])
+def test_names_that_would_be_lost_are_refused_with_their_lines(tmp_path, before, after, line, field, said):
+    path = tmp_path / "spec.yaml"
+    path.write_text(YAML.replace(before, after))
+    with pytest.raises(SpecError) as caught:
+        SpecFile.read(path)
+    fault = caught.value.fault
+    assert (fault.line, fault.error.field) == (line, field)
+    assert said in fault.error.message
+
+
+def test_a_name_that_stands_twice_in_json_is_refused(tmp_path):
+    path = write(tmp_path, a_spec())
+    path.write_text(path.read_text().replace('"simultaneous": {', '"plain": {'))
+    with pytest.raises(SpecError) as caught:
+        SpecFile.read(path)
+    lines = [number for number, text in enumerate(path.read_text().split("\n"), 1) if '"plain": {' in text]
+    assert (caught.value.fault.line, caught.value.fault.error.field) == (lines[1], "methods")
+
+
+def test_what_yaml_shares_is_no_name_twice(tmp_path):
+    write(tmp_path, a_spec())
+    path = tmp_path / "spec.yaml"
+    path.write_text(YAML.replace("  OMG:\n", "  one: &one {kind: plain, casts: [0]}\n  two: {<<: *one, kind: single}\n"
+                                              "  OMG:\n"))
+    two = SpecFile.read(path).spec.methods["two"]
+    assert (two.kind, two.casts) == ("single", (0,))
+
+
 def test_a_folder_without_pictures_is_refused_with_its_line(tmp_path):
     path = write(tmp_path, a_spec())
     (tmp_path / "bob" / "one.png").rename(tmp_path / "bob" / "one.txt")
@@ -126,6 +161,8 @@ def test_a_folder_without_pictures_is_refused_with_its_line(tmp_path):
 
 @pytest.mark.parametrize(("name", "text", "said"), [("spec.toml", "", "none of .json, .yaml, .yml"),
                                                     ("spec.json", "{", "cannot be read"),
+                                                    ("spec.yaml", "", "spec: .*spec.yaml has no fields"),
+                                                    ("spec.json", "[]", "spec: .*spec.json has no fields"),
                                                     ("spec.yaml", "a: [", "cannot be read")])
 def test_what_is_no_spec_at_all_is_refused(tmp_path, name, text, said):
     path = tmp_path / name

@@ -17,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
+from omg_ext.comprehension import DETECTORS, AttentionDetector, Models
 from omg_ext.diffusers import FaceModels, OMGPipeline, samplers
 from omg_ext.diffusers.engine import DiffusersEngine
 from omg_ext.errors import OMGError
 from omg_ext.jobs.draw import Drawn
 from omg_ext.jobs.job import Job, parse_job
+from omg_ext.request import Detect
 from tests.diffusers_host import PROMPT, SIZE, assert_untouched, left_and_right, snapshot, two_concepts, write_lora
 from tests.models.tiny import tiny_sd15, tiny_sdxl
 
@@ -190,7 +192,13 @@ def test_the_last_checkpoint_is_gone_before_the_next_one_comes(models):
     ({"prompt": "<hypernet:x:1>"}, "prompt", ["hypernet"]),
     ({"request": {"concepts": left_and_right(), "detector": "attentoin"}}, "request.detector", ["attention"]),
     ({"request": {"concepts": [{**left_and_right()[0], "face": "iVBORw0KGgo="}]}}, "request.concepts[0].face",
-     ["InstantID"])])
+     ["InstantID", "--face-adapter"]),
+    ({"request": {"concepts": [{"prompt": "x", "phrase": "man"}], "detector": "yolo"}}, "request.detector",
+     ["`yolo` needs", "in a folder that `detectors` names (--detectors)"]),
+    ({"request": {"concepts": [{"prompt": "x", "where": {"outline": [0, 0, 1, 1]}}]}},
+     "request.concepts[0].where.outline", ["--detectors"]),
+    ({"request": {"concepts": left_and_right(), "detector": "attention", "detect": {"model": "x"}}},
+     "request.detect.model", ["does not go by it"])])
 def test_refusals_before_anything_is_loaded(models, loras, fields, field, words):
     engine = engine_of(models, loras, load=lambda *unused: pytest.fail("loads"))
     for ask in (engine.check, engine.draw):
@@ -215,6 +223,21 @@ def test_a_check_looks_for_each_file_once(models, loras, monkeypatch):
     engine.check(job_of(request=two_concepts()))
     monkeypatch.setattr(Path, "rglob", lambda *unused: pytest.fail("looks again"))
     engine.check(job_of(request=two_concepts(), seed=8))
+
+
+def test_a_detectors_files_are_looked_for_once_and_only_if_something_is_sought(models, monkeypatch):
+    asked: list[Any] = []
+
+    class Asked(AttentionDetector):
+        def needs(self, options: Detect, models: Models) -> tuple[()]:
+            asked.append(models.folders)
+            return ()
+
+    monkeypatch.setitem(DETECTORS, "asked", Asked())
+    engine = engine_of(models, detectors=["there"])
+    for concepts in (left_and_right(), *[[{"prompt": "x", "phrase": "man"}]] * 2):
+        engine.check(job_of(request={"concepts": concepts, "detector": "asked"}))
+    assert asked == [[Path("there")]]
 
 
 def test_a_field_of_the_request_is_named_as_the_jobs(engine):
