@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
@@ -20,12 +21,19 @@ from .figures import FIGURES
 from .scene import Scene, fits, listed
 
 # no character that a field's path has
-Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$")]
+Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$",
+                           description="a name of 1 to 60 characters without dots, brackets and line breaks")]
 Number = Annotated[int, Meta(ge=0)]
 # of a table and its files
 Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60)]
 Text = Annotated[str, Meta(pattern=r"\S")]
 _OURS = ("prompt", "request", "seed", "name")
+# what a method's fields may not have
+_MADE = {"request.concepts": "the evaluation makes them; give fields for each of them as `concept`",
+         "request.enabled": "a method that does nothing is the kind plain; leave it out",
+         "request.preview": "a preview draws no picture to be measured; leave it out",
+         "concept.prompt": "the evaluation makes it of the spec's prompts and concepts; leave it out",
+         "concept.face": "the evaluation makes it of the references, by: face; leave it out"}
 TABLES = {"table-1": "Table 1: single- and multi-concept personalisation",
           "concepts": "By concept, alone in the picture",
           "table-2": "Table 2: several concepts, each in its region"}
@@ -84,8 +92,10 @@ class Method(Struct, frozen=True, forbid_unknown_fields=True):
             if self.kind not in PLACING and getattr(self, name):
                 raise OMGError(name, f"only methods of the kinds {listed(PLACING)} have one, and this is "
                                      f"{self.kind}; leave it out")
-        if "concepts" in self.request:
-            raise OMGError("request.concepts", "the evaluation makes them; give fields for each of them as `concept`")
+        for path, why in _MADE.items():
+            part, name = path.split(".")
+            if name in getattr(self, part):
+                raise OMGError(path, why)
         if self.by == "face" and self.kind not in _WITH_FACES:
             raise OMGError("by", f"faces are drawn by the kinds {listed(_WITH_FACES)}, and this is {self.kind}")
         for path in self.grid:
@@ -210,11 +220,11 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     def _check_grid(self, name: str, method: Method) -> None:
         try:
-            shown = [variant for variant, _ in method.variants(name)]
+            shown = Counter(variant for variant, _ in method.variants(name))
         except OMGError as error:
             raise OMGError(f"methods.{name}.grid.{error.field}", error.message) from None
-        for variant in shown:
-            if self.variants[variant].name != name or shown.count(variant) > 1:
+        for variant, count in shown.items():
+            if self.variants[variant].name != name or count > 1:
                 raise OMGError(f"methods.{name}.grid", f"there are two methods '{variant}'; leave out one, or give the "
                                                        "method another name")
 
