@@ -22,7 +22,7 @@ from .scene import Scene, fits, listed
 
 # no character that a field's path has
 Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$",
-                           description="a name of 1 to 60 characters without dots, brackets and line breaks")]
+                           extra={"in words": "a name of 1 to 60 characters without dots, brackets and line breaks"})]
 Number = Annotated[int, Meta(ge=0)]
 # of a table and its files
 Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60)]

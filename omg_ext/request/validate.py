@@ -38,7 +38,7 @@ _LIMITS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "multiple_of": (lambda value, step: value % step == 0, "that is a multiple of {}"),
     "min_length": (lambda value, length: len(value) >= length, "of length {} or more"),
     "max_length": (lambda value, length: len(value) <= length, "of length {} or less"),
-    # in words with Meta(description=...)
+    # for people with Meta(extra={"in words": ...})
     "pattern": (lambda value, pattern: re.search(pattern, value), "that matches {}"),
 }
 
@@ -162,8 +162,8 @@ def _check_choice(value: Any, kind: inspect.LiteralType, others: list[inspect.Ty
 
 
 def _described(kind: inspect.Type) -> str:
-    """What ``msgspec.Meta`` says of it in words, if it does."""
-    return (kind.extra_json_schema or {}).get("description", "") if isinstance(kind, inspect.Metadata) else ""
+    """What ``Meta(extra={"in words": ...})`` says of its values, if it does."""
+    return (kind.extra or {}).get("in words", "") if isinstance(kind, inspect.Metadata) else ""
 
 
 def _check_limits(value: Any, kind: inspect.Type, path: str, described: str = "") -> None:
