@@ -314,6 +314,8 @@ class Knobs(Struct, frozen=True, forbid_unknown_fields=True):
     tints: Annotated[tuple[Tint, ...], Meta(min_length=1, max_length=2)] | UnsetType = UNSET
     names: Annotated[list[Annotated[str, Meta(min_length=2, max_length=4, pattern="^a")]], Meta(min_length=1)] = \
         msgspec.field(default_factory=lambda: ["ab"])
+    letters: dict[Annotated[str, Meta(pattern="^[a-z]$", extra={"in words": "a small letter"})], int] = \
+        msgspec.field(default_factory=dict)
     seed: Annotated[int, Meta(ge=-1, le=4294967295, description="its values are told apart by this text")] | None = None
     pair: list[tuple[int, bool]] = msgspec.field(default_factory=list, name="number and truth")
 
@@ -358,6 +360,7 @@ class Knobs(Struct, frozen=True, forbid_unknown_fields=True):
     ({"names": ["a"]}, "names[0]", "expected text of length 2 or more, got 'a'"),
     ({"names": ["aaaaa"]}, "names[0]", "expected text of length 4 or less, got 'aaaaa'"),
     ({"names": ["bb"]}, "names[0]", "expected text that matches ^a, got 'bb'"),
+    ({"letters": {"A": 1}}, "letters.A", "expected a small letter, got 'A'"),
     ({"seed": 2**32}, "seed", "expected a whole number of at most 4294967295, got 4294967296"),
     ({"seed": {}}, "seed", "expected a whole number or null, got an object"),
     ({"pair": []}, "pair", "unknown field; known here: mode, level, steps, width, scale, fade, count"),

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     faces = None if arguments.face_reader is None else Path(arguments.face_reader)
     readers = Models(arguments.clip, faces, [Path(folder) for folder in arguments.detectors], arguments.device or "")
-    return evaluated(arguments, file, readers, Workers(arguments, reads_faces=True))
+    return evaluated(arguments, file, readers, Workers(arguments, measures=True))
 
 
 def evaluated(arguments: argparse.Namespace, file: SpecFile, readers: Readers, workers: Workers) -> int:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ..remote.webui import WebUIEngine
 
 _ADAPTER, _NET, _READER = "--face-adapter", "--identitynet", "--face-reader"
+_OF_RAY = ("--workers", "--shared")
+_OF_READERS = ("--detectors", _READER, "--device")
+_OF_MODELS = ("--checkpoint", "--checkpoints", "--config", "--loras", _ADAPTER, _NET, "--dtype", "--offload",
+              *_OF_READERS)
+_NOT_GIVEN: tuple[Any, ...] = (None, False, [], "none")
 
 
 class Workers:
@@ -29,15 +34,19 @@ class Workers:
 
     Args:
         arguments: those of :meth:`add`.
-        reads_faces: the command itself reads faces, so that a reader of them is not for drawing alone.
+        measures: the command itself reads pictures, so that what reads faces and finds things is not for drawing alone.
         engine: makes what draws where no web UI does, in whichever process; by default the options say it.
+
+    Raises:
+        OMGError: naming an option that does nothing beside the others.
     """
 
-    def __init__(self, arguments: argparse.Namespace, reads_faces: bool = False,
+    def __init__(self, arguments: argparse.Namespace, measures: bool = False,
                  engine: Callable[[], Engine] | None = None):
         self._given = arguments
-        self._reads_faces = reads_faces
+        self._measures = measures
         self._given_engine = engine
+        self._refuse_idle()
 
     @classmethod
     def add(cls, parser: argparse.ArgumentParser) -> None:
@@ -113,6 +122,17 @@ class Workers:
                                                        self._given.workers) as pool:
             yield pool
 
+    def _refuse_idle(self) -> None:
+        # not every command has all of them
+        given = {f"--{name.replace('_', '-')}" for name, value in vars(self._given).items() if value not in _NOT_GIVEN}
+        for name in _OF_RAY:
+            if name in given and self._given.ray is None:
+                raise OMGError(name.lstrip("-"), f"{name} does nothing without --ray; leave it out")
+        for name in _OF_MODELS if self._given.webui else ():
+            if name in given and not (self._measures and name in _OF_READERS):
+                raise OMGError(name.lstrip("-"), f"{name} does nothing with --webui: web UIs draw with models and "
+                                                 "settings of their own; leave it out")
+
     @property
     def _make(self) -> Callable[[], Engine]:
         return self._given_engine or partial(_diffusers, self._options)
@@ -135,7 +155,7 @@ class Workers:
         """Of :class:`omg_ext.diffusers.engine.DiffusersEngine`; nothing that another process could not be sent."""
         given = self._given
         faces = {"adapter": given.face_adapter, "identitynet": given.identitynet, "analysis": given.face_reader}
-        idle = [given.identitynet, None if self._reads_faces else given.face_reader]
+        idle = [given.identitynet, None if self._measures else given.face_reader]
         if given.face_adapter is None and any(idle):
             raise OMGError(_ADAPTER.lstrip("-"), f"{_NET} and {_READER} do nothing without {_ADAPTER}; give it too")
         return {"checkpoint": given.checkpoint, "checkpoints": given.checkpoints, "config": given.config,

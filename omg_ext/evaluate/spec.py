@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
@@ -21,12 +22,20 @@ from .figures import FIGURES
 from .scene import Scene, fits, listed
 
 # no character that a field's path has
-Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$")]
+Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$",
+                           extra={"in words": "a name of 1 to 60 characters without dots, brackets and line breaks"})]
 Number = Annotated[int, Meta(ge=0)]
 # of a table and its files
-Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60)]
-Text = Annotated[str, Meta(pattern=r"\S")]
+Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60, extra={
+    "in words": "a title of one line with a letter or a digit, of at most 60 characters"})]
+Text = Annotated[str, Meta(pattern=r"\S", extra={"in words": "text that is not blank"})]
 _OURS = {"prompt", "request", "seed", "name"}
+# what a method's fields may not have
+_MADE = {"request.concepts": "the evaluation makes them; give fields for each of them as `concept`",
+         "request.enabled": "a method that does nothing is the kind plain; leave it out",
+         "request.preview": "a preview draws no picture to be measured; leave it out",
+         "concept.prompt": "the evaluation makes it of the spec's prompts and concepts; leave it out",
+         "concept.face": "the evaluation makes it of the references, by: face; leave it out"}
 TABLES = {"table-1": "Table 1: single- and multi-concept personalisation",
           "concepts": "By concept, alone in the picture",
           "table-2": "Table 2: several concepts, each in its region"}
@@ -87,14 +96,21 @@ class Method(Struct, frozen=True, forbid_unknown_fields=True):
             if self.kind not in PLACING and getattr(self, name):
                 raise OMGError(name, f"only methods of the kinds {listed(PLACING)} have one, and this is "
                                      f"{self.kind}; leave it out")
-        if "concepts" in self.request:
-            raise OMGError("request.concepts", "the evaluation makes them; give fields for each of them as `concept`")
+        for path, why in _MADE.items():
+            part, name = path.split(".")
+            if name in getattr(self, part):
+                raise OMGError(path, why)
         if self.by == "face" and self.kind not in _WITH_FACES:
             raise OMGError("by", f"faces are drawn by the kinds {listed(_WITH_FACES)}, and this is {self.kind}")
         for path in self.grid:
             if not path.startswith(("request.", "concept.")):
                 raise OMGError(f"grid.{path}", "expected a field of the request or of each concept, such as "
                                                "request.blend_start or concept.cfg_scale")
+        try:
+            if self.grid:
+                list(self.variants(""))
+        except OMGError as error:
+            raise OMGError(f"grid.{error.field}", error.message) from None
 
     def variants(self, name: str) -> Iterator[tuple[str, Method]]:
         """The methods that it means, without a grid, by the names that tables call them."""
@@ -188,9 +204,9 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             if not any(fits(template, len(cast)) for cast in self.casts):
                 raise OMGError(f"prompts[{index}]", "it is for no cast: {0}, {1} and so on stand for the concepts of a "
                                                     "cast of just so many, {all} for those of any")
+        self._check_grids()
         for name, method in self.methods.items():
             self._check_numbers(f"methods.{name}", method.casts)
-            self._check_grid(name, method)
             self._check_networks(name, method)
         for ours in self.settings.keys() & _OURS:
             raise OMGError(f"settings.{ours}", "the evaluation sets it; leave it out")
@@ -220,15 +236,14 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             raise OMGError(path, f"no prompt is for {len(cast)}: write one with "
                                  + ", ".join(f"{{{number}}}" for number in range(len(cast))) + ", or with {all}")
 
-    def _check_grid(self, name: str, method: Method) -> None:
-        try:
-            shown = [variant for variant, _ in method.variants(name)]
-        except OMGError as error:
-            raise OMGError(f"methods.{name}.grid.{error.field}", error.message) from None
-        for variant in shown:
-            if self.variants[variant].name != name or shown.count(variant) > 1:
-                raise OMGError(f"methods.{name}.grid", f"there are two methods '{variant}'; leave out one, or give the "
-                                                       "method another name")
+    def _check_grids(self) -> None:
+        shown = [variant for name, method in self.methods.items() for variant, _ in method.variants(name)]
+        variant, count = Counter(shown).most_common(1)[0]
+        if count > 1:
+            gridded = next(name for name, method in self.methods.items()
+                           if method.grid and variant in dict(method.variants(name)))
+            raise OMGError(f"methods.{gridded}.grid", f"there are two methods '{variant}'; leave out one, or give the "
+                                                      "method another name")
 
     def _check_networks(self, name: str, method: Method) -> None:
         if method.kind == "simultaneous" and method.by == "face" and any(

@@ -38,6 +38,7 @@ _LIMITS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "multiple_of": (lambda value, step: value % step == 0, "that is a multiple of {}"),
     "min_length": (lambda value, length: len(value) >= length, "of length {} or more"),
     "max_length": (lambda value, length: len(value) <= length, "of length {} or less"),
+    # for people with Meta(extra={"in words": ...})
     "pattern": (lambda value, pattern: re.search(pattern, value), "that matches {}"),
 }
 
@@ -76,7 +77,7 @@ def _check(value: Any, kind: inspect.Type, path: str) -> None:
     elif isinstance(option, inspect.LiteralType):
         _check_choice(value, option, [other for other in options if other is not option], path)
     else:
-        _check_limits(value, option, path)
+        _check_limits(value, option, path, _described(kind))
 
 
 def members(kind: inspect.Type) -> list[inspect.Type]:
@@ -160,12 +161,17 @@ def _check_choice(value: Any, kind: inspect.LiteralType, others: list[inspect.Ty
         raise OMGError(path, f"{in_words(value)} is unknown; known here: {', '.join(map(str, kind.values))}{instead}")
 
 
-def _check_limits(value: Any, kind: inspect.Type, path: str) -> None:
+def _described(kind: inspect.Type) -> str:
+    """What ``Meta(extra={"in words": ...})`` says of its values, if it does."""
+    return (kind.extra or {}).get("in words", "") if isinstance(kind, inspect.Metadata) else ""
+
+
+def _check_limits(value: Any, kind: inspect.Type, path: str, described: str = "") -> None:
     for name, (keeps, words) in _LIMITS.items():
         limit = getattr(kind, name, None)
         if limit is not None and not keeps(value, limit):
-            put = words.format(str(limit).removesuffix(".0"))
-            raise OMGError(path, f"expected {_KINDS[type(kind)]} {put}, got {in_words(value)}")
+            put = described or f"{_KINDS[type(kind)]} {words.format(str(limit).removesuffix('.0'))}"
+            raise OMGError(path, f"expected {put}, got {in_words(value)}")
 
 
 def _name(kind: inspect.StructType) -> str:

@@ -216,6 +216,14 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(engine, tmp
     assert not engine.drawn
 
 
+@pytest.mark.parametrize(("option", "said"), [
+    ("--face-reader", ", in nowhere"), ("--clip", "nowhere is no folder"), ("--loras", "--loras does nothing with")])
+def test_web_uis_draw_and_this_machine_measures(tmp_path, capsys, option, said):
+    url = "http://127.0.0.1:9"
+    assert evaluate(write(tmp_path, a_spec()), "--out", tmp_path / "out", "--webui", url, option, "nowhere") == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_damaged_reference_is_refused_by_name(engine, tmp_path, capsys):
     path = write(tmp_path, a_spec())
     (tmp_path / "cup" / "one.png").write_bytes(b"nothing")

@@ -20,7 +20,8 @@ ANN = {"phrase": "woman", "prompt": "zwx woman", "references": "ann"}
 
 @pytest.mark.parametrize(("fields", "field", "said"), [
     ({"concepts": {}}, "concepts", "empty"),
-    ({"concepts": {"a.b": {"phrase": "x", "prompt": "x", "references": "x"}}}, "concepts.a.b", "matches"),
+    ({"concepts": {"a.b": {"phrase": "x", "prompt": "x", "references": "x"}}}, "concepts.a.b",
+     "expected a name of 1 to 60 characters without dots, brackets and line breaks, got 'a.b'"),
     ({"concepts": {"ann": {"phrase": "x", "prompt": "x"}}}, "concepts.ann.references", "required"),
     ({"casts": [["ann"], ["zoe"]]}, "casts[1][0]", "none of the concepts: ann, bob, cup"),
     ({"casts": [["ann", "ann"]]}, "casts[0][1]", "already"),
@@ -29,6 +30,13 @@ ANN = {"phrase": "woman", "prompt": "zwx woman", "references": "ann"}
     ({"methods": {"x": {"kind": "magic"}}}, "methods.x.kind", "known here: blending, omg, plain, regional"),
     ({"methods": {"x": {"kind": "plain", "request": {"predict": "joint"}}}}, "methods.x.request", "leave it out"),
     ({"methods": {"x": {**OMG, "request": {"concepts": []}}}}, "methods.x.request.concepts", "the evaluation makes"),
+    ({"methods": {"x": {**OMG, "request": {"enabled": False}}}}, "methods.x.request.enabled", "kind plain"),
+    ({"methods": {"x": {**OMG, "request": {"preview": True}}}}, "methods.x.request.preview", "no picture"),
+    ({"methods": {"x": {**OMG, "concept": {"prompt": "x"}}}}, "methods.x.concept.prompt", "the evaluation makes it"),
+    ({"methods": {"x": {**OMG, "by": "face", "concept": {"face": "x"}}}}, "methods.x.concept.face",
+     "the evaluation makes it"),
+    ({"methods": {"x": {**OMG, "grid": {"request.enabled": [True, False]}}}}, "methods.x.grid.request.enabled",
+     "leave it out"),
     ({"methods": {"x": {"kind": "regional", "by": "face"}}}, "methods.x.by", "single, simultaneous and omg"),
     ({"methods": {"x": {"kind": "single", "grid": {"request.predict": ["joint"]}}}}, "methods.x.grid",
      "regional, blending and omg"),
@@ -36,6 +44,8 @@ ANN = {"phrase": "woman", "prompt": "zwx woman", "references": "ann"}
     ({"methods": {"x": {**OMG, "grid": {"request.blend_start": []}}}}, "methods.x.grid.request.blend_start", "empty"),
     ({"methods": {"x": {**OMG, "grid": {"request.detector.x": [1]}, "request": {"detector": "yolo"}}}},
      "methods.x.grid.request.detector.x", "there is no x"),
+    ({"methods": {"first": OMG, "x": {**OMG, "grid": {"request.show.2": [1]}, "request": {"show": []}}}},
+     "methods.x.grid.request.show.2", "there is no 2"),
     ({"methods": {"x": {**OMG, "grid": {"request.blend_start": [0.2, 0.2]}}}}, "methods.x.grid", "two methods"),
     ({"methods": {"x": {**OMG, "grid": {"request.strict": [True]}}, "x, strict true": OMG}}, "methods.x.grid",
      "two methods 'x, strict true'"),
@@ -44,7 +54,7 @@ ANN = {"phrase": "woman", "prompt": "zwx woman", "references": "ann"}
     ({"excerpts": {"Fig. 5": {"casts": [5]}}}, "excerpts.Fig. 5.casts[0]", "2 casts"),
     ({"excerpts": {"Table 2": {}, "table-2": {}}}, "excerpts.Table 2", "another title"),
     ({"excerpts": {"Fig. 5": {}, "fig 5": {}}}, "excerpts.Fig. 5", "names of those of"),
-    ({"excerpts": {"?": {}}}, "excerpts.?", "matches"),
+    ({"excerpts": {"?": {}}}, "excerpts.?", "a letter or a digit"),
     ({"methods": {"x": OMG, "y": {**OMG, "casts": [0]}}, "excerpts": {"e": {"methods": ["y"], "casts": [1]}}},
      "excerpts.e", "none of its methods draws"),
     ({"prompts": ["{all}", "{all}"]}, "prompts[1]", "count twice"),
@@ -188,6 +198,11 @@ def test_a_grid_is_a_method_for_each_combination():
     assert (one.request, one.concept) == ({"predict": "joint", "layout": {"cross": 0}},
                                           {"strength": 0.5, "cfg_scale": [12, 4.5]})
     assert (other.request["layout"], other.concept["cfg_scale"]) == ({"cross": 1}, 7)
+
+
+def test_a_methods_concepts_may_be_sought_by_other_words_and_elsewhere():
+    concept = {"phrase": "person", "where": {"index": 0}}
+    assert parse_spec(a_spec(methods={"x": {**OMG, "concept": concept}})).methods["x"].concept == concept
 
 
 def test_the_prompt_of_one_alone():

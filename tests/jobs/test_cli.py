@@ -113,7 +113,12 @@ def test_arguments_that_make_no_sense_are_refused(engine, tmp_path, capsys, argu
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--set", "steps=many"], "steps: 'many' cannot be read"), (["--identitynet", "x"], "face-adapter"),
-    (["--webui", "nonsense"], "webui"), (["--webui", "http://127.0.0.1:9"], "webui")])
+    (["--webui", "nonsense"], "webui"), (["--webui", "http://127.0.0.1:9"], "webui"),
+    (["--workers", "2"], "workers: --workers does nothing without --ray"), (["--shared"], "shared: --shared does"),
+    *((["--webui", "http://127.0.0.1:9", option, value], f"{option} does nothing with --webui") for option, value in (
+        ("--checkpoint", "x"), ("--checkpoints", "x"), ("--config", "x"), ("--loras", "x"), ("--detectors", "x"),
+        ("--face-adapter", "x"), ("--identitynet", "x"), ("--face-reader", "x"), ("--dtype", "float16"),
+        ("--device", "cpu"), ("--offload", "model")))])
 def test_what_cannot_be_had_is_refused_by_name(tmp_path, capsys, arguments, said):
     assert draw(a_list(tmp_path, [{"prompt": "a"}]), "--out", tmp_path / "out", *arguments) == 2
     assert said in capsys.readouterr().err
