@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -93,7 +93,8 @@ class Plan:
         for number, shown in product(prompts, groups):
             scene = spec.scene(cast, number)
             shot = self._shot(cast, scene)
-            job = _job({**spec.settings, **fields(method, shot, shown), "name": _file_name(name, cast)}, in_spec)
+            job = _job({**spec.settings, **fields(method, shot, shown), "name": _file_name(name, cast)}, in_spec,
+                       spec.methods[in_spec].grid)
             for seed in seeds_of(spec.seeds):
                 yield Place(name, tuple(cast), number, seed, shown, shot.plain), with_seed(job, seed)
 
@@ -108,25 +109,31 @@ class Plan:
         return self._photos[name]
 
 
-def _job(data: dict[str, Any], method: str) -> Job:
+def _job(data: dict[str, Any], method: str, grid: Collection[str]) -> Job:
     """
+    Args:
+        method: its name in the spec.
+        grid: the paths of its fields that are tried.
+
     Raises:
         OMGError: naming the spec's field.
     """
     try:
         return parse_job(data)
     except OMGError as error:
-        raise OMGError(_field_of(error.field, method), error.message) from None
+        path = _field_of(error.field)
+        of_grid = next((tried for tried in grid if path == tried or path.startswith(f"{tried}.")), None)
+        if not path.startswith("settings."):
+            path = f"methods.{method}.{path if of_grid is None else f'grid.{of_grid}'}"
+        raise OMGError(path, error.message) from None
 
 
-def _field_of(field_of_job: str, method: str) -> str:
-    """Where the spec has what a job's field is made of."""
+def _field_of(field_of_job: str) -> str:
+    """Where the spec's method or settings have what a job's field is made of."""
     concept = re.match(r"request\.concepts\[\d+\]\.(.*)", field_of_job)
     if concept:
-        return f"methods.{method}.concept.{concept[1]}"
-    if field_of_job.startswith("request."):
-        return f"methods.{method}.{field_of_job}"
-    return f"settings.{field_of_job}"
+        return f"concept.{concept[1]}"
+    return field_of_job if field_of_job.startswith("request.") else f"settings.{field_of_job}"
 
 
 def _file_name(method: str, cast: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ class Measuring:
         """
         with self.meter() as meter:
             pictures = _Pictures(Plan(self.file), store)
-            warnings = {entry["key"]: tuple(entry.get("warnings", ())) for entry in entries(store)}
+            known = {entry["key"]: entry for entry in entries(store)}
             results = []
             for place, key, name in pictures:
                 watch()
@@ -92,9 +92,10 @@ class Measuring:
                     pictures.missing += 1
                     continue
                 measured = meter(place, picture, pictures.first(place, name))
-                results.append(Result(place, key, name, measured, warnings.get(key, ())))
+                results.append(Result(place, key, name, measured, tuple(known.get(key, {}).get("warnings", ()))))
             read_by = meter.read_by
-        about = {**conditions(), "omg": __version__, **read_by}
+        workers = dict.fromkeys(known[each.key]["worker"] for each in results if each.key in known)
+        about = {**conditions(), "omg": __version__, **read_by, **({"drawn by": ", ".join(workers)} if workers else {})}
         return Report(self.file.spec, self.file.data, results, about, self.left_out, pictures.missing,
                       tuple(pictures.damaged))
 

@@ -24,6 +24,7 @@ from .scene import Scene, fits, listed
 # no character that a field's path has
 Name = Annotated[str, Meta(pattern=r"^[^.\[\]\n]{1,60}$",
                            extra={"in words": "a name of 1 to 60 characters without dots, brackets and line breaks"})]
+_MOST_SEED = 2**32
 Number = Annotated[int, Meta(ge=0)]
 # of a table and its files
 Title = Annotated[str, Meta(pattern=r"^[^\n]*\w[^\n]*$", max_length=60, extra={
@@ -44,6 +45,7 @@ PLACING = ("regional", "blending", "omg")
 """The kinds of methods that put each concept in a place of its own."""
 # on one picture: their scale grows with their number, and a request's has a limit
 _MOST_FACES = 3
+_OF_FACES = {"face_scale", "face_index", "identitynet"}
 _WITH_FACES = ("single", "simultaneous", "omg")
 
 
@@ -102,6 +104,12 @@ class Method(Struct, frozen=True, forbid_unknown_fields=True):
                 raise OMGError(path, why)
         if self.by == "face" and self.kind not in _WITH_FACES:
             raise OMGError("by", f"faces are drawn by the kinds {listed(_WITH_FACES)}, and this is {self.kind}")
+        if self.by == "lora" and (of_faces := _OF_FACES & self.concept.keys()):
+            raise OMGError(f"concept.{min(of_faces)}", "it is of faces, and the concepts have LoRAs; leave it out, or "
+                                                       "say by: face")
+        self._check_grid()
+
+    def _check_grid(self) -> None:
         for path in self.grid:
             if not path.startswith(("request.", "concept.")):
                 raise OMGError(f"grid.{path}", "expected a field of the request or of each concept, such as "
@@ -182,7 +190,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     casts: Annotated[tuple[Annotated[tuple[str, ...], Meta(min_length=1)], ...], Meta(min_length=1)]
     prompts: Annotated[tuple[Text, ...], Meta(min_length=1)]
     methods: Annotated[dict[Name, Method], Meta(min_length=1)]
-    seeds: str | list[Annotated[int, Meta(ge=0, lt=2**32)]] = "0"
+    seeds: str | list[Annotated[int, Meta(ge=0, lt=_MOST_SEED)]] = "0"
     settings: dict[str, Any] = field(default_factory=dict)
     regions: Regions | None = None
     figures: tuple[str, ...] = ()
@@ -221,6 +229,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         seeds = seeds_of(self.seeds)
         if not isinstance(seeds, range) and len(set(seeds)) < len(seeds):
             raise OMGError("seeds", "one of them is there twice")
+        if (seeds[-1] if isinstance(seeds, range) else max(seeds)) >= _MOST_SEED:
+            raise OMGError("seeds", f"expected numbers less than {_MOST_SEED}")
         for name, values in (("prompts", self.prompts), ("casts", self.casts)):
             for index, value in enumerate(values):
                 if value in values[:index]:

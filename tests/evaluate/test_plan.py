@@ -129,8 +129,8 @@ def test_a_prefix_has_no_first_pass_to_show(tmp_path):
     ({"methods": {"OMG": {"kind": "omg", "request": {"blend_start": 3}}}}, "methods.OMG.request.blend_start",
      "blend_start"),
     ({"methods": {"OMG": {"kind": "omg", "concept": {"strength": 3}}}}, "methods.OMG.concept.strength", "strength"),
-    ({"methods": {"OMG": {"kind": "omg", "grid": {"request.blend_start": [3]}}}}, "methods.OMG.request.blend_start",
-     "OMG")])
+    ({"methods": {"OMG": {"kind": "omg", "grid": {"request.blend_start": [3]}}}},
+     "methods.OMG.grid.request.blend_start", "grid")])
 def test_what_is_wrong_with_jobs_is_named_as_the_spec_has_it(tmp_path, fields, field, beside):
     plan = Plan(read(tmp_path, **fields))
     line, error = next(iter(plan))

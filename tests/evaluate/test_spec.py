@@ -60,6 +60,8 @@ ANN = {"phrase": "woman", "prompt": "zwx woman", "references": "ann"}
     ({"prompts": ["{all}", "{all}"]}, "prompts[1]", "count twice"),
     ({"casts": [["ann"], ["bob"], ["ann"]], "prompts": ["{all}"]}, "casts[2]", "count twice"),
     ({"seeds": "1-3, 2"}, "seeds", "twice"),
+    ({"seeds": "0-99999999999"}, "seeds", "less than 4294967296"),
+    ({"methods": {"x": {**OMG, "concept": {"face_scale": 1}}}}, "methods.x.concept.face_scale", "by: face"),
     ({"concepts": {"ann": {**ANN, "lora": "ann"}}, "casts": [["ann"]], "prompts": ["{all}"]}, "concepts.ann.lora",
      "expected a tag such as <lora:ann:1>, got 'ann'"),
     ({"concepts": {"ann": {**ANN, "lora": "<lora:ann:x>"}}, "casts": [["ann"]], "prompts": ["{all}"]},
