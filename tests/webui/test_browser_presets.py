@@ -102,7 +102,7 @@ def test_build_save_reload_load_generate(webui: WebUI, page: Page, tmp_path: Pat
     expect(part(page, "concept2_mask_picture").locator("img")).to_be_visible()
     part(page, "concept2").get_by_text("Negative prompt, strength").click()
     fill(part(page, "concept2_strength").locator("input[type=number]"), "0.7")
-    page.get_by_text("Blending, layout and mask edges").click()
+    part(page, "enabled").get_by_text("Blending, layout and mask edges").click()
     fill(part(page, "blend_start").locator("input[type=number]"), "0.2")
     choose(part(page, "predict"), "Faster: shared guidance")
     generate(page)

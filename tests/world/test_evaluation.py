@@ -115,6 +115,6 @@ def test_two_web_uis_find_the_same(two, here, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     urls = [each.url for each in two]
     found = evaluation(tmp_path, "--webui", *urls)
-    same(found, here, 0.02)
+    same(found, here, 0.05)
     lines = [json.loads(line) for part in (tmp_path / "manifest").iterdir() for line in part.read_text().splitlines()]
     assert {line["worker"] for line in lines} == set(urls)

@@ -69,12 +69,12 @@ def test_a_trigger_calls_its_individual_and_the_lora_alone_does_not(runner, name
 def test_omg_tells_two_men_apart_whom_loras_at_once_mix(runner):
     mixed, apart = (figures(runner, TWO_MEN, method) for method in (SimultaneousLoras(), OMG))
     assert apart["identity"] > mixed["identity"] + 0.1
-    assert apart["layout"] > mixed["layout"] + 0.2
+    assert apart["layout"] > mixed["layout"] + 0.1
 
 
 def test_omg_keeps_the_first_pass_where_loras_at_once_draw_another_picture(runner):
     mixed, apart = (figures(runner, PAIR, method) for method in (SimultaneousLoras(), OMG))
-    assert apart["layout"] > mixed["layout"] + 0.2
+    assert apart["layout"] > mixed["layout"] + 0.1
     assert apart["background"] < mixed["background"] / 3
     assert apart["bleed"] < 0.2
 
@@ -98,7 +98,7 @@ def test_a_face_draws_its_individual_without_a_lora(runner):
 def test_omg_tells_two_faces_apart_that_are_mixed_at_once(runner):
     mixed, apart = (figures(runner, TWO_MEN, method) for method in (FacesAtOnce(), MOST_ALIKE_FACES))
     assert apart["identity"] > mixed["identity"]
-    assert apart["layout"] > mixed["layout"] + 0.2
+    assert apart["layout"] > mixed["layout"] + 0.1
 
 
 def test_the_demo_draws_its_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
