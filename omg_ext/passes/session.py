@@ -144,10 +144,7 @@ class Session:
         except OMGError:
             raise
         except Exception as error:
-            failed = "finding the concepts" if places is None else "drawing the concepts"
-            more = [f"{failed} failed, so this is the ordinary picture: {self.reason(error)}"]
-            noise.restore(host.generators)
-            latents = self._plain()
+            latents, more = self._ordinary(error, places, noise)
         warnings = [warning for concept in concepts for warning in concept.warnings]
         found = [] if places is None else places.warnings
         return Drawn(latents, given.latents, places, [*warnings, *found, *more])
@@ -386,10 +383,7 @@ class Session:
         except OMGError:
             raise
         except Exception as error:
-            failed = "finding the concepts" if places is None else "drawing the concepts"
-            more = [f"{failed} failed, so this is the ordinary picture: {self.reason(error)}"]
-            noise.restore(host.generators)
-            latents = self._plain()
+            latents, more = self._ordinary(error, places, noise)
         found = [] if places is None else places.warnings
         return Drawn(latents, latents if seen is None else seen, places, [*warnings, *found, *more])
 
@@ -401,6 +395,21 @@ class Session:
             return self._plain(first)
         finally:
             after.restore(self._host.generators)
+
+    def _ordinary(self, error: Exception, places: Places | None, noise: Noise) -> tuple[Tensor, list[str]]:
+        """The ordinary picture, and why it is no other.
+
+        Args:
+            places: of the concepts, if they were found.
+            noise: before it.
+
+        Raises:
+            OMGError: the request is strict.
+        """
+        failed = "finding the concepts" if places is None else "drawing the concepts"
+        reason = f"{failed} failed, so this is the ordinary picture: {self.reason(error)}"
+        noise.restore(self._host.generators)
+        return self._plain(), [reason]
 
     def _plain(self, first: FirstResult | None = None) -> Tensor:
         """The ordinary picture, of which nothing is kept.
