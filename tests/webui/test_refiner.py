@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import WebUI, distance
+from tests.webui.host import CHECKPOINTS, WebUI, distance
 from tests.webui.test_api import LEFT, PROMPT, assert_close, concept, omg, request
 from tests.webui.test_img2img import SQUARE
 
@@ -28,7 +28,11 @@ def limit(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[int]:
     """How many checkpoints stay loaded: with one the refiner takes the other model's place."""
     webui.options(sd_checkpoints_limit=request.param)
     yield request.param
+    webui.set_checkpoint("tiny-sd15")
     webui.options(sd_checkpoints_limit=10)
+    # all loaded again, this one last: the web UI takes embeddings of the size of the checkpoint that it read last
+    for name in sorted(webui.checkpoints(), key=CHECKPOINTS[0].__eq__):
+        webui.set_checkpoint(name)
 
 
 def settings(**values: Any) -> dict[str, Any]:
