@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +34,15 @@ def nothing_left(webui: WebUI, plain_picture: np.ndarray, own_patches: dict[str,
     webui.doubles()
     np.testing.assert_array_equal(webui.txt2img(steps=3).image, plain_picture)
     assert webui.patches() == own_patches
+
+
+@pytest.fixture
+def presets_folder(webui: WebUI) -> Iterator[Path]:
+    """Where presets lie; empty before and after."""
+    path = webui.data_dir / "omg" / "presets"
+    shutil.rmtree(path, ignore_errors=True)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,16 +38,7 @@ def browser_page(running: WebUI) -> Iterator[Page]:
 
 
 @pytest.fixture
-def folder(webui: WebUI) -> Iterator[Path]:
-    """Where they lie; empty before and after."""
-    path = webui.data_dir / "omg" / "presets"
-    shutil.rmtree(path, ignore_errors=True)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def page(webui: WebUI, browser_page: Page, folder: Path, tmp_path: Path) -> Iterator[Page]:
+def page(webui: WebUI, browser_page: Page, presets_folder: Path, tmp_path: Path) -> Iterator[Page]:
     """A freshly loaded page with OMG open; its last state is kept as a screenshot."""
     fresh(webui, browser_page)
     yield browser_page
@@ -124,23 +114,23 @@ def test_build_save_reload_load_generate(webui: WebUI, page: Page, tmp_path: Pat
     np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
 
 
-def test_nothing_is_overwritten_unasked(page: Page, folder: Path) -> None:
+def test_nothing_is_overwritten_unasked(page: Page, presets_folder: Path) -> None:
     fill_concepts(page)
     save(page, "two")
-    before = (folder / "two.json").read_text()
+    before = (presets_folder / "two.json").read_text()
     fill(part(page, "concept1_phrase").locator("input, textarea"), "knight")
     save(page, "Two", 'There is a preset "two" already')
-    assert (folder / "two.json").read_text() == before
+    assert (presets_folder / "two.json").read_text() == before
     fill(named(page), "three")  # what was asked for one name is no yes for another
     press(page, "save", "Saved")
     fill(named(page), "TWO")
     press(page, "save", "Press Save once more")
     press(page, "save", 'Saved as "two"')
-    assert json.loads((folder / "two.json").read_text())["concepts"][0]["phrase"] == "knight"
-    assert sorted(path.name for path in folder.iterdir()) == ["three.json", "two.json"]
+    assert json.loads((presets_folder / "two.json").read_text())["concepts"][0]["phrase"] == "knight"
+    assert sorted(path.name for path in presets_folder.iterdir()) == ["three.json", "two.json"]
 
 
-def test_rename_and_delete(page: Page, folder: Path) -> None:
+def test_rename_and_delete(page: Page, presets_folder: Path) -> None:
     fill_concepts(page)
     for name in ("one", "two"):
         save(page, name)
@@ -154,9 +144,9 @@ def test_rename_and_delete(page: Page, folder: Path) -> None:
     assert entries(page) == ["one", "three"]
     page.keyboard.press("Escape")
     press(page, "delete", "Press Delete once more")
-    assert sorted(path.name for path in folder.iterdir()) == ["one.json", "three.json"]
+    assert sorted(path.name for path in presets_folder.iterdir()) == ["one.json", "three.json"]
     press(page, "delete", '"three" is deleted')
-    assert [path.name for path in folder.iterdir()] == ["one.json"]
+    assert [path.name for path in presets_folder.iterdir()] == ["one.json"]
     expect(chosen(page)).to_have_value("")
     for button in ("delete", "load", "rename"):
         press(page, button, "Choose a preset first")
@@ -188,7 +178,7 @@ def test_what_others_save_is_there_when_the_list_is_opened(webui: WebUI, page: P
     assert webui.get("/omg/v1/presets?name=eight%20again")["request"] == data
 
 
-def test_by_keyboard_alone(webui: WebUI, page: Page, folder: Path) -> None:
+def test_by_keyboard_alone(webui: WebUI, page: Page, presets_folder: Path) -> None:
     """From the list on, Tab comes to the name and each button, in their order."""
     fill_concepts(page)
     chosen(page).focus()
@@ -204,7 +194,7 @@ def test_by_keyboard_alone(webui: WebUI, page: Page, folder: Path) -> None:
     for button in ("rename", "delete"):
         page.keyboard.press("Tab")
         expect(part(page, f"preset_{button}")).to_be_focused()
-    assert [path.name for path in folder.iterdir()] == ["keys.json"]
+    assert [path.name for path in presets_folder.iterdir()] == ["keys.json"]
 
     fresh(webui, page)
     chosen(page).focus()

@@ -22,15 +22,6 @@ REQUEST: dict[str, Any] = {"concepts": [{"phrase": "man", "prompt": "a man <lora
 OTHER: dict[str, Any] = {"concepts": [{"phrase": "cat", "prompt": "a cat"}]}
 
 
-@pytest.fixture
-def folder(webui: WebUI) -> Iterator[Path]:
-    """Where they lie; empty before and after."""
-    path = webui.data_dir / "omg" / "presets"
-    shutil.rmtree(path, ignore_errors=True)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def read(webui: WebUI, name: str) -> Any:
     return webui.get(f"{PATH}?name={quote(name)}")
 
@@ -39,9 +30,9 @@ def delete(webui: WebUI, name: str) -> Any:
     return webui.request(f"{PATH}?name={quote(name)}", method="DELETE")
 
 
-def test_save_list_load_rename_delete(webui: WebUI, folder: Path) -> None:
+def test_save_list_load_rename_delete(webui: WebUI, presets_folder: Path) -> None:
     assert webui.get(PATH) == []
-    assert not folder.exists()
+    assert not presets_folder.exists()
     assert webui.post(PATH, {"name": " Ann & Ben ", "request": REQUEST}) == {"name": "Ann & Ben"}
     webui.post(PATH, {"name": "日本", "request": {**OTHER, "enabled": False, "preview": True, "strict": False}})
     assert webui.get(PATH) == [{"name": "Ann & Ben", "phrases": ["man", "dog"], "damaged": None},
@@ -50,11 +41,11 @@ def test_save_list_load_rename_delete(webui: WebUI, folder: Path) -> None:
     assert read(webui, "日本")["request"] == OTHER
     assert webui.post(PATH, {"name": "Ben", "rename_from": "ann & ben"}) == {"name": "Ben"}
     assert delete(webui, "日本") == {"name": "日本"}
-    assert [path.name for path in folder.iterdir()] == ["Ben.json"]
+    assert [path.name for path in presets_folder.iterdir()] == ["Ben.json"]
     assert read(webui, "Ben")["request"] == REQUEST
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("presets_folder")
 def test_nothing_is_overwritten_unasked(webui: WebUI) -> None:
     webui.post(PATH, {"name": "a", "request": REQUEST})
     webui.post(PATH, {"name": "b", "request": REQUEST})
@@ -68,7 +59,7 @@ def test_nothing_is_overwritten_unasked(webui: WebUI) -> None:
     assert read(webui, "a")["request"] == OTHER
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("presets_folder")
 def test_what_is_not_there_is_not_found(webui: WebUI) -> None:
     for call in (lambda: read(webui, "a"), lambda: delete(webui, "a"),
                  lambda: webui.post(PATH, {"name": "b", "rename_from": "a"})):
@@ -88,16 +79,16 @@ def test_what_is_not_there_is_not_found(webui: WebUI) -> None:
     ({"name": "a", "request": {**OTHER, "blend_start": 2}}, "blend_start"),
     ({"name": "a", "request": None}, "request: expected an object"),
 ], ids=str)
-def test_bad_bodies_are_refused_with_the_field(webui: WebUI, folder: Path, body: Any, reason: str) -> None:
+def test_bad_bodies_are_refused_with_the_field(webui: WebUI, presets_folder: Path, body: Any, reason: str) -> None:
     with pytest.raises(ApiError, match=reason) as refused:
         webui.post(PATH, body)
     assert refused.value.status == 422
-    assert not folder.exists()
+    assert not presets_folder.exists()
 
 
-def test_a_damaged_file_is_listed_as_such(webui: WebUI, folder: Path) -> None:
+def test_a_damaged_file_is_listed_as_such(webui: WebUI, presets_folder: Path) -> None:
     webui.post(PATH, {"name": "a", "request": OTHER})
-    (folder / "b.json").write_text("{")
+    (presets_folder / "b.json").write_text("{")
     assert [bool(each["damaged"]) for each in webui.get(PATH)] == [False, True]
     with pytest.raises(ApiError, match="damaged") as refused:
         read(webui, "b")
@@ -105,17 +96,17 @@ def test_a_damaged_file_is_listed_as_such(webui: WebUI, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_another_sites_page_cannot_write(webui: WebUI, folder: Path, kind: str) -> None:
+def test_another_sites_page_cannot_write(webui: WebUI, presets_folder: Path, kind: str) -> None:
     """A browser sends these types there without asking the web UI first."""
     body = b'{"name": "a", "request": {"concepts": [{"phrase": "cat", "prompt": ""}]}}'
     asked = urllib.request.Request(webui.url + PATH, body, {"Content-Type": kind}, method="POST")
     with pytest.raises(HTTPError) as refused:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=60)
     assert refused.value.code == 415
-    assert not folder.exists()
+    assert not presets_folder.exists()
 
 
-def test_a_preset_draws_what_was_saved(webui: WebUI, folder: Path) -> None:
+def test_a_preset_draws_what_was_saved(webui: WebUI, presets_folder: Path) -> None:
     data = {"concepts": [{"prompt": "a red car <lora:sdxl-lora:1>", "where": {"box": [0, 0, 0.5, 1]}}]}
     webui.post(PATH, {"name": "a", "request": data})
     made, wanted = (webui.txt2img(steps=3, alwayson_scripts={"OMG": {"args": [each]}})
