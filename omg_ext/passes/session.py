@@ -227,7 +227,7 @@ class Session:
         host, phrases, heat = self._host, self.heat_phrases(), None
         if phrases:
             noise = Noise.of(host.generators)
-            with Patches(host.unet) as patches:
+            with self.account.stage(FINDING, host.unet), Patches(host.unet) as patches:
                 RowNetworks(patches, [(every_row, host.style)])
                 evaluator = Evaluator(patches, self._memory.limit(False, host.latent_size))
                 heat = attended(host, evaluator, given.latents, phrases)
@@ -302,7 +302,7 @@ class Session:
     def _over(self, concepts: list[LoadedConcept], places: Places, strength: float) -> tuple[Tensor, list[str]]:
         """One pass over given pictures, which have their layout: as :meth:`second` without a first."""
         host, start = self._host, self._request.blend_start
-        with Patches(host.unet) as patches:
+        with self.account.stage(SECOND, host.unet), Patches(host.unet) as patches:
             stage = Stage(host, self._request, self._memory, patches, concepts)
             tap = SecondTap(stage.evaluator, start, stage.blending(places))
             latents = host.sample(tap)

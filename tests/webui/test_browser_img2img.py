@@ -139,6 +139,7 @@ def test_the_tabs_are_apart(webui: WebUI, page: Page, tmp_path: Path) -> None:
 def test_what_has_no_meaning_is_not_there(page: Page) -> None:
     open_accordion(page)
     expect(part(page, "enabled").locator(".omg-hint.prose")).to_contain_text("the picture that you give")
+    expect(part(page, "predict")).to_contain_text("fastest 150")
     part(page, "enabled").get_by_text("Blending, layout and mask edges").click()
     expect(part(page, "blend_start")).to_be_visible()
     for name in ("first_pass", "cross", "self"):

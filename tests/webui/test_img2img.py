@@ -138,6 +138,21 @@ def test_concept_everywhere_on_other_models(webui: WebUI, checkpoint: str, paylo
 
 # places
 
+@pytest.mark.parametrize(("way", "share"), [("joint", 1.5), ("shared", 2), ("separate", 3)])
+def test_work_is_what_the_page_says(webui: WebUI, way: str, share: float) -> None:
+    before = webui.denoiser_calls()
+    made = over(webui, request(concept("a red car", LEFT), concept("a dog", RIGHT), predict=way))
+    spent, = made.info["extra_generation_params"]["OMG run"]
+    assert spent["second_pass"]["rows"] == share * 2 * (webui.denoiser_calls() - before)
+
+
+def test_search_by_attention_is_work_too(webui: WebUI) -> None:
+    """One look at the prompt at each of four levels of noise."""
+    made = over(webui, {"concepts": [{"phrase": "man", "prompt": "a red car"}], "detector": "attention"})
+    spent, = made.info["extra_generation_params"]["OMG run"]
+    assert spent["finding"]["rows"] == 4
+
+
 def test_concept_shows_in_its_box(webui: WebUI) -> None:
     plain = webui.img2img(SQUARE, denoising_strength=0.5, steps=16).image
     made = over(webui, request(concept("a man <lora:sdxl-full:1>", {"box": [0, 0, 0.3, 1]})), denoising_strength=0.5,
