@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import omg_ext.comprehension.places
+import omg_ext.passes.comprehend
 import omg_ext.passes.second
-import omg_ext.passes.session
 from omg_ext.errors import OMGError
 from omg_ext.host import Guidance, Guided
 from omg_ext.passes.one_pass import OnePassTap
@@ -127,7 +127,7 @@ def test_detectors_look_at_the_estimate(detector, monkeypatch):
         found.append(places.weights)
         return places
 
-    monkeypatch.setattr(omg_ext.passes.session, "find_places", look)
+    monkeypatch.setattr(omg_ext.passes.comprehend, "find_places", look)
     pipe, before = pipeline(), snapshot(pipeline())
     with unet_rows(pipe) as rows:
         result = generate(pipe, {**PHRASES, **PREFIX, "detector": detector, "predict": "joint"}, steps=6)
@@ -145,7 +145,7 @@ def test_what_fails_gives_the_ordinary_picture(monkeypatch, place):
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the dog ate it")
 
-    module = omg_ext.passes.session if place == "find_places" else omg_ext.passes.second
+    module = omg_ext.passes.comprehend if place == "find_places" else omg_ext.passes.second
     monkeypatch.setattr(module, place, fail)
     pipe, before = with_scheduler(pipeline(), diffusers.EulerAncestralDiscreteScheduler), snapshot(pipeline())
     result = generate(pipe, {**BOXES, **PREFIX}, steps=4, seed=3)

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..comprehension import FirstPicture, Models, get_detector
-from ..comprehension.confine import confined
-from ..comprehension.heat import HeatMaps, StagePositions
+from ..comprehension import Models
 from ..comprehension.masks import FloatArray
-from ..comprehension.phrases import find
-from ..comprehension.places import Places, find_places, given_masks
+from ..comprehension.places import Places, given_masks
 from ..errors import OMGError
 from ..faces.places import find_faces
 from ..host import ConceptPrompt, Host, LoadedConcept
 from ..request import Concept, Request
 from ..request.tags import parse_tags, refuse_tags
 from ..unet.calls import every_row
-from ..unet.class_tokens import ClassTokenAttention
-from ..unet.evaluator import Evaluator
 from ..unet.layout import LayoutRecorder, LayoutReplay
 from ..unet.networks import RowNetworks
 from ..unet.patches import Patches
 from ..unet.query_store import QueryStore
-from .account import FINDING, FIRST, SECOND, Account
-from .contrast import Contrast
+from .account import FIRST, SECOND, Account
+from .comprehend import Comprehension
 from .first import FirstResult, FirstTap
-from .given import Given, attended, too_little
+from .given import Given, too_little
 from .memory import Memory
 from .noise import Noise
 from .one_pass import OnePassTap
@@ -73,10 +65,12 @@ class Session:
 
     Attributes:
         account: what was spent so far. Drawn at once, both passes are the second.
+        comprehension: finds the concepts in pictures.
     """
 
     def __init__(self, host: Host, request: Request, memory: Memory, models: Models):
         self.account = Account()
+        self.comprehension = Comprehension(host, request, memory, models, self.account)
         self._host, self._request, self._memory, self._models = host, request, memory, models
 
     def draw(self, first: FirstResult | None = None) -> Drawn:
@@ -137,8 +131,8 @@ class Session:
         places: Places | None = None
         more: list[str] = []
         try:
-            places = find_faces([concept.face for concept in concepts], self._find_in(given, masks), given.picture,
-                                host.faces)
+            found = self.comprehension.in_given(given, masks)
+            places = find_faces([concept.face for concept in concepts], found, given.picture, host.faces)
             noise.restore(host.generators)
             latents, more = self._over(concepts, places, given.strength) if places else (self._plain(), [])
         except OMGError:
@@ -146,8 +140,8 @@ class Session:
         except Exception as error:
             latents, more = self._ordinary(error, places, noise)
         warnings = [warning for concept in concepts for warning in concept.warnings]
-        found = [] if places is None else places.warnings
-        return Drawn(latents, given.latents, places, [*warnings, *found, *more])
+        told = [] if places is None else places.warnings
+        return Drawn(latents, given.latents, places, [*warnings, *told, *more])
 
     def preview_over(self, given: Given) -> Drawn:
         """Where the concepts are in given pictures: nothing is drawn.
@@ -155,7 +149,7 @@ class Session:
         Raises:
             OMGError: as :meth:`draw`.
         """
-        places = self._find_in(given, self.given())
+        places = self.comprehension.in_given(given, self.given())
         return Drawn(given.latents, given.latents, places, places.warnings)
 
     def given(self) -> list[FloatArray | None]:
@@ -203,7 +197,7 @@ class Session:
             RowNetworks(patches, [(every_row, host.style)])
             recorder = LayoutRecorder(patches, request.layout,
                                       QueryStore(self._memory.device_budget, self._memory.host_budget))
-            attention = self._class_token_attention(patches)
+            attention = self.comprehension.attention(patches)
             tap = FirstTap(patches, request.blend_start, recorder)
             latents = host.sample(tap)
         after = Noise.of(host.generators)
@@ -216,48 +210,7 @@ class Session:
         Args:
             given: the masks that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
         """
-        return self._find(first.latents, first.heat, given, first.layout.store.drop_device)
-
-    def _find_in(self, given: Given, masks: list[FloatArray | None]) -> Places:
-        """Visual comprehension in given pictures.
-
-        Args:
-            masks: those that need no search, see :func:`omg_ext.comprehension.places.given_masks`.
-        """
-        host, phrases, heat = self._host, self.heat_phrases(), None
-        if phrases:
-            noise = Noise.of(host.generators)
-            with self.account.stage(FINDING, host.unet), Patches(host.unet) as patches:
-                RowNetworks(patches, [(every_row, host.style)])
-                evaluator = Evaluator(patches, self._memory.limit(False, host.latent_size))
-                heat = attended(host, evaluator, given.latents, phrases)
-            noise.restore(host.generators)
-        places = self._find(given.latents, heat, masks, picture=given.picture)
-        return confined(places, self._request, given.drawn, given.outside, host.latent_size)
-
-    def _find(self, seen: Tensor, heat: HeatMaps | None, given: list[FloatArray | None],
-             relieve: Callable[[], bool] = lambda: False,
-             picture: Callable[[int], npt.NDArray[np.uint8]] | None = None) -> Places:
-        """Visual comprehension: each concept's mask in each picture.
-
-        Args:
-            seen: the pictures' finished latents, or what they are going to be, [B, C, h, w].
-            heat: what was attended to while they were drawn.
-            given: see :meth:`find`.
-            relieve: gives memory back, see :class:`omg_ext.unet.evaluator.Evaluator`.
-            picture: one of them by its number; None decodes it.
-        """
-        host, picture = self._host, picture or partial(self._host.decode, seen)
-        limit, noise = self._memory.limit(False, host.latent_size), Noise.of(host.generators)
-        with self.account.stage(FINDING, host.unet), Patches(host.unet) as patches:
-            RowNetworks(patches, [(every_row, host.style)])
-            contrast = Contrast(host, Evaluator(patches, limit, relieve), seen)
-            pictures = [FirstPicture(prompt, partial(picture, number), partial(_heat, heat, number),
-                                     partial(contrast, number), host.wordings(prompt))
-                        for number, prompt in enumerate(host.prompts)]
-            places = find_places(self._request, given, pictures, host.size, host.latent_size, self._models)
-        noise.restore(host.generators)  # encoding a blank picture for an inpainting model draws random numbers
-        return places
+        return self.comprehension(first.latents, first.heat, given, first.layout.store.drop_device)
 
     def with_faces(self, concepts: list[LoadedConcept], places: Places, seen: Tensor) -> Places:
         """The places with the key points of the faces that IdentityNets draw.
@@ -363,13 +316,13 @@ class Session:
             nonlocal places, seen
             seen = estimate
             heat = attention.maps(host.latent_size) if attention is not None else None
-            places = self.with_faces(concepts, self._find(estimate, heat, given), estimate)
+            places = self.with_faces(concepts, self.comprehension(estimate, heat, given), estimate)
             return stage.blending(places) if places and concepts else None
 
         try:
             with self.account.stage(SECOND, host.unet), Patches(host.unet) as patches:
                 stage = Stage(host, self._request, self._memory, patches, concepts)
-                attention = self._class_token_attention(patches)
+                attention = self.comprehension.attention(patches)
                 tap = OnePassTap(stage.evaluator, self._request.blend_start, comprehend)
                 latents = host.sample(tap)
                 if not host.stopped:
@@ -420,21 +373,3 @@ class Session:
         with self.account.stage(SECOND, self._host.unet), Patches(self._host.unet) as patches:
             stage = Stage(self._host, self._request, self._memory, patches, [])
             return self._host.sample(SecondTap(stage.evaluator, 1.0, None, first))
-
-    def heat_phrases(self) -> list[str]:
-        """The phrases whose cross-attention the detector asks for."""
-        if not get_detector(self._request.detector).needs_attention:
-            return []
-        return sorted({concept.phrase for concept in self._request.concepts if concept.needs_detection})
-
-    def _class_token_attention(self, patches: Patches) -> ClassTokenAttention | None:
-        phrases = self.heat_phrases()
-        if not phrases:
-            return None
-        positions = {part: [StagePositions(stage.until, [find(phrase, stage.words) for phrase in phrases])
-                            for stage in stages] for part, stages in self._host.prompt_words().items()}
-        return ClassTokenAttention(patches, phrases, positions)
-
-
-def _heat(heat: HeatMaps | None, picture: int, phrase: str) -> npt.NDArray[np.float32] | None:
-    return heat.of(picture, phrase) if heat is not None else None

@@ -128,7 +128,7 @@ class Job:
         session = Session(host, request, self.memory, models())
         at_once = request.first_pass == "prefix"
         key = key_of(self._processing, request, noise) if shown.key and not at_once else None
-        first = shown.result(key, session.heat_phrases())
+        first = shown.result(key, session.comprehension.phrases)
         self._expect(0 if at_once else self._processing.n_iter - (first is not None))
         stages += [SECOND] if at_once or first is not None else [FIRST, FINDING, SECOND]
         self.accounts.append(session.account)
