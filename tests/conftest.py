@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from PIL import Image, UnidentifiedImageError
 
 from tests.webui.host import CHECKPOINTS, WebUI, find_installation, install_extension, make_data_dir, write_checkpoints
 
@@ -28,6 +30,21 @@ class Hooks:
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(Hooks)
+
+
+@pytest.fixture(params=["Pillow's", "another's"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``Image.open`` as it is, and as ultralytics replaces it: formats that Pillow does not know ask for a package."""
+    original = Image.open
+
+    def replaced(*args: Any, **options: Any) -> Image.Image:
+        try:
+            return original(*args, **options)
+        except UnidentifiedImageError:
+            raise ModuleNotFoundError("No module named 'pi_heif'") from None
+
+    if request.param != "Pillow's":
+        monkeypatch.setattr(Image, "open", replaced)
 
 
 @pytest.fixture(scope="session")

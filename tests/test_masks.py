@@ -178,6 +178,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("cut", [8, 20, 33, 45, -12, -20])
     @pytest.mark.parametrize("lenient", [False, True])
+    @pytest.mark.usefixtures("reader")
     def test_truncated(self, cut, lenient, monkeypatch):
         # other extensions set this for the whole process
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
@@ -187,6 +188,7 @@ class TestDecode:
     @pytest.mark.parametrize("kind", ["JPEG", "WebP"])
     @pytest.mark.parametrize("cut", [13, 20, 40, -1, -12, -30])
     @pytest.mark.parametrize("lenient", [False, True])
+    @pytest.mark.usefixtures("reader")
     def test_truncated_jpeg_and_webp(self, kind, cut, lenient, monkeypatch):
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
         data = base64.b64decode(saved(half_white("RGB").resize((60, 40)), kind))
@@ -221,6 +223,7 @@ class TestDecode:
         assert decode_mask(png(picture), FIELD).shape == (4096, 4096)
 
     @pytest.mark.parametrize("size", [(4096, 4096), (0, 5)])
+    @pytest.mark.usefixtures("reader")
     def test_header_without_picture(self, size):
         assert "the PNG is damaged" in refusal(png_of_header(*size))
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from PIL import Image
 
 # read once, at the package's first import
 _SWITCHES = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
@@ -43,7 +44,8 @@ def without_habits() -> Iterator[None]:
 def _first_import() -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = {} if "YOLO_CONFIG_DIR" in os.environ else {"YOLO_CONFIG_DIR": folder}
-        with _environment({**_SWITCHES, **own}):
+        # it puts an Image.open in place that installs a reader of further formats
+        with _environment({**_SWITCHES, **own}), changed(Image, "open", Image.open):
             importlib.import_module("ultralytics")
 
 

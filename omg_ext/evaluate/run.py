@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import OMGError
 from ..jobs.manifest import entries
 from ..jobs.store import Store
+from ..request.pictures import DAMAGED
 from .conditions import conditions
 from .figures import CLIP, DETECTOR, FACES, FIGURES
 from .files import SpecFile
@@ -133,7 +134,7 @@ class _Pictures:
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 return np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError):  # what Pillow raises for bytes that are no picture, or half of one
+        except DAMAGED:
             self.damaged[name] = None
             return None
 

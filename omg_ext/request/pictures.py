@@ -15,12 +15,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import OMGError
 
 MAX_PIXELS = 4096 * 4096
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, ImportError)
+"""What opening a file raises that is no picture, or half of one: Pillow's errors, and ultralytics', whose own
+``Image.open``, once it is imported, looks for a package that reads such files."""
 _DATA_PREFIX = re.compile(r"data:[^,]*,")
 _MARK = re.compile(r"sha256:[0-9a-f]{10}")
 # of texts, by their checksums: they are asked for several times in a run, and no photo is to stay in memory for it
 _MARKS: dict[str, str] = {}
-# what Pillow raises for damaged files, beside its own kinds of OSError
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def mark_of(text: str) -> str:
@@ -70,9 +71,9 @@ def decode_picture(text: str, field: str) -> Image.Image:
         if width * height > MAX_PIXELS:
             raise OMGError(field, f"the {kind} is {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
         return _decode(data, kind)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):
         raise OMGError(field, f"the {kind} is damaged: its header cannot be read; save it again") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise OMGError(field, f"the {kind} is damaged ({error}); save it again") from None
 
 

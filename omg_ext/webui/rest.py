@@ -23,6 +23,7 @@ from ..comprehension.models import require
 from ..comprehension.places import Finding, Places, find_places
 from ..errors import OMGError
 from ..request import Detect, parse_request
+from ..request.pictures import DAMAGED
 from . import about, presets_rest
 from .models import models
 
@@ -171,6 +172,6 @@ def _picture(text: Any) -> npt.NDArray[np.uint8]:
             if opened.width * opened.height > MOST_PIXELS:
                 raise OMGError("image", f"it has more than {MOST_PIXELS // 1_000_000} million pixels")
             return np.asarray(opened.convert("RGB"))
-    except (ValueError, OSError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         raise OMGError("image", "this is no base64-encoded picture, or it is broken") from None
 

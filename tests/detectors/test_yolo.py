@@ -201,7 +201,8 @@ class TestHabits:
         """In a process of its own: no settings, no folders, no changed switches; it reads in spite of safe loading."""
         code = f"""
 import os, torch
-before = dict(os.environ)
+from PIL import Image
+before, opened = dict(os.environ), Image.open
 def refuse(*args, **kwargs): raise RuntimeError("unsafe")
 torch.load = refuse
 from tests.detectors.test_yolo import found, Models
@@ -213,6 +214,7 @@ assert not left, left
 from ultralytics.utils import SETTINGS
 from ultralytics.utils.checks import AUTOINSTALL, ONLINE
 assert not AUTOINSTALL and not ONLINE
+assert Image.open is opened
 """
         clean = {name: value for name, value in os.environ.items() if "YOLO" not in name and not name.startswith("XDG")}
         done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True,

@@ -248,6 +248,7 @@ def test_where_nothing_was_drawn_nothing_is_measured(engine, clip_folder, tmp_pa
     assert not (out / "report.html").exists()
 
 
+@pytest.mark.usefixtures("reader")
 def test_damaged_pictures_are_named_and_count_as_missing(engine, clip_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(DETECTORS, "halves", Halves())
     path = write(tmp_path, a_spec(methods={"OMG": {"kind": "omg"}}, regions={"detector": "halves"}))
@@ -276,6 +277,7 @@ def test_damaged_pictures_are_named_and_count_as_missing(engine, clip_folder, tm
     assert evaluate(path, "--out", out, "--clip", clip_folder) == 0
 
 
+@pytest.mark.usefixtures("reader")
 def test_where_no_picture_is_whole_nothing_is_reported(engine, tmp_path, capsys):
     path, out = write(tmp_path, a_spec(methods={"plain": {"kind": "plain"}})), tmp_path / "out"
     assert evaluate(path, "--out", out) == 0
