@@ -13,7 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from tests.webui.host import CHECKPOINTS, WebUI, find_installation, install_extension, make_data_dir, write_checkpoints
 
-NO_WEBUI = "no web UI: set OMG_WEBUI to a web UI v1.10 folder that has its Python environment in venv/"
+NO_WEBUI = ("no web UI: set OMG_WEBUI to a web UI v1.10 folder, or OMG_FORGE to a Forge's, that has its Python "
+            "environment in venv/")
 
 # time limits per example fail by chance on a busy machine
 settings.register_profile("untimed", deadline=None)

@@ -16,6 +16,7 @@ import gradio as gr
 from ..infotext import WHO_IS_WHERE, title_of
 from .fields import NO_PREVIEW, PREVIEW, choice_of
 from .preview import Preview
+from .which import JS
 
 Component = Any
 
@@ -145,7 +146,7 @@ def on_results(preview: Preview, page: PreviewPage, marker: Component,
         outputs = [page.panel, page.picture, page.overlay, page.note, seeds["seed"], seeds["subseed"]]
         browser = f"omgPreviews.{page.tab}"
         asked = f"(info, _, ...more) => [info, {browser}.asked ? 'asked' : '', ...more.slice(0, 2)]"
-        ended = info.change(after(preview, page.tab), inputs, outputs, show_progress=False, queue=False, _js=asked)
+        ended = info.change(after(preview, page.tab), inputs, outputs, show_progress=False, queue=False, **{JS: asked})
         ended.then(None, [page.picture, page.overlay, page.tool, page.target, *masks], None, show_progress=False,
                    queue=False, _js=f"(...shown) => {browser}.show(...shown)")
 

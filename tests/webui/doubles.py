@@ -27,6 +27,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ import networks as lora
 import torch
 from modules import prompt_parser, script_callbacks, scripts, shared
 
+IS_FORGE = "OMG_TEST_FORGE" in os.environ
 active: set[str] = set()
 seen: dict[str, Any] = {}
 handles: list[Any] = []
@@ -53,7 +55,7 @@ def switch(names: list[str]) -> None:
     active.update(names)
     seen.clear()
     seen.update({"files read": 0, "applied outside": [], "UNet calls": 0, "predictions": 0})
-    unet = shared.sd_model.model.diffusion_model
+    unet = loaded_unet()
     handles.append(unet.register_forward_pre_hook(fail))
     if "split" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2"))
@@ -67,6 +69,12 @@ def switch(names: list[str]) -> None:
     if active & {"counts", "once"}:
         last["stretched"] = False
         handles.append(unet.middle_block.register_forward_hook(stretch))
+
+
+def loaded_unet() -> Any:
+    """The loaded model's."""
+    model = shared.sd_model
+    return model.forge_objects.unet.model.diffusion_model if IS_FORGE else model.model.diffusion_model
 
 
 def double_output(layer: Any, args: Any, output: Any) -> Any:
@@ -170,7 +178,7 @@ class Doubles(scripts.Script):
             p.sample = lambda *given, **named: torch.zeros(p.batch_size, 4, p.height // 8, p.width // 8)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        blocks = p.sd_model.model.diffusion_model.output_blocks
+        blocks = loaded_unet().output_blocks
         if isinstance(blocks[0], Louder):
             blocks[0] = blocks[0].block
         mine = getattr(p, "omg_test_forward", None)
@@ -247,7 +255,7 @@ class ControlNet(scripts.Script):
             return
         kind, preprocessor = self.unit
         unit = SimpleNamespace(preprocessor={"name": preprocessor}, control_model_type=SimpleNamespace(name=kind))
-        sample, unet = p.sample, p.sd_model.model.diffusion_model
+        sample, unet = p.sample, loaded_unet()
         self.latest_network = SimpleNamespace(control_params=[unit], model=unet)
         forward = unet.forward
 
@@ -272,7 +280,7 @@ class ControlNet(scripts.Script):
 
     def restore(self) -> None:
         self.latest_network = None
-        vars(shared.sd_model.model.diffusion_model).pop("forward", None)
+        vars(loaded_unet()).pop("forward", None)
 
 
 def mark(conds: Any, value: int) -> None:
@@ -293,7 +301,7 @@ def before_denoising(params: Any) -> None:
     count = len(params.denoiser.sampler.sampler_extra_args["uncond"]) if "own guidance" in active else 0
     last.update(x=params.x[-count:], sigma=params.sigma[-count:], uncond=params.text_uncond,
                 concat=params.image_cond[-count:])
-    blocks = shared.sd_model.model.diffusion_model.output_blocks
+    blocks = loaded_unet().output_blocks
     if "wraps" in active and params.sampling_step >= 3 and not isinstance(blocks[0], Louder):
         blocks[0] = Louder(blocks[0])
     if "noisy prompt" in active:
@@ -353,6 +361,7 @@ def add_routes(demo: Any, app: Any) -> None:
     app.get("/omg-tests/doubles")(lambda: seen)
 
 
-watch_networks()
+if not IS_FORGE:  # which merges networks in a way of its own
+    watch_networks()
 watch_callbacks()
 script_callbacks.on_app_started(add_routes)

@@ -1,0 +1,196 @@
+"""Forge's samplers as they call a tap: all through the options of the model's patcher, in x_0 space.
+
+Forge puts the rows of UNet calls together as memory and prompts' lengths allow, unconditional ones first. So each row
+of conditioning carries what it is, see :class:`Named`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import OMGError
+from ..host import Evaluate, Guided, PromptParts, Tap
+from ..unet.calls import Row
+from ..unet.patches import Patches
+from ..webui.replacing import replaced
+from .control import Control
+
+NAMES = "omg_rows"
+"""What a row's conditioning calls that which says what the row is"""
+MODIFIERS, WRAPPER, AFTER_CFG, CFG = ("conditioning_modifiers", "model_function_wrapper", "sampler_post_cfg_function",
+                                      "sampler_cfg_function")
+"""Options of Forge's patcher"""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Says what some rows are, as a part of their conditioning: Forge joins it as it joins the rows.
+
+    Attributes:
+        rows: one for each picture.
+    """
+
+    rows: tuple[Row, ...]
+
+    def process_cond(self, **_: Any) -> Named:
+        return self
+
+    def can_concat(self, other: Named) -> bool:
+        return True
+
+    def concat(self, others: Sequence[Named]) -> tuple[Row, ...]:
+        return tuple(row for each in (self, *others) for row in each.rows)
+
+
+@dataclass
+class _Call:
+    """One denoiser call.
+
+    Attributes:
+        left, asked: global rows that the UNet has not been asked for yet, and those that it has.
+        control: what ControlNets say of each row.
+        scale: the picture's guidance scale.
+    """
+
+    left: set[Row] = field(default_factory=set)
+    asked: set[Row] = field(default_factory=set)
+    control: Control = field(default_factory=Control)
+    scale: float = 1.0
+
+
+@contextmanager
+def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> Iterator[None]:
+    """Sampling within the block goes through the tap.
+
+    Predictions are blended right after Forge's own guidance: functions of other extensions that change what guidance
+    gives, inpainting masks, callbacks and previews come after it, as for any picture.
+
+    Args:
+        patcher: of the model's UNet. Its options are put back as they were.
+        denoiser: the sampler's.
+        controls_concepts: whether ControlNets act on concepts' rows.
+
+    Raises:
+        OMGError: within the block, another extension does what cannot reach the concepts.
+    """
+    before: Mapping[str, Any] = patcher.model_options
+    wrap = before.get(WRAPPER)
+    log_sigmas = patcher.model.predictor.sigmas.log().double().cpu().numpy()
+    now = _Call()
+
+    def begin(model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, scale: float, *others: Any) -> Any:
+        step = np.interp(float(sigma.max().log()), log_sigmas, np.arange(len(log_sigmas)))
+        tap.begin(float((len(log_sigmas) - 1 - step) / len(log_sigmas)), denoiser.step)
+        named = [(each, tuple(Row(picture, part=part) for picture in range(len(x)))) for part, each in enumerate(cond)]
+        named += [(each, tuple(Row(picture, part=None) for picture in range(len(x)))) for each in uncond or ()]
+        for each, rows in named:
+            each["model_conds"][NAMES] = Named(rows)
+        now.left, now.asked, now.scale = {row for _, rows in named for row in rows}, set(), scale
+        now.control = Control.taken_from([each for each, _ in named], controls_concepts)
+        return model, x, sigma, uncond, cond, scale, *others
+
+    def unet(apply: Callable[..., Tensor], given: Mapping[str, Any]) -> Tensor:
+        inputs = dict(given["c"])
+        rows = inputs.pop(NAMES, None)
+        if rows is None or not now.left.issuperset(rows):
+            raise OMGError("other extensions", "another extension evaluates the model for guidance of its own (as SAG "
+                                               "and PAG do), which does not reach the concepts; turn it off for "
+                                               "pictures with OMG")
+        now.left.difference_update(rows)
+        now.asked.update(rows)
+        cond = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        others = {name: value for name, value in inputs.items() if name not in cond}
+        evaluate = _evaluate_with(apply, wrap, others, tap.patches, now.control)
+        return tap.unet(evaluate, given["input"], given["timestep"], cond, rows)
+
+    def guided(given: Mapping[str, Any]) -> Tensor:
+        has_uncond = any(row.part is None for row in now.asked)
+        plain = Guided(given["denoised"], given["uncond_denoised" if has_uncond else "cond_denoised"])
+        p = denoiser.p
+        is_skipped = not has_uncond and not math.isclose(p.hr_cfg if p.is_hr_pass else p.cfg_scale, 1.0)
+        guidance = ForgeGuidance(given, now.scale if has_uncond else None, is_skipped)
+        blended = tap.guided(plain, guidance)
+        if has_uncond and blended is not plain:
+            given["uncond_denoised"].copy_(blended.uncond)  # DDIM CFG++ steps along the unconditional noise
+        return blended.prediction
+
+    options = {**before, WRAPPER: unet, MODIFIERS: [*before.get(MODIFIERS, ()), begin],
+               AFTER_CFG: [guided, *before.get(AFTER_CFG, ())]}
+    with replaced(patcher, "model_options", options):
+        yield
+
+
+def _evaluate_with(apply: Callable[..., Tensor], wrap: Any, others: Mapping[str, Any], patches: Patches,
+                   control: Control) -> Evaluate:
+    """The UNet for rows of the running call, as Forge's ``calc_cond_uncond_batch`` asks it for its own.
+
+    Args:
+        apply: the model.
+        wrap: what another extension has put around it, or None.
+        others: what the model takes besides tensors of conditioning.
+    """
+    def evaluate(x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        call = patches.call
+        assert call is not None
+        unconds = [int(row.part is None) for row in call.rows]
+        options = {**others["transformer_options"], "cond_or_uncond": unconds, "sigmas": sigma[:1],
+                   "cond_mark": torch.tensor(unconds).to(sigma), "cond_indices": _where(unconds, 0),
+                   "uncond_indices": _where(unconds, 1)}
+        inputs = {**others, **cond, "transformer_options": options}
+        inputs |= control.of(call.rows, x, sigma, inputs)
+        if wrap is None:
+            return apply(x, sigma, **inputs)
+        output: Tensor = wrap(apply, {"input": x, "timestep": sigma, "c": inputs, "cond_or_uncond": unconds})
+        return output
+
+    return evaluate
+
+
+def _where(marks: Sequence[int], mark: int) -> list[int]:
+    return [number for number, each in enumerate(marks) if each == mark]
+
+
+@dataclass(frozen=True, eq=False)
+class ForgeGuidance:
+    """Guides concepts as Forge's ``sampling_function_inner`` guides the picture.
+
+    Attributes:
+        given: what Forge hands on after guidance.
+        of_picture: its guidance scale; None in a step without unconditional rows.
+        is_skipped: whether Forge leaves guidance out of this step alone (NGMS).
+    """
+
+    given: Mapping[str, Any]
+    of_picture: float | None
+    is_skipped: bool = False
+
+    def scale(self, own: float | None) -> float | None:
+        if own is None:
+            return self.of_picture
+        return None if self.is_skipped or math.isclose(own, 1.0) else own
+
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float, pictures: Sequence[int]) -> Tensor:
+        weights = [sum(weight for _, weight in of_picture) for of_picture in parts]
+        mixed = torch.stack([sum(((cond[row] - base) * weight for row, weight in of_picture), torch.zeros_like(base))
+                             for of_picture, base in zip(parts, uncond, strict=True)])
+        replacing = self.given["model_options"].get(CFG)
+        if replacing is None:
+            return uncond + mixed * scale
+        x, sigma = self.given["input"][list(pictures)], self.given["sigma"][list(pictures)]
+        mean = uncond + mixed / torch.tensor(weights).to(mixed)[:, None, None, None]
+        guided: Tensor = x - replacing({
+            "cond": x - mean, "uncond": x - uncond, "cond_scale": scale, "timestep": sigma, "input": x, "sigma": sigma,
+            "cond_denoised": mean, "uncond_denoised": uncond, "model": self.given["model"],
+            "model_options": self.given["model_options"]})
+        return guided
+
+    def finished(self, prediction: Tensor) -> Tensor:
+        return prediction

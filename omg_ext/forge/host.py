@@ -1,0 +1,176 @@
+"""Forge as a host of the two passes: see :class:`omg_ext.host.Host`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
+from modules import shared
+from torch import Tensor, nn
+
+from .. import request
+from ..comprehension.phrases import Stage
+from ..comprehension.places import Places
+from ..errors import OMGError
+from ..faces.base import ConceptFace, Face
+from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
+from ..request.tags import also_in_main_prompt
+from ..unet.calls import Row
+from ..unet.deltas import Sources
+from ..unet.patches import Patches
+from ..unet.regions import Regions
+from ..webui.batch import Batch, EncodedConcept, Sample
+from ..webui.conditioning import encode, prompt_words
+from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
+from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
+from . import control
+from .denoiser import tapped
+from .networks import Kept, in_text_encoders, on_unet
+
+NO_FACES = ("faces (InstantID) are not drawn in Forge; take a LoRA for this concept, or AUTOMATIC1111's web UI or "
+            "diffusers")
+UNET_NAMES = {"crossattn": "c_crossattn", "vector": "y"}
+"""What Forge's models call the parts of conditioning"""
+
+
+class ForgeHost(Batch):
+    """One batch of Forge. The global prompt's networks are in the model's weights, so there is no style to add.
+
+    Args:
+        p, sample, concept_prompts, asked: see :class:`omg_ext.webui.batch.Batch`.
+        kept: networks that were read before.
+
+    Raises:
+        OMGError: the model, an extension or a wish is out of OMG's reach.
+    """
+
+    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
+                 asked: request.Request):
+        _check_model()
+        super().__init__(p, sample, concept_prompts, asked)
+        self._kept = kept
+        refuse(p, asked, self.unet)
+        self._refuse()
+        self._samplings = 0
+        self._counters = Counters(p, self.unet)
+        self.style: Sources = {}
+        self.tag_arguments: Collection[str] = ()
+
+    @property
+    def unet(self) -> nn.Module:
+        unet: nn.Module = self._patcher.model.diffusion_model
+        return unet
+
+    @property
+    def _patcher(self) -> Any:
+        """The picture's own copy of what patches the UNet; other extensions have put theirs into it."""
+        return shared.sd_model.forge_objects.unet
+
+    def _refuse(self) -> None:
+        if self.refiner.is_due:
+            raise OMGError("refiner", "in Forge concepts are not drawn with a refiner; take it out, or turn OMG off")
+        for index, concept in enumerate(self._asked.concepts):
+            if concept.faces:
+                raise OMGError(f"concepts[{index}].face", NO_FACES)
+        control.refuse(self._patcher.controlnet_linked_list)
+        options = self._patcher.model_options["transformer_options"]
+        attention = [*options.get("patches", {}), *options.get("patches_replace", {})]
+        if self._asked.predict == "joint" and any(name.startswith("attn2") for name in attention):
+            raise OMGError("predict", "joint looks at each concept's place for itself, and another extension replaces "
+                                      "cross-attention (as IP-Adapter does); choose shared, or turn it off")
+
+    def load(self, concept: ConceptPrompt) -> EncodedConcept:
+        refuse_negative_weights(self._p, [*concept.texts, *(concept.negatives or ())], concept.field)
+        # as of the main prompt, tags do nothing where they are switched off
+        tags = () if self._p.disable_extra_networks else concept.tags
+        refuse_unknown(tags, concept.field)
+        in_main_prompt = active_files()
+        last = {tag.name: tag for tag in tags}.values()
+        read = [(self._kept.read(shared.sd_model, tag, concept.field), tag) for tag in last]
+        with in_text_encoders(shared.sd_model, [(network, tag.te) for network, tag in read]):
+            prompts = encode(self._p, concept.texts, concept.negatives)
+        bare = encode(self._p, concept.texts, concept.negatives) if concept.needs_bare and read else prompts
+        networks = [network for network, _ in read]
+        add_hashes(self._p, networks)
+        warnings = [also_in_main_prompt(concept.field, network.mentioned_name) for network in networks
+                    if file_of(network) in in_main_prompt]
+        return EncodedConcept(on_unet(self.unet, [(network, tag.unet) for network, tag in read]), bool(read), prompts,
+                              bare, None, None, warnings)
+
+    def sample(self, tap: Tap) -> Tensor:
+        self._samplings += 1
+        if self._samplings > 1:
+            shared.state.nextjob()
+            self._counters.put_back()
+        refuse_tiles(tap.patches)
+        with tapped(self._patcher, self._p.sampler.model_wrap_cfg, tap, self._asked.control_concepts):
+            return self._sample()
+
+    def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
+        return {**like, **_by_unet_names(cond)}
+
+    def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
+        return prompt_words(self._p, _text_engine())
+
+    def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
+        return encode(self._p, prompts, None).at(self._p.firstpass_steps)
+
+    def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
+        """See :class:`omg_ext.host.Host`. Nothing that other extensions have put into the model acts here."""
+        patcher = self._patcher
+        model, sigmas = patcher.model, patcher.model.predictor.sigmas
+        sigma = sigmas[round((1 - at) * (len(sigmas) - 1))].to(latents)
+        x = latents + sigma * noise
+        concat = self._p.txt2img_image_conditioning(x)
+        given = {"c_concat": concat} if concat.shape[2:] == x.shape[2:] else {}
+        sampling_prepare(patcher, x)
+        try:
+            denoised: Tensor = model.apply_model(x, sigma.expand(len(x)), **given, **_by_unet_names(cond),
+                                                 transformer_options={})
+        finally:
+            sampling_cleanup(patcher)
+        return (x - denoised) / sigma
+
+    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
+        raise OMGError("face", NO_FACES)
+
+    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
+             regions: Regions | None) -> None:
+        raise OMGError("face", NO_FACES)
+
+
+def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
+              asked: request.Request) -> ForgeHost:
+    """See :class:`omg_ext.webui.engine.Engine`."""
+    return ForgeHost(p, sample, kept, concept_prompts, asked)
+
+
+def embeddings() -> list[Any]:
+    """See :class:`omg_ext.webui.engine.Engine`. Forge reads them with a checkpoint, and not again."""
+    return sorted(_text_engine().embeddings.word_embeddings)
+
+
+def _text_engine() -> Any:
+    """What reads prompts; SDXL has two, and takes the first's tokens for both."""
+    model = shared.sd_model
+    return getattr(model, "text_processing_engine_l", None) or model.text_processing_engine
+
+
+def _by_unet_names(cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {UNET_NAMES[name]: tensor for name, tensor in cond.items()}
+
+
+def _check_model() -> None:
+    """Refuse what has no UNet that OMG knows, or one that it cannot reach into."""
+    model = shared.sd_model
+    if not any(getattr(model, f"is_{family}", False) for family in ("sd1", "sd2", "sdxl")):
+        raise OMGError("checkpoint", f"{model.sd_checkpoint_info.name} has no UNet that OMG knows; load an SD 1.x, SD "
+                                     "2.x or SDXL checkpoint")
+    unet = model.forge_objects.unet.model.diffusion_model
+    if isinstance(unet, torch._dynamo.OptimizedModule) or not any(
+            name.endswith("attn2") for name, _ in unet.named_modules()):
+        raise OMGError("checkpoint", "OMG cannot reach into a compiled UNet; turn off what compiles it")
