@@ -11,7 +11,15 @@ import pytest
 from hypothesis import settings
 from PIL import Image, UnidentifiedImageError
 
-from tests.webui.host import CHECKPOINTS, WebUI, find_installation, install_extension, make_data_dir, write_checkpoints
+from tests.webui.host import (
+    CHECKPOINTS,
+    WebUI,
+    find_installation,
+    install_extension,
+    make_data_dir,
+    tests_forge,
+    write_checkpoints,
+)
 
 NO_WEBUI = ("no web UI: set OMG_WEBUI to a web UI v1.10 folder, or OMG_FORGE to a Forge's, that has its Python "
             "environment in venv/")
@@ -90,6 +98,13 @@ def webui(running: WebUI) -> WebUI:
     """The running web UI with the tiny SDXL checkpoint loaded."""
     running.set_checkpoint(CHECKPOINTS[0])
     return running
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of what is another thing in Forge are skipped there, by their reason."""
+    for marker in item.iter_markers("not_in_forge"):
+        if tests_forge():
+            pytest.skip(f"not in Forge: {marker.args[0]}")
 
 
 @pytest.hookimpl(wrapper=True)

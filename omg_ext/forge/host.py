@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
 from modules import shared
 from torch import Tensor, nn
@@ -77,9 +76,20 @@ class ForgeHost(Batch):
             if concept.faces:
                 raise OMGError(f"concepts[{index}].face", NO_FACES)
         control.refuse(self._patcher.controlnet_linked_list)
-        options = self._patcher.model_options["transformer_options"]
-        attention = [*options.get("patches", {}), *options.get("patches_replace", {})]
-        if self._asked.predict == "joint" and any(name.startswith("attn2") for name in attention):
+        self._refuse_attention(self._patcher.model_options["transformer_options"])
+
+    def _refuse_attention(self, options: Mapping[str, Any]) -> None:
+        """Refuse what other extensions have put in the place of attention, by what it would do to concepts' rows."""
+        replaced = options.get("patches_replace", {})
+        if replaced.get("attn1"):
+            raise OMGError("other extensions", "one replaces self-attention (StyleAlign, SelfAttentionGuidance or a "
+                                               "reference unit of ControlNet, say), which mixes or counts rows; turn it "
+                                               "off for pictures with OMG")
+        if {"attn2_patch", "attn2_output_patch"} & options.get("patches", {}).keys():
+            raise OMGError("other extensions", "one changes what the prompt is attended to (Forge Couple, say), and "
+                                               "concepts have prompts and places of their own; turn it off for "
+                                               "pictures with OMG")
+        if replaced.get("attn2") and self._asked.predict == "joint":
             raise OMGError("predict", "joint looks at each concept's place for itself, and another extension replaces "
                                       "cross-attention (as IP-Adapter does); choose shared, or turn it off")
 
@@ -171,6 +181,5 @@ def _check_model() -> None:
         raise OMGError("checkpoint", f"{model.sd_checkpoint_info.name} has no UNet that OMG knows; load an SD 1.x, SD "
                                      "2.x or SDXL checkpoint")
     unet = model.forge_objects.unet.model.diffusion_model
-    if isinstance(unet, torch._dynamo.OptimizedModule) or not any(
-            name.endswith("attn2") for name, _ in unet.named_modules()):
+    if hasattr(unet, "_orig_mod") or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
         raise OMGError("checkpoint", "OMG cannot reach into a compiled UNet; turn off what compiles it")

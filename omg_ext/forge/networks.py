@@ -98,7 +98,11 @@ def _read(model: Any, disk: Any, name: str, field: str) -> Network:
     if not unet and is_for_another(shapes_of(disk), disk.metadata or {}, loaded_architecture()):
         raise wrong_architecture_of(disk, field)
     for key, patch in unet.items():
-        if not _fits(patch, _parameter(objects.unet.model, key)):
+        try:
+            fits = _fits(patch, _parameter(objects.unet.model, key))
+        except (RuntimeError, IndexError) as error:
+            raise OMGError(field, f"Forge cannot merge the LoRA {disk.name} into this model: {error}") from error
+        if not fits:
             raise wrong_architecture_of(disk, field)
     return network
 
@@ -120,7 +124,12 @@ def _parameter(model: nn.Module, key: Any) -> Any:
 
 
 def _fits(patch: Any, parameter: Any) -> bool:
-    """Whether a patch changes a parameter of this shape. Quantised ones do not tell theirs, and Forge tries."""
+    """Whether a patch changes a parameter of this shape. Quantised ones do not tell theirs, and Forge tries.
+
+    Raises:
+        RuntimeError: Forge fails on it.
+        IndexError: the same.
+    """
     if hasattr(parameter, "bnb_quantized") or hasattr(parameter, "gguf_cls"):
         return True
     kind, values = patch
@@ -131,11 +140,8 @@ def _fits(patch: Any, parameter: Any) -> bool:
         up, down, mid = values[0], values[1], values[3]
         inner = math.prod(down.shape[1:]) * (1 if mid is None else math.prod(mid.shape[2:]))
         return len(shape) > 1 and (up.shape[0], up.shape[1], inner) == (shape[0], down.shape[0], math.prod(shape[1:]))
-    try:  # on no device, where only shapes are computed
-        found = merge_lora_to_weight([_merged(_meta(patch))], torch.empty(shape, device="meta"))
-    except (RuntimeError, IndexError):
-        return False
-    return tuple(found.shape) == shape
+    # on no device, where only shapes are computed
+    return tuple(merge_lora_to_weight([_merged(_meta(patch))], torch.empty(shape, device="meta")).shape) == shape
 
 
 def _meta(patch: Any) -> Any:

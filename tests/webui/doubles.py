@@ -19,6 +19,7 @@
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
 * ``skip N`` presses Skip in that call, ``skip denoiser N`` as a sampler asks for its N-th prediction, of any model;
+* in Forge, ``another family`` has the model be of none that is known, ``compiled`` its UNet be compiled;
 * ``downloads URL`` gives the detector ``transformers`` small files from there to download, and a stand-in for pip that
   refuses;
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
@@ -63,12 +64,23 @@ def switch(names: list[str]) -> None:
     for name in active:
         if name.startswith("downloads "):
             replace_downloads(name.removeprefix("downloads "))
+    if "another family" in active:
+        replace_attribute(shared.sd_model, "is_sdxl", False)
+    if "compiled" in active:
+        replace_attribute(shared.sd_model.forge_objects.unet.model, "diffusion_model", Compiled(unet))
     if "hooks attention" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_q"))
         handles.append(layer.register_forward_hook(double_output))
     if active & {"counts", "once"}:
         last["stretched"] = False
         handles.append(unet.middle_block.register_forward_hook(stretch))
+
+
+def replace_attribute(owner: Any, name: str, value: Any) -> None:
+    """Until the next switch."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    handles.append(SimpleNamespace(remove=lambda: setattr(owner, name, before)))
 
 
 def loaded_unet() -> Any:
@@ -79,6 +91,14 @@ def loaded_unet() -> Any:
 
 def double_output(layer: Any, args: Any, output: Any) -> Any:
     return 2 * output
+
+
+class Compiled(torch.nn.Module):
+    """What ``torch.compile`` makes of a UNet, as far as OMG looks at it."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self._orig_mod = unet
 
 
 class Louder(torch.nn.Module):

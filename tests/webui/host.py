@@ -109,7 +109,7 @@ def find_installation() -> Path | None:
     Raises:
         FileNotFoundError: the variable names something that is no such web UI with its own environment.
     """
-    variable = "OMG_FORGE" if os.environ.get("OMG_FORGE") else "OMG_WEBUI"
+    variable = "OMG_FORGE" if tests_forge() else "OMG_WEBUI"
     named = os.environ.get(variable, "")
     if not named:
         return None
@@ -119,6 +119,11 @@ def find_installation() -> Path | None:
         if not part.exists():
             raise FileNotFoundError(f"{variable}={named}: there is no {part}")
     return root
+
+
+def tests_forge() -> bool:
+    """Whether the tests run in a Forge."""
+    return bool(os.environ.get("OMG_FORGE"))
 
 
 def is_forge(installation: Path) -> bool:
@@ -352,6 +357,8 @@ class WebUI:
         Raises:
             ApiError: the web UI refused it.
         """
+        if self.is_forge and payload.get("enable_hr"):  # the page's values, which its API lacks
+            payload = {"hr_additional_modules": ["Use same choices"], "hr_cfg": payload["cfg_scale"], **payload}
         answer = self.post(f"/sdapi/v1/{tab}", payload)
         pictures = [decode(text) for text in answer["images"]]
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))

@@ -1,0 +1,149 @@
+"""What is Forge's alone: its own extensions, and what is refused there. The other files' tests run there, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.webui.controls import write_controls
+from tests.webui.host import ApiError, WebUI, distance, tests_forge
+from tests.webui.test_api import (
+    LEFT,
+    PROMPT,
+    RIGHT,
+    assert_close,
+    concept,
+    omg,
+    png,
+    request,
+)
+from tests.webui.test_ways import HIRES
+
+pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left"),
+              pytest.mark.skipif(not tests_forge(), reason="no Forge: set OMG_FORGE to its folder")]
+
+WAYS = ("separate", "shared", "joint")
+FREEU, THRESHOLD, SHRINK, SAG, PAG, ALIGN, TILES = (
+    "FreeU Integrated (SD 1.x, SD 2.x, SDXL)", "DynamicThresholding (CFG-Fix) Integrated", "Kohya HRFix Integrated",
+    "SelfAttentionGuidance Integrated (SD 1.x, SD 2.x, SDXL)", "PerturbedAttentionGuidance Integrated",
+    "StyleAlign Integrated", "MultiDiffusion Integrated")
+ACTIVE: dict[str, list[Any]] = {
+    FREEU: [True, 1.3, 1.4, 0.9, 0.2, 0, 1], THRESHOLD: [True, 3, 0.9, "Constant", 0, "Constant", 0, 1, "enable",
+                                                         "MEAN", "AD", 1],
+    SHRINK: [True, 3, 2, 0, 0.5, True, "bicubic", "bicubic"], SAG: [True, 0.5, 2, 1], PAG: [True, 3, 0, 0, 1],
+    ALIGN: [True, 1], TILES: [True, "MultiDiffusion", 64, 64, 32, 4]}
+
+
+def with_scripts(webui: WebUI, data: Any, scripts: dict[str, Any], **payload: Any) -> Any:
+    """A picture beside other scripts of Forge; without OMG if ``data`` is None."""
+    own = {} if data is None else {"OMG": {"args": [data]}}
+    others = {name: {"args": args} for name, args in scripts.items()}
+    return webui.txt2img(alwayson_scripts={**own, **others}, **payload)
+
+
+@pytest.mark.parametrize("script", [FREEU, THRESHOLD, SHRINK])
+@pytest.mark.parametrize("way", WAYS)
+def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: str, way: str) -> None:
+    """*everywhere is plain*, in a batch of which one picture has no concept."""
+    acting, payload = {script: ACTIVE[script]}, {"steps": 5, "batch_size": 2}
+    plain = with_scripts(webui, None, acting, prompt=PROMPT, **payload)
+    made = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), predict=way), acting, **payload)
+    for ours, theirs in zip(made.images, plain.images, strict=True):
+        assert_close(ours, theirs)
+    assert distance(plain.image, webui.txt2img(prompt=PROMPT, **payload).image) > 1
+
+
+@pytest.mark.parametrize(("script", "reason"), [
+    (SAG, "self-attention"), (PAG, "guidance of its own"), (ALIGN, "self-attention"), (TILES, "tiles")])
+def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, reason: str) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        with_scripts(webui, request(concept(PROMPT)), {script: ACTIVE[script]}, steps=3, batch_size=2)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(("fields", "payload", "named"), [
+    ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:1:2>"}, {}, r"concepts\[0\].prompt: .*rank of 2 \(dyn\)"),
+    ({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {}, r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT"),
+    ({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge"),
+    ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
+    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
+    ({}, {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}, "refiner: ")])
+def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
+                                                   named: str) -> None:
+    with pytest.raises(ApiError, match=named) as caught:
+        omg(webui, request({**concept(PROMPT), **fields}), steps=2, **payload)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("family", ["another family", "compiled"])
+def test_models_without_a_unet_that_is_known_are_refused(webui: WebUI, family: str) -> None:
+    webui.doubles(family)
+    with pytest.raises(ApiError, match="checkpoint: ") as caught:
+        omg(webui, request(concept(PROMPT)), steps=2)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("payload", [
+    {"s_min_uncond": 4}, {"s_min_uncond": 4, "override_settings": {"s_min_uncond_all": True}},
+    {"override_settings": {"skip_early_cond": 0.4}}], ids=str)
+def test_steps_without_guidance(webui: WebUI, payload: dict[str, Any]) -> None:
+    plain = webui.txt2img(prompt=PROMPT, sampler_name="Euler a", steps=4, **payload).image
+    for way in WAYS:
+        data = request(concept(PROMPT, cfg_scale=5), predict=way)
+        assert_close(omg(webui, data, sampler_name="Euler a", steps=4, **payload).image, plain)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_concept_is_guided_where_the_picture_is_not(webui: WebUI, way: str) -> None:
+    """At a scale of 1 Forge evaluates no unconditional rows."""
+    plain = webui.txt2img(prompt=PROMPT, steps=4, cfg_scale=5).image
+    assert_close(omg(webui, request(concept(PROMPT, cfg_scale=5), predict=way), steps=4, cfg_scale=1).image, plain)
+
+
+# --- its ControlNet ---
+
+@pytest.fixture(scope="module")
+def controls(running: WebUI, checkpoints: Any) -> None:
+    """Tiny control models, in Forge's folder."""
+    write_controls(checkpoints, running.data_dir / "models" / "ControlNet")
+    running.get("/controlnet/model_list?update=true")
+
+
+def unit(model: str, **fields: Any) -> dict[str, Any]:
+    """A unit with a map that shows."""
+    hint = np.zeros((128, 128, 3), np.uint8)
+    hint[32:96, 32:96] = 255
+    return {"enabled": True, "model": model, "module": "None", "image": png(hint), "weight": 1.0, **fields}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("model", ["sdxl-cn", "sdxl-t2i"])
+@pytest.mark.usefixtures("controls")
+def test_controlnet_acts_on_concepts(webui: WebUI, model: str, way: str) -> None:
+    acting = {"ControlNet": [unit(model)]}
+    # what a ControlNet reads of the prompt is, in a joint row, the main prompt
+    background = PROMPT if way == "joint" else "a photo of a man and a woman"
+    plain = with_scripts(webui, None, acting, prompt=PROMPT, steps=5).image
+    data = request(concept(PROMPT, cfg_scale=5), predict=way)
+    assert_close(with_scripts(webui, data, acting, prompt=background, steps=5).image, plain)
+    assert distance(plain, webui.txt2img(prompt=PROMPT, steps=5).image) > 2
+
+
+@pytest.mark.usefixtures("controls")
+def test_concepts_may_be_free_of_controlnet(webui: WebUI) -> None:
+    acting = {"ControlNet": [unit("sdxl-cn")]}
+    free = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), control_concepts=False), acting, steps=5)
+    assert_close(free.image, webui.txt2img(prompt=PROMPT, steps=5).image)
+
+
+@pytest.mark.usefixtures("controls")
+def test_both_passes_with_controlnet_and_hires(webui: WebUI) -> None:
+    acting = {"ControlNet": [unit("sdxl-cn")]}
+    empty = {"concepts": [concept("a red car")], "blend_start": 1}
+    plain = with_scripts(webui, None, acting, steps=4, **HIRES)
+    np.testing.assert_array_equal(with_scripts(webui, empty, acting, steps=4, **HIRES).image, plain.image)
+    data = request(concept("a man <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-locon:1>", RIGHT),
+                   blend_start=0.3, layout={"cross": 1, "self": 0.4}, predict="joint")
+    assert distance(with_scripts(webui, data, acting, steps=6, **HIRES).image, plain.image) > 2
