@@ -83,8 +83,8 @@ class ForgeHost(Batch):
         replaced = options.get("patches_replace", {})
         if replaced.get("attn1"):
             raise OMGError("other extensions", "one replaces self-attention (StyleAlign, SelfAttentionGuidance or a "
-                                               "reference unit of ControlNet, say), which mixes or counts rows; turn it "
-                                               "off for pictures with OMG")
+                                               "reference unit of ControlNet, say), which mixes or counts rows; turn "
+                                               "it off for pictures with OMG")
         if {"attn2_patch", "attn2_output_patch"} & options.get("patches", {}).keys():
             raise OMGError("other extensions", "one changes what the prompt is attended to (Forge Couple, say), and "
                                                "concepts have prompts and places of their own; turn it off for "

@@ -66,11 +66,15 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
         args: the script's.
         shown: the first pass that the user has seen last.
     """
+    if getattr(p, "omg_waits_for", None) is p.sampler:
+        return  # Forge calls scripts twice before a hires pass
+    p.omg_waits_for = p.sampler
     method = "sample_img2img" if p.is_hr_pass or is_given(p) else "sample"
     waiting = ExitStack()
 
     def sample(*sample_args: Any, **sample_kwargs: Any) -> Tensor:
         waiting.close()  # the sampler is as it was, so that it can be asked to sample twice
+        p.omg_waits_for = None
         once = partial(getattr(p.sampler, method), *sample_args, **sample_kwargs)
         try:
             request = _request(args)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance
+from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, tests_forge
 from tests.webui.networks import kinds_for
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
@@ -22,14 +22,19 @@ pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 SAMPLERS = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
     "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
-    "LCM",
+    "LCM", *(("HeunPP2", "IPNDM", "IPNDM_V", "DEIS", "DDPM") if tests_forge() else ()),
 )
 SCHEDULERS = (
     "automatic", "uniform", "karras", "exponential", "polyexponential", "sgm_uniform", "kl_optimal", "align_your_steps",
     "simple", "normal", "ddim", "beta",
+    *(("turbo", "align_your_steps_GITS", "align_your_steps_11", "align_your_steps_32") if tests_forge() else ()),
 )
+NO_OFT = pytest.mark.not_in_forge("it does not read OFT and IA3")
+NO_DYN = pytest.mark.not_in_forge("it does not cut ranks")
 EVERYWHERE = {"box": [0, 0, 1, 1]}
 LEFT, RIGHT = {"box": [0, 0, 0.5, 1]}, {"box": [0.5, 0, 1, 1]}
+WHOLE = "full" if tests_forge() else "oft"
+"""A kind of network that changes weights as a whole."""
 LONG = "a portrait of a knight in shining armour, " * 12
 PROMPT = "a portrait of a knight"
 
@@ -150,8 +155,10 @@ def test_concept_everywhere_on_other_models(webui: WebUI, checkpoint: str, sampl
 
 @pytest.mark.parametrize("tag", [
     "sdxl-lora:0.5", "sdxl-lora:-0.7", "sdxl-lora:0.3:1.2", "sdxl-lora:0:1", "sdxl-lora:1:0", "sdxl-lora:te=0.4",
-    "sdxl-lora:unet=0.6", "sdxl-lora:1:te=0.2:unet=0.9", "sdxl-lora:1:1:2", "sdxl-lora:1:dyn=1", "sdxl-locon:1:1:3",
-    "sdxl-dora-conv:1:1:2", "sdxl-lora:0.5><lora:sdxl-other:0.8", "sdxl-lora:0.5><lora:sdxl-oft:0.8",
+    "sdxl-lora:unet=0.6", "sdxl-lora:1:te=0.2:unet=0.9",
+    *(pytest.param(tag, marks=NO_DYN) for tag in (
+        "sdxl-lora:1:1:2", "sdxl-lora:1:dyn=1", "sdxl-locon:1:1:3", "sdxl-dora-conv:1:1:2")),
+    "sdxl-lora:0.5><lora:sdxl-other:0.8", pytest.param("sdxl-lora:0.5><lora:sdxl-oft:0.8", marks=NO_OFT),
     "sdxl-dora:0.8><lora:sdxl-full:0.5", "sdxl-norm:0.5><lora:sdxl-lokr:0.5",
 ])
 def test_tag_arguments_mean_what_they_mean_in_a_prompt(webui: WebUI, tag: str) -> None:
@@ -195,7 +202,7 @@ def test_concept_has_its_own_negative_prompt_and_scale(webui: WebUI) -> None:
 
 def test_rows_per_call_do_not_change_the_picture(webui: WebUI) -> None:
     concepts = [concept(f"{PROMPT} <lora:sdxl-{kind}:1>", where) for kind, where in
-                (("lora", LEFT), ("loha", RIGHT), ("oft", {"box": [0.2, 0.2, 0.8, 0.8]}))]
+                (("lora", LEFT), ("loha", RIGHT), (WHOLE, {"box": [0.2, 0.2, 0.8, 0.8]}))]
     whole = omg(webui, request(*concepts), batch_size=2)
     for rows in (1, 3):
         parts = omg(webui, request(*concepts), batch_size=2, override_settings={"omg_rows_per_call": rows})
@@ -246,7 +253,7 @@ def test_weights_are_a_partition_of_unity(webui: WebUI, boxes: list[dict[str, An
     assert_close(omg(webui, data).image, plain.image)
 
 
-@pytest.mark.parametrize("kind", ["lora", "locon", "loha", "oft", "full"])
+@pytest.mark.parametrize("kind", ["lora", "locon", "loha", pytest.param("oft", marks=NO_OFT), "full"])
 @pytest.mark.parametrize(("left", "right"), [("1", "0.2"), ("0.2", "1"), ("0.2:1.2", "1:0")])
 def test_one_file_keeps_both_multipliers(webui: WebUI, kind: str, left: str, right: str) -> None:
     """Two concepts with one file give the same picture as with two files of the same content."""
@@ -268,7 +275,9 @@ def test_style_network_of_the_global_prompt_stays_on_every_row(webui: WebUI) -> 
     assert distance(unstyled.image, plain.image) > 2
 
 
-@pytest.mark.parametrize(("style", "network"), [("full", "oft"), ("oft", "dora"), ("norm", "lora"), ("ia3", "glora")])
+@pytest.mark.parametrize(("style", "network"), [
+    pytest.param("full", "oft", marks=NO_OFT), pytest.param("oft", "dora", marks=NO_OFT), ("norm", "lora"),
+    pytest.param("ia3", "glora", marks=NO_OFT), ("full", "dora"), ("norm", "glora")])
 def test_types_that_depend_on_the_weight_see_the_styled_one(webui: WebUI, style: str, network: str) -> None:
     plain = webui.txt2img(prompt=f"{PROMPT} <lora:sdxl-{style}:0.7> <lora:sdxl-{network}:1>")
     data = request(concept(f"{PROMPT} <lora:sdxl-{network}:1>"))
@@ -496,7 +505,7 @@ def test_skipped_picture_is_followed_by_the_next(webui: WebUI) -> None:
 def test_no_tensor_stays(webui: WebUI) -> None:
     """*nothing remains*: after a run, and a plain one that replaces the web UI's caches, memory is what it was."""
     found = {"phrase": "man", "prompt": "a dog <lora:sdxl-lora:1>"}
-    data = request(concept("a red car <lora:sdxl-oft:1>", LEFT), found, layout={"cross": 1, "self": 1})
+    data = request(concept(f"a red car <lora:sdxl-{WHOLE}:1>", LEFT), found, layout={"cross": 1, "self": 1})
     omg(webui, data)
     webui.txt2img()
     before = webui.tensors()

@@ -22,6 +22,8 @@ from tests.webui.test_api import (
     EVERYWHERE,
     LEFT,
     LONG,
+    NO_DYN,
+    NO_OFT,
     PROMPT,
     RIGHT,
     assert_close,
@@ -37,8 +39,6 @@ from tests.webui.test_preview import calls_of, told_while
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
 WAYS = ("shared", "joint")
-NO_OFT = pytest.mark.not_in_forge("it does not read OFT")
-NO_DYN = pytest.mark.not_in_forge("it does not cut ranks")
 BARE_AND = pytest.mark.not_in_forge("without guidance it multiplies the prediction by the sum of the weights")
 # weights that sum up to 1 leave nothing of the unconditional row
 AND = "a red car :0.6 AND a blue car :0.4"
