@@ -16,6 +16,7 @@ from tests.webui.host import (
     WebUI,
     find_installation,
     install_extension,
+    is_forge,
     make_data_dir,
     tests_forge,
     write_checkpoints,
@@ -78,11 +79,14 @@ def checkpoints(installation: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def running(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory,
             pytestconfig: pytest.Config) -> Iterator[WebUI]:
     """The one web UI of the session."""
+    from tests.webui.controls import write_controls
     from tests.webui.networks import write_networks  # takes seconds, which most runs of a few tests need not
 
     folder = tmp_path_factory.mktemp("webui")
     make_data_dir(folder, checkpoints)
     write_networks(checkpoints, folder / "models" / "Lora")
+    if is_forge(installation):  # whose ControlNet is a part of it, and knows the files that are there at the start
+        write_controls(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
     pytestconfig.hook.pytest_webui_data_dir(folder=folder, installation=installation)
     with WebUI(installation, folder) as started:

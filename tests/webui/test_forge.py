@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.controls import write_controls
 from tests.webui.host import ApiError, WebUI, distance, tests_forge
 from tests.webui.test_api import (
     LEFT,
@@ -104,25 +103,20 @@ def test_a_concept_is_guided_where_the_picture_is_not(webui: WebUI, way: str) ->
 
 # --- its ControlNet ---
 
-@pytest.fixture(scope="module")
-def controls(running: WebUI, checkpoints: Any) -> None:
-    """Tiny control models, in Forge's folder."""
-    write_controls(checkpoints, running.data_dir / "models" / "ControlNet")
-    running.get("/controlnet/model_list?update=true")
-
-
-def unit(model: str, **fields: Any) -> dict[str, Any]:
-    """A unit with a map that shows."""
+def unit(webui: WebUI, model: str, **fields: Any) -> dict[str, Any]:
+    """A unit with a map that shows, and one of the control models by the beginning of its name."""
     hint = np.zeros((128, 128, 3), np.uint8)
     hint[32:96, 32:96] = 255
-    return {"enabled": True, "model": model, "module": "None", "image": png(hint), "weight": 1.0, **fields}
+    known = webui.get("/controlnet/model_list")["model_list"]
+    name = next(each for each in known if each.startswith(f"{model} "))
+    return {"enabled": True, "model": name, "module": "None", "image": png(hint), "weight": 1.0, **fields}
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("model", ["sdxl-cn", "sdxl-t2i"])
-@pytest.mark.usefixtures("controls")
-def test_controlnet_acts_on_concepts(webui: WebUI, model: str, way: str) -> None:
-    acting = {"ControlNet": [unit(model)]}
+@pytest.mark.parametrize(("model", "fields"), [
+    ("sdxl-cn", {}), ("sdxl-cn", {"control_mode": "ControlNet is more important"}), ("sdxl-t2i", {})])
+def test_controlnet_acts_on_concepts(webui: WebUI, model: str, fields: dict[str, Any], way: str) -> None:
+    acting = {"ControlNet": [unit(webui, model, **fields)]}
     # what a ControlNet reads of the prompt is, in a joint row, the main prompt
     background = PROMPT if way == "joint" else "a photo of a man and a woman"
     plain = with_scripts(webui, None, acting, prompt=PROMPT, steps=5).image
@@ -131,16 +125,14 @@ def test_controlnet_acts_on_concepts(webui: WebUI, model: str, way: str) -> None
     assert distance(plain, webui.txt2img(prompt=PROMPT, steps=5).image) > 2
 
 
-@pytest.mark.usefixtures("controls")
 def test_concepts_may_be_free_of_controlnet(webui: WebUI) -> None:
-    acting = {"ControlNet": [unit("sdxl-cn")]}
+    acting = {"ControlNet": [unit(webui, "sdxl-cn")]}
     free = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), control_concepts=False), acting, steps=5)
     assert_close(free.image, webui.txt2img(prompt=PROMPT, steps=5).image)
 
 
-@pytest.mark.usefixtures("controls")
 def test_both_passes_with_controlnet_and_hires(webui: WebUI) -> None:
-    acting = {"ControlNet": [unit("sdxl-cn")]}
+    acting = {"ControlNet": [unit(webui, "sdxl-cn")]}
     empty = {"concepts": [concept("a red car")], "blend_start": 1}
     plain = with_scripts(webui, None, acting, steps=4, **HIRES)
     np.testing.assert_array_equal(with_scripts(webui, empty, acting, steps=4, **HIRES).image, plain.image)
