@@ -15,6 +15,21 @@ function omgImage(source) {
     });
 }
 
+// Gradio 3 gives a picture as its text, Gradio 4 (Forge) as a file of the server's.
+function omgSource(picture) {
+    return (picture && picture.url) || picture || null;
+}
+
+// A picture as text in the form that Gradio takes.
+async function omgFile(text) {
+    const {version, root} = window.gradio_config;
+    if (!text || version.startsWith("3.")) return text;
+    const form = new FormData();
+    form.append("files", await (await fetch(text)).blob(), "mask.png");
+    const [path] = await (await fetch(`${root}/upload`, {method: "POST", body: form})).json();
+    return {path, url: `${root}/file=${path}`, orig_name: "mask.png", meta: {_type: "gradio.FileData"}};
+}
+
 function omgFill(context, operation, colour) {
     context.save();
     context.globalCompositeOperation = operation;
@@ -97,6 +112,7 @@ class OmgPreview {
     // After every generation: the same pictures come again if it was no preview.
     async show(picture, overlay, tool, target, ...masks) {
         if (!picture || !overlay) return;
+        [picture, overlay] = [picture, overlay].map(omgSource);
         const images = [await omgImage(picture), await omgImage(overlay)];
         if (!this.overlay || this.overlay.src != overlay) this.mark = this.corner = null;
         this.overlay = images[1];
@@ -115,7 +131,7 @@ class OmgPreview {
         const other = this.target != target || this.tool != tool;
         Object.assign(this, {tool, target: Number(target)});
         if (other) this.mark = this.corner = null;
-        const mask = masks[this.target - 1] || null;
+        const mask = omgSource(masks[this.target - 1]);
         if (other || this.masks[this.target] !== mask) await this.loadPaint(this.target, mask);
         this.draw();
     }
@@ -255,7 +271,7 @@ class OmgPreview {
 
     pickMask() {
         const mask = this.mask();
-        this.masks[this.target] = mask; // so that it is not loaded as a new one
+        this.masks[this.target] = mask;
         this.pick("mask", mask);
     }
 
@@ -268,9 +284,11 @@ class OmgPreview {
 
     // For the hidden button: new values of all concepts' "where", position and mask, and what to say. It is given what
     // stands in "where" now: a box is for the shape in it, if that is what the concept has.
-    picks(...choices) {
+    async picks(...choices) {
         const {target} = this;
         const {kind, value} = this.picked;
+        const mask = kind == "mask" ? await omgFile(value) : null;
+        if (mask) this.masks[target] = omgSource(mask); // so that it is not loaded as a new one
         const data = this.who.dataset;
         const outlines = kind == "box" && choices[target - 1] == data.outline;
         const numbers = kind == "mask" ? "" : value.map((part) => part.toFixed(3)).join(", ");
@@ -290,7 +308,7 @@ class OmgPreview {
         return [
             ...all(outlines ? data.outline : data[kind]),
             ...all(kind == "mask" ? omgUnchanged() : numbers),
-            ...all(kind == "mask" ? value : omgUnchanged()),
+            ...all(kind == "mask" ? mask : omgUnchanged()),
             `<p>${said}</p>`,
         ];
     }

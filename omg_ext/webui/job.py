@@ -347,7 +347,9 @@ def _shown(request: Request, first: PictureOf, seen: PictureOf, places: Places |
     pictures: list[Picture] = []
 
     def add(kind: str, title: str, image: Any) -> None:
-        pictures.append(Picture(before + index, kind, title, Image.fromarray(image), kind in request.show))
+        # Forge writes into the pixels of what is saved, and takes grey ones for colours
+        shown = Image.fromarray(image).convert("RGB")
+        pictures.append(Picture(before + index, kind, title, shown, kind in request.show))
 
     wanted = {*request.show, *saved}
     for index, masks in enumerate([] if places is None else places.masks):
