@@ -24,6 +24,7 @@ from tests.webui.test_api import (
     LONG,
     NO_DYN,
     NO_OFT,
+    NO_REPLAY,
     PROMPT,
     RIGHT,
     assert_close,
@@ -339,6 +340,7 @@ def test_prefix_goes_on_after_what_is_not_found(webui: WebUI) -> None:
     assert caught.value.status == 422
 
 
+@NO_REPLAY
 def test_prefix_is_told_and_pasted(webui: WebUI) -> None:
     """In the progress line and in the infotext, which draws the same picture again."""
     result: list[Result] = []
