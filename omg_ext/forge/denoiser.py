@@ -20,6 +20,7 @@ from ..errors import OMGError
 from ..host import Evaluate, Guided, PromptParts, Tap
 from ..unet.calls import Row
 from ..unet.patches import Patches
+from ..webui.neighbours import Watch
 from ..webui.replacing import replaced
 from .control import Control
 
@@ -84,9 +85,10 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> It
     before: Mapping[str, Any] = patcher.model_options
     wrap = before.get(WRAPPER)
     log_sigmas = patcher.model.predictor.sigmas.log().double().cpu().numpy()
-    now = _Call()
+    now, watch = _Call(), Watch()
 
     def begin(model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, scale: float, *others: Any) -> Any:
+        watch.check()
         step = np.interp(float(sigma.max().log()), log_sigmas, np.arange(len(log_sigmas)))
         tap.begin(float((len(log_sigmas) - 1 - step) / len(log_sigmas)), denoiser.step)
         named = [(each, tuple(Row(picture, part=part) for picture in range(len(x)))) for part, each in enumerate(cond)]
@@ -124,7 +126,7 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> It
 
     options = {**before, WRAPPER: unet, MODIFIERS: [*before.get(MODIFIERS, ()), begin],
                AFTER_CFG: [guided, *before.get(AFTER_CFG, ())]}
-    with replaced(patcher, "model_options", options):
+    with replaced(patcher, "model_options", options), watch.watching():
         yield
 
 

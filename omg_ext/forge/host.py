@@ -99,16 +99,18 @@ class ForgeHost(Batch):
         tags = () if self._p.disable_extra_networks else concept.tags
         refuse_unknown(tags, concept.field)
         in_main_prompt = active_files()
-        last = {tag.name: tag for tag in tags}.values()
-        read = [(self._kept.read(shared.sd_model, tag, concept.field), tag) for tag in last]
-        with in_text_encoders(shared.sd_model, [(network, tag.te) for network, tag in read]):
+        read = [(self._kept.read(shared.sd_model, tag, concept.field), tag) for tag in tags]
+        # of one file Forge adds up different weights, and takes the same weight once
+        in_text, in_unet = ([*dict.fromkeys((network, getattr(tag, part)) for network, tag in read)]
+                            for part in ("te", "unet"))
+        with in_text_encoders(shared.sd_model, in_text):
             prompts = encode(self._p, concept.texts, concept.negatives)
         bare = encode(self._p, concept.texts, concept.negatives) if concept.needs_bare and read else prompts
-        networks = [network for network, _ in read]
+        networks = [*dict.fromkeys(network for network, _ in read)]
         add_hashes(self._p, networks)
         warnings = [also_in_main_prompt(concept.field, network.mentioned_name) for network in networks
                     if file_of(network) in in_main_prompt]
-        return EncodedConcept(on_unet(self.unet, [(network, tag.unet) for network, tag in read]), bool(read), prompts,
+        return EncodedConcept(on_unet(self.unet, in_unet), bool(read), prompts,
                               bare, None, None, warnings)
 
     def sample(self, tap: Tap) -> Tensor:

@@ -232,7 +232,7 @@ def in_text_encoders(model: Any, networks: Sequence[tuple[Network, float]]) -> I
     before, changed = objects.clip, objects.clip.clone()
     for number, (network, strength) in enumerate(networks):
         if strength:
-            # Forge takes networks of one name and weight for the same one, and a prompt may name a file twice
+            # Forge takes networks of one name and weight for the same one; this is added to the global prompt's
             changed.add_patches(filename=f"{network.network_on_disk.filename} of OMG, {number}",
                                 patches=network.clip, strength_patch=strength)
     if not changed.patcher.lora_patches.keys() - before.patcher.lora_patches.keys():

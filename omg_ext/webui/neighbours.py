@@ -171,7 +171,7 @@ def _of_single_rows(category: str, params: Any) -> list[Tensor]:
     if category == "cfg_denoised":
         return [params.x]
     if category == "cfg_denoiser":
-        return [tensor for cond in (params.text_cond, params.text_uncond)
+        return [tensor for cond in (params.text_cond, params.text_uncond) if cond is not None  # Forge needs not have it
                 for tensor in (cond.values() if isinstance(cond, dict) else [cond])]
     return []
 

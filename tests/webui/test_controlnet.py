@@ -44,7 +44,7 @@ from tests.webui.test_browser import (
     picture,
 )
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("its ControlNet is another one")]
 
 EXTENSION = "sd-webui-controlnet"
 # whose motion modules SparseCtrl has

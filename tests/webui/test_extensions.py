@@ -42,7 +42,7 @@ from tests.webui.test_browser import (
     open_accordion,
 )
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("these extensions are made for the web UI")]
 
 EXTENSIONS = ("sd-dynamic-thresholding", "sd-webui-kohya-hiresfix", "sd-webui-freeu", "sd_webui_SAG",
               "sd-webui-incantations", "sd-webui-negpip", "multidiffusion-upscaler-for-automatic1111",

@@ -51,7 +51,7 @@ from tests.webui.test_browser import (
 )
 from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("faces are refused there")]
 
 WAYS = ("separate", "shared", "joint")
 BACKGROUND = "a photo of a man and a woman"

@@ -12,7 +12,8 @@ from tests.webui.host import CHECKPOINTS, WebUI, distance
 from tests.webui.test_api import LEFT, PROMPT, assert_close, concept, omg, request
 from tests.webui.test_img2img import SQUARE
 
-pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left"),
+              pytest.mark.not_in_forge("refiners are refused there")]
 
 REFINER: dict[str, Any] = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5, "steps": 4}
 ANOTHER_KIND = {**REFINER, "refiner_checkpoint": "tiny-sd15"}

@@ -63,7 +63,7 @@ def test_first_pictures_and_masks_beside_each_picture(webui: WebUI, saved: Calla
     plain = webui.txt2img(steps=3, batch_size=2, n_iter=2).images
     for file, wanted in zip(by_kind["first-pass"], plain, strict=True):
         with Image.open(file) as picture:
-            np.testing.assert_array_equal(np.asarray(picture), wanted)
+            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), wanted)
     with Image.open(by_kind["mask-of-concept-1"][0]) as mask:
         assert np.asarray(mask.convert("L"))[:, :60].min() == 255
 
