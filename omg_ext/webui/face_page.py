@@ -33,6 +33,7 @@ def connect(photo: Any, mark: Any, index: Any, found: Any) -> None:
     choice of a face, and the place for what is found."""
     photo.change(seen, [photo, index], [found], show_progress=False)
     photo.change(_in_its_place, [photo], [mark], show_progress=False, queue=False)
+    mark.change(lambda text: gr.update(visible=bool(text)), [mark], [mark], show_progress=False, queue=False)
     index.change(seen, [photo, index], [found], show_progress=False)
 
 

@@ -13,6 +13,7 @@ from modules.ui_components import FormRow
 
 from ..errors import OMGError
 from .presets import PresetExistsError, from_args, presets, to_args
+from .words import said
 
 Component = Any
 
@@ -92,16 +93,16 @@ def connect(page: PresetsPage, components: Sequence[Component], shown: Callable[
         groups: how many concept groups there are.
     """
     quiet = {"show_progress": False, "queue": False}
-    said = [page.chosen, page.name, page.note, page.asked]
+    outputs = [page.chosen, page.name, page.note, page.asked]
     # other tabs and the API save, too, and Gradio would only tell the next page that the server builds
     page.chosen.focus(_names, None, [page.names], **quiet)
     page.names.change(lambda names: gr.update(choices=json.loads(names)), [page.names], [page.chosen], **quiet).then(
         None, _js=OPEN_ANEW % page.chosen.elem_id, **quiet)
     page.chosen.input(lambda name: [name or "", "", ""], [page.chosen], [page.name, page.note, page.asked], **quiet)
     page.load.click(_load(shown, groups, len(components)), [page.chosen], [*components, page.note, page.asked], **quiet)
-    page.save.click(_save, [page.name, page.asked, *components], said, **quiet)
-    page.rename.click(_rename, [page.chosen, page.name], said, **quiet)
-    page.delete.click(_delete, [page.chosen, page.asked], said, **quiet)
+    page.save.click(_save, [page.name, page.asked, *components], outputs, **quiet)
+    page.rename.click(_rename, [page.chosen, page.name], outputs, **quiet)
+    page.delete.click(_delete, [page.chosen, page.asked], outputs, **quiet)
 
 
 def _names() -> str:
@@ -112,12 +113,12 @@ def _load(shown: Callable[[Sequence[Any]], list[Any]], groups: int, count: int) 
     def load(name: Any) -> list[Any]:
         leave = [gr.update() for _ in range(count)]
         if not name:
-            return [*leave, _note(CHOOSE), ""]
+            return [*leave, _note(said(CHOOSE)), ""]
         try:
             api, _, *values = shown(to_args(presets().load(name), groups))
         except OMGError as error:
             return [*leave, _note(_words(error)), ""]
-        return [api, gr.update(), *values, _note(LOADED.format(name=name)), ""]  # it does not switch OMG on or off
+        return [api, gr.update(), *values, _note(said(LOADED, name=name)), ""]  # it does not switch OMG on or off
 
     return load
 
@@ -126,46 +127,46 @@ def _save(name: str, asked: str, *args: Any) -> list[Any]:
     try:
         kept = presets().save(name, from_args(args), overwrite=asked == f"save {name}")
     except PresetExistsError as error:
-        return _left(REPLACE.format(name=error.name), asked=f"save {name}")
+        return _left(said(REPLACE, name=error.name), asked=f"save {name}")
     except OMGError as error:
         return _left(_words(error))
-    return _done(kept, SAVED.format(name=kept))
+    return _done(kept, said(SAVED, name=kept))
 
 
 def _rename(chosen: str | None, name: str) -> list[Any]:
     if not chosen:
-        return _left(CHOOSE)
+        return _left(said(CHOOSE))
     try:
         renamed = presets().rename(chosen, name)
     except OMGError as error:
         return _left(_words(error))
-    return _done(renamed, RENAMED.format(name=renamed))
+    return _done(renamed, said(RENAMED, name=renamed))
 
 
 def _delete(chosen: str | None, asked: str) -> list[Any]:
     if not chosen:
-        return _left(CHOOSE)
+        return _left(said(CHOOSE))
     if asked != f"delete {chosen}":
-        return _left(REMOVE.format(name=chosen), asked=f"delete {chosen}")
+        return _left(said(REMOVE, name=chosen), asked=f"delete {chosen}")
     try:
         presets().delete(chosen)
     except OMGError as error:
         return _left(_words(error))
-    return _done(None, DELETED.format(name=chosen))
+    return _done(None, said(DELETED, name=chosen))
 
 
-def _left(said: str, asked: str = "") -> list[Any]:
+def _left(text: str, asked: str = "") -> list[Any]:
     """Nothing was done, and why."""
-    return [gr.update(), gr.update(), _note(said), asked]
+    return [gr.update(), gr.update(), _note(text), asked]
 
 
-def _done(chosen: str | None, said: str) -> list[Any]:
-    return [gr.update(choices=presets().names(), value=chosen), chosen or "", _note(said), ""]
+def _done(chosen: str | None, text: str) -> list[Any]:
+    return [gr.update(choices=presets().names(), value=chosen), chosen or "", _note(text), ""]
 
 
 def _words(error: OMGError) -> str:
     return f"{error.field}: {error.message}"
 
 
-def _note(said: str) -> str:
-    return f"<p>{html.escape(said)}</p>"
+def _note(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"

@@ -309,7 +309,7 @@ def test_the_page_alone_says_what_goes_where(page: Page) -> None:
     """What a newcomer with two LoRAs needs: in plain sight, and two examples that follow it."""
     open_accordion(page)
     hint = part(page, "enabled").locator(".omg-hint.prose")
-    for words in ("the whole scene", "without the characters' LoRAs", "trigger word and LoRA", "no other's"):
+    for words in ("The whole scene", "without the characters' LoRAs", "trigger word and LoRA", "no other's"):
         expect(hint).to_contain_text(words)
     examples = [part(page, f"concept{number}_prompt").locator("textarea").get_attribute("placeholder") or ""
                 for number in (1, 2)]
