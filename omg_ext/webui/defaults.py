@@ -15,6 +15,9 @@ NOT_LOADED = ('The page starts without the preset "{name}", which the settings n
               "Settings > OMG.")
 
 
+NOT_SHOWN = "it has more than the fields can show, as more concepts than there are fields for"
+
+
 @dataclass(frozen=True)
 class Start:
     """
@@ -45,7 +48,9 @@ def start_with(name: str, groups: int) -> Start:
         data = presets().load(name)
     except OMGError as error:
         return Start(said=NOT_LOADED.format(name=name, reason=error.message))
-    values = {(number, each.name): value
-              for (number, each), value in zip(arg_fields(groups), to_args(data, groups), strict=True)
+    args = to_args(data, groups)
+    if args[0]:  # which would count while OMG is off
+        return Start(said=NOT_LOADED.format(name=name, reason=NOT_SHOWN))
+    values = {(number, each.name): value for (number, each), value in zip(arg_fields(groups), args, strict=True)
               if value != each.default and each.name not in ("enabled", "preview")}
     return Start(name, values, parse_request({**data, "preview": True}))

@@ -150,7 +150,7 @@ def _started(each: Field, number: int, start: Start) -> Field:
         default = value if each.name == "face_mark" else _of_component(each, value)
         # the web UI's own default would take its place
         each = replace(each, default=default, saved=False)
-        if each.name in ("api", "face_mark"):
+        if each.name == "face_mark":
             each = replace(each, options={**each.options, "visible": True})
     if each.name in ("where_text", "mask_picture") and (number, "where") in start.values:
         text, mask = _place_inputs(start.values[number, "where"])

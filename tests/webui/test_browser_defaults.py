@@ -49,6 +49,7 @@ def started(installation: Path, checkpoints: Path, tmp_path_factory: pytest.Temp
     presets = folder / "omg" / "presets"
     presets.mkdir(parents=True)
     (presets / "three.json").write_text(json.dumps(PRESET))
+    (presets / "eight.json").write_text(json.dumps({"concepts": PRESET["concepts"][:1] * 8}))
     (presets / "broken.json").write_text('{"concepts": ')
     (folder / "config.json").write_text(json.dumps({**SETTINGS, "omg_defaults": "three"}))
     (folder / "ui-config.json").write_text(json.dumps(OWN))
@@ -138,6 +139,7 @@ def test_the_web_uis_own_defaults_keep_nothing_of_it(started: WebUI) -> None:
 @pytest.mark.parametrize(("name", "said"), [
     ("gone", 'starts without the preset "gone", which the settings name: there is no preset "gone". Choose another'),
     ("broken", 'the preset "broken" is damaged'),
+    ("eight", "it has more than the fields can show"),
     ("../three", "the settings name: it may"),
 ])
 def test_without_the_preset_the_fields_are_as_ever(started: WebUI, page: Page, name: str, said: str) -> None:
@@ -152,6 +154,7 @@ def test_without_the_preset_the_fields_are_as_ever(started: WebUI, page: Page, n
     expect(part(page, "predict").locator("input")).to_have_value("Fastest: all in one go")
     expect(number(page, "blend_start")).to_have_value("0.3")
     expect(number(page, "cross")).to_have_value("0.5")
+    expect(part(page, "api")).to_be_hidden()
 
 
 def test_the_settings_offer_the_presets(started: WebUI, page: Page) -> None:
@@ -162,7 +165,7 @@ def test_the_settings_offer_the_presets(started: WebUI, page: Page) -> None:
     field.scroll_into_view_if_needed()
     field.locator("input").click()
     texts = [text.replace("✓", "").strip() for text in field.locator("li").all_inner_texts()]
-    assert texts[:3] == ["None: the fields as they are", "broken", "three"]
+    assert texts[:3] == ["None: the fields as they are", "broken", "eight"]
     field.locator("li").filter(has_text="None: the fields").click()
     page.locator("#settings_submit").click()
     expect(page.locator("#settings_result.prose")).to_contain_text("settings changed")
