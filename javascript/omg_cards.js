@@ -14,9 +14,9 @@
         // Not a button: the host counts the buttons there to know when its card tabs are ready.
         makeNote() {
             const note = document.createElement("a");
+            const title = "Click a prompt to choose where cards go; click here for the main prompt.";
             Object.assign(note, {id: this.accordion.id.replace(/enabled$/, "card_target"), className: "omg-card-target",
-                role: "button", tabIndex: 0,
-                title: "Click a prompt to choose where cards go; click here for the main prompt."});
+                role: "button", tabIndex: 0, title: getTranslation(title) ?? title});
             const toMain = () => {
                 activePromptTextarea[this.tab] = this.mainPrompt;
                 this.show();

@@ -14,8 +14,16 @@
             const list = accordion.querySelector(".omg-list");
             this.fields = JSON.parse(list.dataset.fields);
             accordion.addEventListener("click", (event) => this.clicked(event.target));
+            this.translate();
             this.countTokens();
             this.propose();
+        }
+
+        // The host translates texts, and what stands in a component's own title; not those within.
+        translate() {
+            for (const each of this.accordion.querySelectorAll(".omg-tools [title]")) {
+                each.title = getTranslation(each.title) ?? each.title;
+            }
         }
 
         part(name) {
@@ -37,10 +45,11 @@
             }
         }
 
-        // What a new concept has: the defaults of the page, which users may have changed.
-        fresh(index) {
+        // What a new concept has: what the page has in the last one at the start, which users may have changed.
+        fresh() {
+            const last = this.accordion.querySelectorAll(".omg-concept").length;
             return this.fields.map((name) => {
-                const id = `${this.prefix}concept${index + 1}_${name}`;
+                const id = `${this.prefix}concept${last}_${name}`;
                 const {props} = window.gradio_config.components.find((each) => each.props.elem_id == id);
                 return props.value ?? null;
             });
@@ -56,7 +65,7 @@
             const room = count < groups;
             let focus = index;
             if (action == "add" && room) {
-                concepts[count] = this.fresh(count);
+                concepts[count] = this.fresh();
                 focus = count++;
             } else if (action == "copy" && room) {
                 concepts.splice(index + 1, 0, [...concepts[index]]);
@@ -65,7 +74,7 @@
                 focus = index + 1;
             } else if (action == "remove") {
                 concepts.splice(index, 1);
-                concepts.push(this.fresh(groups - 1));
+                concepts.push(this.fresh());
                 count = Math.max(1, count - 1);
                 focus = Math.min(index, count - 1);
             } else if (action == "up" || action == "down") {

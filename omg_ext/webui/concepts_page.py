@@ -16,6 +16,7 @@ from modules.call_queue import wrap_queued_call
 
 from ..comprehension.overlay import COLOURS
 from ..comprehension.proposals import proposals
+from .fields import Field
 
 Component = Any
 ElemId = Callable[[str], str]
@@ -66,14 +67,14 @@ def prompt(elem_id: str, make: Callable[[], Component]) -> Component:
     return made
 
 
-def foot(fields: Iterable[str], is_full: bool, elem_id: ElemId) -> Component:
+def foot(fields: Iterable[Field], is_full: bool, elem_id: ElemId) -> Component:
     """What stands below the groups: the button that adds one, or that there is none left.
 
     Args:
-        fields: names of a concept's fields, in the order of :func:`connect`.
+        fields: a concept's, in the order of :func:`connect`.
         is_full: whether all groups are shown at first.
     """
-    names = html.escape(json.dumps(list(fields)))
+    names = html.escape(json.dumps([each.name for each in fields]))
     return gr.HTML(f'<div class="omg-list{" omg-full" * is_full}" data-fields="{names}">'
                    f'<button type="button" data-omg="add">{ADD}</button><span>{FULL}</span></div>',
                    elem_id=elem_id("list"))

@@ -12,6 +12,9 @@ import gradio as gr
 from modules.ui_components import FormRow
 
 from ..errors import OMGError
+from ..request import parse_request
+from . import lacks_page
+from .defaults import Start
 from .presets import PresetExistsError, from_args, presets, to_args
 from .words import said
 
@@ -57,16 +60,17 @@ class PresetsPage:
     names: Component
 
 
-def build(elem_id: Callable[[str], str]) -> PresetsPage:
+def build(elem_id: Callable[[str], str], start: Start) -> PresetsPage:
     """The components, in the accordion.
 
     Args:
         elem_id: the script's.
+        start: what the page starts with.
     """
     with FormRow():
-        chosen = gr.Dropdown(presets().names(), value=None, label="Preset", elem_id=elem_id("preset"),
+        chosen = gr.Dropdown(presets().names(), value=start.name or None, label="Preset", elem_id=elem_id("preset"),
                              info="Keeps what is filled in below, by name.")
-        name = gr.Textbox("", label="Name", max_lines=1, elem_id=elem_id("preset_name"),
+        name = gr.Textbox(start.name, label="Name", max_lines=1, elem_id=elem_id("preset_name"),
                           info="To save under; for Rename the new one.")
     with gr.Row(elem_classes=["omg-presets"]):
         load, save, rename, delete = (
@@ -74,7 +78,7 @@ def build(elem_id: Callable[[str], str]) -> PresetsPage:
             for label, tip in (("Load", "Fill in the fields below from the preset"),
                                ("Save", "Keep the fields below under this name"),
                                ("Rename", "Give the preset this name"), ("Delete", "Remove the preset")))
-    note = gr.HTML("", elem_id=elem_id("preset_note"), elem_classes=["omg-note"])
+    note = gr.HTML(_note(start.said) if start.said else "", elem_id=elem_id("preset_note"), elem_classes=["omg-note"])
     asked = gr.Textbox("", visible=False, elem_id=elem_id("preset_asked"))
     names = gr.Textbox(_names(), visible=False, elem_id=elem_id("preset_names"))
     for component in (chosen, name, load, save, rename, delete, asked, names):
@@ -83,7 +87,7 @@ def build(elem_id: Callable[[str], str]) -> PresetsPage:
 
 
 def connect(page: PresetsPage, components: Sequence[Component], shown: Callable[[Sequence[Any]], list[Any]],
-            groups: int) -> None:
+            groups: int, lacking: Component) -> None:
     """What the buttons do.
 
     Args:
@@ -91,6 +95,7 @@ def connect(page: PresetsPage, components: Sequence[Component], shown: Callable[
         components: the script's, in their order.
         shown: what these get for values that ask for a request.
         groups: how many concept groups there are.
+        lacking: says what of a preset is not here.
     """
     quiet = {"show_progress": False, "queue": False}
     outputs = [page.chosen, page.name, page.note, page.asked]
@@ -99,7 +104,8 @@ def connect(page: PresetsPage, components: Sequence[Component], shown: Callable[
     page.names.change(lambda names: gr.update(choices=json.loads(names)), [page.names], [page.chosen], **quiet).then(
         None, _js=OPEN_ANEW % page.chosen.elem_id, **quiet)
     page.chosen.input(lambda name: [name or "", "", ""], [page.chosen], [page.name, page.note, page.asked], **quiet)
-    page.load.click(_load(shown, groups, len(components)), [page.chosen], [*components, page.note, page.asked], **quiet)
+    page.load.click(_load(shown, groups, len(components)), [page.chosen],
+                    [*components, lacking, page.note, page.asked], **quiet)
     page.save.click(_save, [page.name, page.asked, *components], outputs, **quiet)
     page.rename.click(_rename, [page.chosen, page.name], outputs, **quiet)
     page.delete.click(_delete, [page.chosen, page.asked], outputs, **quiet)
@@ -111,14 +117,17 @@ def _names() -> str:
 
 def _load(shown: Callable[[Sequence[Any]], list[Any]], groups: int, count: int) -> Callable[[Any], list[Any]]:
     def load(name: Any) -> list[Any]:
-        leave = [gr.update() for _ in range(count)]
+        leave = [gr.update() for _ in range(count + 1)]
         if not name:
             return [*leave, _note(said(CHOOSE)), ""]
         try:
-            api, _, *values = shown(to_args(presets().load(name), groups))
+            data = presets().load(name)
+            api, _, *values = shown(to_args(data, groups))
+            lacks = lacks_page.said(parse_request({**data, "preview": True}))  # which bears empty prompts
         except OMGError as error:
             return [*leave, _note(_words(error)), ""]
-        return [api, gr.update(), *values, _note(said(LOADED, name=name)), ""]  # it does not switch OMG on or off
+        # it does not switch OMG on or off
+        return [api, gr.update(), *values, lacks, _note(said(LOADED, name=name)), ""]
 
     return load
 

@@ -78,20 +78,22 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
                 shown.drop()  # its memory is wanted elsewhere
                 return once()
             job = Job.of(p)
+            awaited = args[0] if isinstance(args[0], Awaited) else None
             if p.is_hr_pass:
                 latents, warnings = job.draw_hires(request, once, _noise(*sample_args, **sample_kwargs))
             elif is_given(p):
-                draw = job.preview_over if request.preview else job.draw_over
-                latents, warnings = draw(request, once, shown)
+                if request.preview:
+                    latents, warnings = job.preview_over(request, once, shown if awaited is None else None)
+                else:
+                    latents, warnings = job.draw_over(request, once, shown)
             else:
                 noise = _noise(*sample_args, **sample_kwargs)
-                awaited = args[0] if isinstance(args[0], Awaited) else None
                 if request.preview:
                     latents, warnings = job.preview(request, once, noise, shown if awaited is None else None)
                 else:
                     latents, warnings = job.draw(request, once, noise, shown)
-                if awaited is not None and job.places is not None:
-                    awaited.add(job.places)
+            if awaited is not None and job.places is not None:
+                awaited.add(job.places)
         except OMGError as error:
             forget_kept()
             raise RefusedRequest(error) from error

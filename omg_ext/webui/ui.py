@@ -19,8 +19,10 @@ from ..comprehension.masks import decode_mask
 from ..errors import OMGError
 from ..request import parse_request
 from ..request.pictures import decode_picture, rgb
-from . import concepts_page, face_page, infotext, presets_page, preview_page, settings
+from . import concepts_page, face_page, few_steps_page, infotext, lacks_page, presets_page, preview_page, settings
+from .defaults import Start, start_with
 from .fields import (
+    BLEND,
     CONCEPT_FIELDS,
     FACE,
     FIND,
@@ -100,12 +102,14 @@ WIDGETS: dict[str, Callable[..., Component]] = {
 def build(script: Any, is_img2img: bool) -> list[Component]:
     """The components of the script, in the order that :func:`request_from_args` takes their values.
 
-    Sets ``script.infotext_fields``. The host calls this again to read the defaults for the API: the number of concept
-    groups then stays that of the first call, whatever the setting says by now.
+    Sets ``script.infotext_fields`` and ``script.paste_field_names``. The host calls this again to read the defaults for
+    the API: the number of concept groups then stays that of the first call, whatever the setting says by now.
     """
     groups = concept_count(len(script.controls)) if script.controls else settings.ui_concepts()
-    shown = min(2, groups)
-    table = {each.name: each for each in GLOBAL_FIELDS}
+    # the API's defaults are the fields' own
+    start = Start() if script.controls else start_with(settings.start_preset(), groups)
+    shown = start.values.get((0, "count"), min(2, groups))
+    table = {each.name: _started(each, 0, start) for each in GLOBAL_FIELDS}
     table["count"] = replace(table["count"], default=shown, options={**table["count"].options, "maximum": groups})
     accordion = table.pop("enabled")
     if is_img2img:
@@ -117,33 +121,61 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     panels, concepts = [], []
     with made["enabled"]:
         gr.HTML(HINT + _sentences(OVER if is_img2img else FIRST), elem_classes=["omg-hint"])
-        presets = presets_page.build(script.elem_id)
+        presets = presets_page.build(script.elem_id, start)
+        lacking = lacks_page.build(script.elem_id, start.request)
         made |= _render((each for each in table.values() if not each.panel), script.elem_id)
         for number in range(1, groups + 1):
             with gr.Accordion(f"Concept {number}", visible=number <= shown, elem_id=script.elem_id(f"concept{number}"),
                               elem_classes=concepts_page.classes(number)) as panel:
                 concepts_page.tools(number)
-                concepts.append(_render(concept_fields(number), script.elem_id, f"concept{number}_"))
+                concepts.append(_render((_started(each, number, start) for each in concept_fields(number)),
+                                        script.elem_id, f"concept{number}_"))
             panels.append(panel)
-        names = [each.name for each in CONCEPT_FIELDS]
-        concepts_page.foot(names, shown == groups, script.elem_id)
+        concepts_page.foot(CONCEPT_FIELDS, shown == groups, script.elem_id)
         page = preview_page.build(script.elem_id, groups, shown, tab)
-        made |= _render((each for each in table.values() if each.panel), script.elem_id)
-        concepts_page.connect(made["count"], panels, page.target, concepts, names,
+        panel_fields = [each for each in table.values() if each.panel]
+        made |= _render((each for each in panel_fields if each.panel != BLEND), script.elem_id)
+        few_steps = few_steps_page.build(script.elem_id)
+        made |= _render((each for each in panel_fields if each.panel == BLEND), script.elem_id)
+        concepts_page.connect(made["count"], panels, page.target, concepts, [each.name for each in CONCEPT_FIELDS],
                               [concept[PROPOSED] for concept in concepts], script.main_prompts.get(tab),
                               script.elem_id)
     components = [[made, *concepts][number][each.name] for number, each in arg_fields(groups)]
-    _connect(made, concepts, components)
-    presets_page.connect(presets, components, lambda args: _shown_values(args, groups), groups)
+    _connect(made, concepts, components, lacking)
+    presets_page.connect(presets, components, lambda args: _shown_values(args, groups), groups, lacking)
+    lacks_page.connect(lacking, made, concepts)
+    script.after_steps = few_steps_page.on_steps(few_steps, made, concepts)
     preview_page.connect(page, concepts)
     script.after_generation = preview_page.on_results(script.preview, page, made["preview"],
                                                       [concept["mask_picture"] for concept in concepts])
-    script.infotext_fields = infotext.paste_fields(made["api"], made["enabled"], unstyled)
+    sent = infotext.sent_fields({f"concept{number}_{each.name}" if number else each.name: component
+                                 for (number, each), component in zip(arg_fields(groups), components, strict=True)
+                                 if each.name != "preview"})
+    script.infotext_fields = [*infotext.paste_fields(made["api"], made["enabled"], unstyled), *sent]
+    script.paste_field_names = [name for _, name in sent]
     return components
 
 
 def _sentences(texts: Iterable[str]) -> str:
     return "<p>" + "\n".join(f"<span>{html.escape(text)}</span>" for text in texts) + "</p>"
+
+
+def _started(each: Field, number: int, start: Start) -> Field:
+    """The field of a concept (0 is the request) as the page begins with it."""
+    if (number, each.name) in start.values:
+        value = start.values[number, each.name]
+        default = value if each.name == "face_mark" else _of_component(each, value)
+        # the web UI's own default would take its place
+        each = replace(each, default=default, saved=False)
+        if each.name == "face_mark":
+            each = replace(each, options={**each.options, "visible": True})
+    if each.name in ("where_text", "mask_picture") and (number, "where") in start.values:
+        text, mask = _place_inputs(start.values[number, "where"])
+        shown = {name: value for name, value in (text if each.name == "where_text" else mask).items() if value
+                 and name != "__type__"}
+        label, info = shown.pop("label", each.label), shown.pop("info", each.info)
+        each = replace(each, label=label, info=info, options={**each.options, **shown})
+    return each
 
 
 def _component(each: Field, elem_id: str) -> Component:
@@ -179,14 +211,14 @@ def _parts(each: Field, elem_id: Callable[[str], str]) -> Components:
     return before | own | behind
 
 
-def _connect(made: Components, concepts: list[Components], components: list[Component]) -> None:
+def _connect(made: Components, concepts: list[Components], components: list[Component], lacking: Component) -> None:
     """What happens in the accordion as values change, whether the user or a pasted infotext changed them."""
     quiet = {"show_progress": False, "queue": False}
     for concept in concepts:
         concept["where"].change(_place_inputs, [concept["where"]], [concept["where_text"], concept["mask_picture"]],
                                 **quiet)
         face_page.connect(concept["face"], concept["face_mark"], concept["face_index"], concept[FACE_FOUND])
-    made["api"].change(_spread_request(len(concepts)), [made["api"]], components, **quiet)
+    made["api"].change(_spread_request(len(concepts)), [made["api"]], [*components, lacking], **quiet)
     # a request that the fields cannot show must not outlive the accordion that it came with
     made["enabled"].change(None, [made["enabled"], made["api"]], [made["api"]],
                            _js="(enabled, request) => enabled ? request : ''", show_progress=False)
@@ -200,16 +232,17 @@ def _place_inputs(choice: str) -> list[Any]:
 
 
 def _spread_request(groups: int) -> Callable[[str], list[Any]]:
-    """From the text of a request (pasted with an infotext) to the fields.
+    """From the text of a request (pasted with an infotext) to the fields, and what of it is not here.
 
     The text stays, in sight, if the fields cannot show what it asks for or if it is no valid request.
     """
     def spread(text: str) -> list[Any]:
-        leave = [gr.update() for _ in arg_fields(groups)]
+        leave = [gr.update() for _ in (*arg_fields(groups), "what is not here")]
         if not text:
             return [gr.update(visible=False), *leave[1:]]
         try:
-            return _shown_values(args_from_request(parse_request(text), groups), groups)
+            request = parse_request(text)
+            return [*_shown_values(args_from_request(request, groups), groups), lacks_page.said(request)]
         except OMGError:
             return [gr.update(visible=True), *leave[1:]]
 

@@ -203,8 +203,12 @@ def test_each_picture_of_the_batch_tab_is_drawn_over(webui: WebUI, page: Page, t
     page.locator("#img2img_batch_source > .tab-nav button", has_text="From directory").click()
     for name, folder in (("input", given), ("output", drawn)):
         fill(page.locator(f"#img2img_batch_{name}_dir :is(input, textarea)"), str(folder))
-    finish(webui, page, page.locator("#img2img_generate"))
-    made = {path.name: np.asarray(Image.open(path).convert("RGB")) for path in drawn.iterdir()}
+    webui.options(samples_save=True)
+    try:
+        finish(webui, page, page.locator("#img2img_generate"))
+    finally:
+        webui.options(samples_save=False)
+    made = {path.name.partition("-")[2]: np.asarray(Image.open(path).convert("RGB")) for path in drawn.iterdir()}
     assert made.keys() == pictures.keys()
     for name, each in pictures.items():
         asked = {"OMG": {"args": [{"concepts": [
