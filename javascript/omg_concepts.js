@@ -13,6 +13,7 @@
             this.counted = {}; // the prompts whose tokens were counted, by id
             const list = accordion.querySelector(".omg-list");
             this.fields = JSON.parse(list.dataset.fields);
+            this.fresh = this.defaults();
             accordion.addEventListener("click", (event) => this.clicked(event.target));
             this.translate();
             this.countTokens();
@@ -45,8 +46,9 @@
             }
         }
 
-        // What a new concept has: what the page has in the last one at the start, which users may have changed.
-        fresh() {
+        // What a new concept has: what the page begins with in its last one. (Gradio puts what is there later in its
+        // place.)
+        defaults() {
             const last = this.accordion.querySelectorAll(".omg-concept").length;
             return this.fields.map((name) => {
                 const id = `${this.prefix}concept${last}_${name}`;
@@ -65,7 +67,7 @@
             const room = count < groups;
             let focus = index;
             if (action == "add" && room) {
-                concepts[count] = this.fresh();
+                concepts[count] = [...this.fresh];
                 focus = count++;
             } else if (action == "copy" && room) {
                 concepts.splice(index + 1, 0, [...concepts[index]]);
@@ -74,7 +76,7 @@
                 focus = index + 1;
             } else if (action == "remove") {
                 concepts.splice(index, 1);
-                concepts.push(this.fresh());
+                concepts.push([...this.fresh]);
                 count = Math.max(1, count - 1);
                 focus = Math.min(index, count - 1);
             } else if (action == "up" || action == "down") {

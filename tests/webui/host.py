@@ -404,6 +404,11 @@ class WebUI:
         if loaded != name:
             raise RuntimeError(f"asked for the checkpoint {name}, {loaded} is loaded:\n{self.log()[-4000:]}")
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def log(self) -> str:
         """Everything that the web UI has printed."""
         return self._log.read_text(errors="replace")

@@ -76,9 +76,9 @@ def test_guidance_of_concepts_beside_a_picture_without(page: Page) -> None:
     fill(part(page, "concept2_lora_guidance").locator("input[type=number]"), "2")
     expect(note(page)).to_contain_text("CFG scale: the picture's is 1, as Turbo, Lightning and LCM want it, but "
                                        "concept 2 has guidance of its own")
-    fill(part(page, "count").locator("input[type=number]"), "1")
+    part(page, "concept2_on").locator("input").uncheck()
     expect(note(page)).to_have_text("")
-    fill(part(page, "count").locator("input[type=number]"), "2")
+    part(page, "concept2_on").locator("input").check()
     expect(note(page)).to_contain_text("concept 2")
     fill(part(page, "concept2_lora_guidance").locator("input[type=number]"), "0")
     expect(note(page)).to_have_text("")
