@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,22 @@ from omg_ext.infotext import KEY, parameters, request_text
 from omg_ext.request import parse_request
 from omg_ext.request.pictures import mark_of
 from tests.webui import test_browser_img2img as over
-from tests.webui.host import WebUI
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     PLACES,
     PROMPTS,
-    ask_for_a_small_picture,
-    browsing,
     choose,
     fill,
     fill_concepts,
     generate,
-    load,
     open_accordion,
     part,
 )
+from tests.webui.host import WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 
 MISSING = "a man <lora:sdxl-lroa:1>"
 SAID = re.compile(r"Concept 2: there is no LoRA 'sdxl-lroa' .*did you mean .*<lora:sdxl-lora:1>")
-
-
-@pytest.fixture(scope="module")
-def browser_page(running: WebUI) -> Iterator[Page]:
-    with browsing(running) as page:
-        yield page
-
-
-@pytest.fixture
-def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Iterator[Page]:
-    """A freshly loaded page with a small picture to make; its last state is kept as a screenshot."""
-    load(webui, browser_page)
-    ask_for_a_small_picture(browser_page)
-    yield browser_page
-    browser_page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
 def fill_everything(page: Page, folder: Path) -> None:

@@ -12,22 +12,18 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from omg_ext.comprehension.overlay import COLOURS
-from tests.webui.host import WebUI
-from tests.webui.test_browser import (
-    browser_page,
+from tests.webui.browser import (
     choose,
     fill,
     fill_concepts,
     generate,
     load,
     open_accordion,
-    page,
     part,
     picture,
     thumbnails,
 )
-
-__all__ = ["browser_page", "page"]  # fixtures
+from tests.webui.host import WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 

@@ -16,8 +16,7 @@ from playwright.sync_api import Page, expect
 
 from omg_ext.comprehension.masks import encode_mask
 from tests.webui import test_browser_img2img as over
-from tests.webui.host import SETTINGS, ApiError, WebUI, encode, install_extension, make_data_dir
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     ask_for_a_small_picture,
     browsing,
     generate,
@@ -26,6 +25,7 @@ from tests.webui.test_browser import (
     part,
     picture,
 )
+from tests.webui.host import SETTINGS, ApiError, WebUI, encode, install_extension, make_data_dir
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.webui import test_browser_img2img as over
+from tests.webui.browser import choose, fill, fill_concepts, generate, open_accordion, part
 from tests.webui.host import WebUI
-from tests.webui.test_browser import browsing, choose, fill, fill_concepts, generate, load, open_accordion, part
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
-
-
-@pytest.fixture(scope="module")
-def browser_page(running: WebUI) -> Iterator[Page]:
-    with browsing(running) as page:
-        yield page
-
-
-@pytest.fixture
-def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Iterator[Page]:
-    """A freshly loaded page; its last state is kept as a screenshot."""
-    load(webui, browser_page)
-    yield browser_page
-    browser_page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
 def note(page: Page, there: Callable[[Page, str], Locator] = part) -> Locator:

@@ -12,21 +12,18 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.webui.host import DEFAULTS, WebUI, distance
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     PLACES,
     PROMPTS,
     SECONDS,
     SIZE,
     WATCH,
-    browser_page,
     choose,
     fill,
     load,
 )
+from tests.webui.host import DEFAULTS, WebUI, distance
 from tests.webui.test_img2img import SQUARE
-
-__all__ = ["browser_page"]  # a fixture
 
 PREVIEW = 'gradioApp().getElementById("script_img2img_omg_enabled").omgPreview'
 

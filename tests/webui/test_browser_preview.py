@@ -13,23 +13,21 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.webui.host import Result, WebUI, distance
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     SECONDS,
-    browser_page,
     choose,
     fill,
     generate,
     load,
     open_accordion,
-    page,
     part,
     picture,
     thumbnails,
 )
+from tests.webui.host import Result, WebUI, distance
 from tests.webui.test_preview import REUSED, nothing_kept
 
-__all__ = ["browser_page", "nothing_kept", "page"]  # fixtures
+__all__ = ["nothing_kept"]  # a fixture
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 

@@ -9,23 +9,19 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.webui.host import WebUI, distance
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     PLACES,
     PROMPTS,
     SECONDS,
-    browser_page,
     choose,
     fill,
     fill_concepts,
     generate,
     open_accordion,
-    page,
     picture,
     thumbnails,
 )
-
-__all__ = ["browser_page", "page"]  # fixtures
+from tests.webui.host import WebUI, distance
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 

@@ -18,6 +18,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.webui.browser import (
+    PLACES,
+    PROMPTS,
+    ask_for_a_small_picture,
+    browsing,
+    choose,
+    fill_concepts,
+    generate,
+    load,
+    open_accordion,
+    picture,
+)
 from tests.webui.controls import image_prompt, write_controls
 from tests.webui.host import (
     DEFAULTS,
@@ -31,18 +43,6 @@ from tests.webui.host import (
 )
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, request
-from tests.webui.test_browser import (
-    PLACES,
-    PROMPTS,
-    ask_for_a_small_picture,
-    browsing,
-    choose,
-    fill_concepts,
-    generate,
-    load,
-    open_accordion,
-    picture,
-)
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
 pytestmark = pytest.mark.webui

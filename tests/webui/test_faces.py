@@ -24,6 +24,18 @@ from safetensors.torch import load_file, save_file
 
 from tests.models import tiny_instantid
 from tests.models.tiny_instantid import photo
+from tests.webui.browser import (
+    SECONDS,
+    ask_for_a_small_picture,
+    browsing,
+    choose,
+    fill,
+    generate,
+    load,
+    open_accordion,
+    part,
+    picture,
+)
 from tests.webui.host import (
     CHECKPOINTS,
     DEFAULTS,
@@ -38,18 +50,6 @@ from tests.webui.host import (
 from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
-from tests.webui.test_browser import (
-    SECONDS,
-    ask_for_a_small_picture,
-    browsing,
-    choose,
-    fill,
-    generate,
-    load,
-    open_accordion,
-    part,
-    picture,
-)
 from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 

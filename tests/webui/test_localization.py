@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from omg_ext.webui.fields import CONCEPT_FIELDS, GLOBAL_FIELDS, PLACES
+from tests.webui.browser import browsing, fill, load, open_accordion, part
 from tests.webui.host import REPOSITORY, WebUI
-from tests.webui.test_browser import browsing, fill, load, open_accordion, part
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 
