@@ -152,11 +152,13 @@ def test_concept_everywhere_is_plain(controlled: WebUI, model: str) -> None:
     assert_is_plain(controlled, [unit(model)], ways=("separate", "shared"))
 
 
-@pytest.mark.parametrize("payload", [{"denoising_strength": 0.9}, ONLY_MASKED], ids=["whole", "only masked"])
+@pytest.mark.parametrize("payload", [{}, ONLY_MASKED], ids=["whole", "only masked"])
 @pytest.mark.parametrize("model", ["sdxl-cn", "sdxl-t2i", "sd15-ip", "sdxl-reference_only"])
 def test_concept_everywhere_is_plain_over_a_given_picture(controlled: WebUI, model: str,
                                                           payload: dict[str, Any]) -> None:
     set_checkpoint_of(controlled, model)
+    # a unit's model draws random numbers as it is loaded, and then the autoencoder others
+    draw(controlled, [unit(model)], over=SQUARE, steps=1)
     assert_is_plain(controlled, [unit(model)], over=SQUARE, **payload)
 
 
