@@ -15,7 +15,8 @@ USABLE := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in $(CANDIDATES); do if $$p -c '$(USABLE)' 2>/dev/null; then echo $$p; break; fi; done)
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 ARGS ?=
-# processes that share the test files out among them, each with a web UI of its own
+# processes that share the test files out among them, each with a web UI of its own, and of one thread: more wait for each
+# other on the cores that these share
 WORKERS ?= 2
 # glibc gives the memory of each step back to the system, and gets it again page by page; kept, training is thrice as fast
 # and timings of runs in threads are alike
@@ -30,7 +31,7 @@ DETECTORS_READY := $(if $(WEBUI_PYTHON),$(DETECTORS)/ready)
 .DELETE_ON_ERROR:
 
 test: lint $(DETECTORS_READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 ifdef OMG_WEBUI
 	$(DETECTORS)/bin/python -m pytest tests/detectors tests/faces $(ARGS) || [ $$? = 5 ]  # ARGS may choose none of them
 endif

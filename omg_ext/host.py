@@ -177,6 +177,20 @@ class LoadedConcept(Protocol):
         ...
 
 
+class SwitchedOff:
+    """A :class:`LoadedConcept` of which nothing is loaded: it has no part in any picture."""
+
+    networks: Sources = {}  # noqa: RUF012 - never written
+    has_networks = False
+    face = None
+    warnings = ()
+
+    def conditioning(self, step: int) -> ConceptConditioning:
+        return ConceptConditioning({}, (), {})
+
+    bare = conditioning
+
+
 class Host(Protocol):
     """One batch of pictures on one model.
 

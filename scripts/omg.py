@@ -4,7 +4,19 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from omg_ext.webui import api, detectors_page, preview_page, process, prompts, rest, settings, ui, xyz
+from omg_ext.webui import (
+    api,
+    concepts_page,
+    detectors_page,
+    few_steps_page,
+    preview_page,
+    process,
+    prompts,
+    rest,
+    settings,
+    ui,
+    xyz,
+)
 from omg_ext.webui.preview import Preview
 
 
@@ -17,6 +29,8 @@ class OMGScript(scripts.Script):
         # another checkpoint wants its memory
         script_callbacks.on_model_loaded(lambda _: self.preview.drop(), name="omg-preview")
         preview_page.watch(self)
+        concepts_page.watch(self)
+        few_steps_page.watch(self)
 
     def title(self) -> str:
         return "OMG"

@@ -25,6 +25,8 @@ from tests.webui.host import (
 NO_WEBUI = ("no web UI: set OMG_WEBUI to a web UI v1.10 folder, or OMG_FORGE to a Forge's, that has its Python "
             "environment in venv/")
 
+HAS_FAILED = pytest.StashKey[bool]()
+
 # time limits per example fail by chance on a busy machine
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -113,10 +115,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("not in Forge: these know the elements of Gradio 3's pages")
 
 
+@pytest.fixture(scope="module")
+def browser_page(running: WebUI) -> Iterator[Any]:
+    """A page of a browser, for all tests of a file."""
+    from tests.webui.browser import browsing  # which not every environment can drive
+
+    with browsing(running) as page:
+        yield page
+
+
+@pytest.fixture
+def page(webui: WebUI, browser_page: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A freshly loaded page with a small picture to make; a screenshot of it is kept if the test fails."""
+    from tests.webui.browser import ask_for_a_small_picture, load
+
+    load(webui, browser_page)
+    ask_for_a_small_picture(browser_page)
+    yield browser_page
+    if request.node.stash.get(HAS_FAILED, False):
+        browser_page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows what the web UI printed last; all tests skipped for want of one make one summary line."""
     report = yield
+    if report.when == "call":
+        item.stash[HAS_FAILED] = report.failed
     if report.skipped and NO_WEBUI in str(report.longrepr):
         # the summary counts what has the same place and reason, and pytest's own place is each test's
         report.longrepr = (__file__, 0, NO_WEBUI)

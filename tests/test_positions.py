@@ -36,6 +36,6 @@ def test_a_list_of_another_number_of_groups_is_refused_by_it():
 
 
 def test_a_list_of_no_layout_is_refused():
-    reason = misfit(len(GLOBAL_FIELDS) + 6 * len(CONCEPT_FIELDS) + 1, 6)
+    reason = misfit(len(GLOBAL_FIELDS) + 16 * len(CONCEPT_FIELDS) + 1, 6)
     assert reason is not None
     assert "of a page with" not in reason.partition("of them")[2]

@@ -348,6 +348,7 @@ def test_values_of_before_stay_where_they_were():
         "predict", "first_pass", *["lora_guidance", "cfg_end"] * 2,
         "control_concepts",
         *["face_mark", "face", "face_index", "face_scale", "identity_scale", "identity_start", "identity_end"] * 2,
+        *["on"] * 2,
     ]
     assert [number for number, each in arg_fields(2) if each.name == "cfg_end"] == [1, 2]
 
@@ -419,4 +420,4 @@ def test_field_names_are_unique_and_every_field_is_explained():
     saved = [each.label for each in GLOBAL_FIELDS if each.saved]
     assert len(set(saved)) == len(saved), "the web UI keeps defaults by label"
     without_help = {each.name for each in (*GLOBAL_FIELDS, *CONCEPT_FIELDS) if not each.info}
-    assert without_help == {"enabled", "where_text", "mask_picture", "face"}
+    assert without_help == {"enabled", "count", "where_text", "mask_picture", "face"}

@@ -19,8 +19,8 @@ Box = tuple[float, float, float, float]
 
 def outlined(concepts: Sequence[Concept]) -> dict[int, Box]:
     """The boxes of the concepts that have one to be filled, by the concept's number; in fractions of the picture."""
-    return {index: concept.where.outline for index, concept in enumerate(concepts)
-            if concept.where is not None and concept.where.outline is not UNSET}
+    return {index: concept.place.outline for index, concept in enumerate(concepts)
+            if concept.place is not None and concept.place.outline is not UNSET}
 
 
 def require_segmenter(request: Request, models: Models) -> None:

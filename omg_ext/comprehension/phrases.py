@@ -20,14 +20,14 @@ MAX_WORDS_BETWEEN = 3
 _BORDERS = ",.;!?|，。、；！？"
 _ITEM = re.compile(rf"[^\W\d_]+|\d|[\u2600-\u27bf\U0001f000-\U0001faff]|[{_BORDERS}]")  # words, digits, emoji
 # in front of a phrase they say how many, not what
-_COUNTS = frozenset((
+COUNTS = frozenset((
     "a", "an", "the", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "both",
     "several", "multiple", "many", "some", "few"))
 # those that say how many of a thing there are
 _NUMBERS = {"a": 1, "an": 1, "another": 1, "one": 1, "two": 2, "both": 2, "couple": 2, "three": 3, "four": 4, "five": 5,
             "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 # what follows one of these is another thing: "old woman and man" is no old man
-_JOINERS = frozenset((
+JOINERS = frozenset((
     "and", "or", "but", "with", "without", "of", "in", "on", "at", "by", "to", "from", "for", "as", "is", "are",
     "who", "that", "near", "beside", "between", "behind", "before", "under", "over", "next", "while", "holding",
     "wearing"))
@@ -61,7 +61,9 @@ class Stage(NamedTuple):
     words: Sequence[Word]
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
+    """A word, a digit or a punctuation mark, and its tokens' positions."""
+
     text: str
     positions: Sequence[int]
 
@@ -107,7 +109,7 @@ def counted(phrase: str, prompt: str) -> int:
 def near(phrase: str, prompt: str) -> str | None:
     """The word of a prompt that is most like one of the phrase, for a message; None if none comes near."""
     words = [item.text for item in _items(_plain(prompt))
-             if len(item.text) > 1 and item.text not in _COUNTS | _JOINERS]
+             if len(item.text) > 1 and item.text not in COUNTS | JOINERS]
     sought = [word for word in reversed(uncounted(phrase)) if len(word) > 1]  # what the thing is stands last
     for match in (same_thing, lambda ours, theirs: ours in theirs or theirs in ours):
         for ours in sought:
@@ -120,7 +122,12 @@ def near(phrase: str, prompt: str) -> str | None:
 
 def words_in(text: str) -> list[Word]:
     """The words of a plain text; positions are numbers of words."""
-    return [Word(item.text, (number,)) for number, item in enumerate(_items(_plain(text, _BORDERS[0])))]
+    return [Word(item.text, (number,)) for number, item in enumerate(items_in(text))]
+
+
+def items_in(text: str) -> list[Item]:
+    """The words, digits and punctuation of a plain text, in lower case."""
+    return _items(_plain(text, _BORDERS[0]))
 
 
 def words_of(pieces: Sequence[str], names: Mapping[int, str] | None = None) -> list[Word]:
@@ -162,8 +169,8 @@ def _plain(text: str, keyword: str = " ") -> list[Word]:
     return [Word(_WEIGHT.sub("", _KEYWORD.sub(keyword, _TAG.sub(" ", text))), ())]
 
 
-def _items(words: Sequence[Word]) -> list[_Item]:
-    return [_Item(found, word.positions) for word in words
+def _items(words: Sequence[Word]) -> list[Item]:
+    return [Item(found, word.positions) for word in words
             for found in _ITEM.findall(unicodedata.normalize("NFC", word.text).casefold())]
 
 
@@ -174,13 +181,13 @@ def _words(phrase: str) -> list[str]:
 def uncounted(phrase: str) -> list[str]:
     """The phrase's words without counts and articles before them, but "2b" is a name."""
     words = _words(phrase)
-    while len(words) > 1 and (words[0] in _COUNTS or (words[0].isdigit() and
+    while len(words) > 1 and (words[0] in COUNTS or (words[0].isdigit() and
                                                       (words[1].isdigit() or len(words[1]) > 2))):
         words = words[1:]
     return words
 
 
-def _number(items: Sequence[_Item], place: int) -> int:
+def _number(items: Sequence[Item], place: int) -> int:
     """How many of the thing are said at or before the item number ``place``, adjectives between; 0 is not said."""
     for number in range(place, max(place - 1 - MAX_WORDS_BETWEEN, -1), -1):
         text = items[number].text
@@ -189,18 +196,18 @@ def _number(items: Sequence[_Item], place: int) -> int:
             return int(before + text if before.isdigit() else text)
         if text in _NUMBERS:
             return _NUMBERS[text]
-        if items[number].is_border or text in _JOINERS - {"of"}:
+        if items[number].is_border or text in JOINERS - {"of"}:
             return 0
     return 0
 
 
-def _search(items: Sequence[_Item], sought: Sequence[str], match: Callable[[str, str], bool],
-            between: int) -> list[_Item]:
+def _search(items: Sequence[Item], sought: Sequence[str], match: Callable[[str, str], bool],
+            between: int) -> list[Item]:
     """The items of all places of a phrase."""
     return [items[number] for place in _places(items, sought, match, between) for number in place]
 
 
-def _places(items: Sequence[_Item], sought: Sequence[str], match: Callable[[str, str], bool],
+def _places(items: Sequence[Item], sought: Sequence[str], match: Callable[[str, str], bool],
             between: int) -> list[list[int]]:
     """Each place of a phrase, as numbers of items. From its end back, since what the thing is stands last."""
     found: list[list[int]] = []
@@ -217,7 +224,7 @@ def _places(items: Sequence[_Item], sought: Sequence[str], match: Callable[[str,
     return found
 
 
-def _before(items: Sequence[_Item], end: int, word: str, match: Callable[[str, str], bool],
+def _before(items: Sequence[Item], end: int, word: str, match: Callable[[str, str], bool],
             between: int) -> int | None:
     """Where the word stands before the item number ``end``, with so many others between at most."""
     for place in range(end - 1, max(end - 2 - between, -1), -1):
@@ -225,6 +232,6 @@ def _before(items: Sequence[_Item], end: int, word: str, match: Callable[[str, s
             return None
         if match(items[place].text, word):
             return place
-        if items[place].text in _JOINERS:
+        if items[place].text in JOINERS:
             return None
     return None

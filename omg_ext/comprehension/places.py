@@ -19,6 +19,7 @@ from .models import Models, require
 from .outlines import find_outlines, outlined, require_segmenter
 from .phrases import alike, find, near, words_in
 
+ALL_OFF = "concepts: all of them are switched off, so this is the ordinary picture"
 _UNSEEN = ("; the prompt names it, but the picture shows nothing of it: it was not drawn, or it stands behind the last "
            "word that the text encoder takes")
 
@@ -105,13 +106,13 @@ def given_masks(request: Request, size: tuple[int, int], latent_size: tuple[int,
     require_finders(request, models)
     masks = []
     for index, concept in enumerate(request.concepts):
-        mask = given_mask(concept.where, f"concepts[{index}].where.mask", *size)
+        mask = given_mask(concept.place, f"concepts[{index}].where.mask", *size)
         if mask is not None:
             mask = refine(mask, request.mask.grow, request.mask.feather)
             _refuse_vanished(index, to_latent_grid(mask, *latent_size))
         masks.append(mask)
     rest = request.rest
-    is_all_known = all(mask is not None or concept.is_rest
+    is_all_known = all(mask is not None or concept.is_rest or not concept.enabled
                        for concept, mask in zip(request.concepts, masks, strict=True))
     if request.strict and rest is not None and is_all_known and (
             _with_rest(request, masks, size, latent_size)[rest] is None):
@@ -163,10 +164,12 @@ def find_places(request: Request, given: Sequence[FloatArray | None], pictures: 
              for of_picture in findings]
     masks = [_with_rest(request, of_picture, size, latent_size) for of_picture in found]
     warnings = [_not_found(index, concept, detector, pictures, findings, missing)
-                for index, concept in enumerate(request.concepts)
-                if (missing := [number for number, of_picture in enumerate(masks) if of_picture[index] is None])]
+                for index, concept in enumerate(request.concepts) if concept.enabled
+                and (missing := [number for number, of_picture in enumerate(masks) if of_picture[index] is None])]
     if warnings and request.strict:
         raise OMGError("strict", "; ".join(warnings))
+    if request.concepts and not request.drawn:
+        warnings = [ALL_OFF]
     return Places(latent_weights(request.concepts, masks, latent_size), masks, findings, warnings)
 
 

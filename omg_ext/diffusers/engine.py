@@ -190,7 +190,7 @@ class DiffusersEngine:
         self._check_finders(request)
         for index, concept in enumerate(request.concepts):
             refuse_tags(concept.negative_prompt or "", f"request.concepts[{index}].negative_prompt")
-            if concept.face is not None and self.faces is None:
+            if concept.enabled and concept.face is not None and self.faces is None:
                 raise OMGError(f"request.concepts[{index}].face", "nothing here draws faces; give InstantID's adapter "
                                                                   "(--face-adapter), or leave it out")
 

@@ -36,7 +36,7 @@ def rows(job: Job) -> int:
 
 def _of_concepts(request: Request, guided: int) -> int:
     """Rows of a step."""
-    concepts = request.concepts
+    concepts = request.drawn
     further = sum(map(_is_pushed, concepts))
     if request.predict == "separate":
         return guided * len(concepts) + further

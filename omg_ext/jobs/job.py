@@ -52,14 +52,14 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def concepts(self) -> int:
         """How many concepts are drawn."""
-        return len(self.request.concepts) if self.request is not None and self.request.enabled else 0
+        return len(self.request.drawn) if self.request is not None and self.request.enabled else 0
 
     @property
     def prompts(self) -> tuple[tuple[str, str], ...]:
         """What its prompts are, after the fields in which they stand; but for negative ones."""
         concepts = self.request.concepts if self.request is not None and self.request.enabled else ()
         return (("prompt", self.prompt), *((f"request.concepts[{index}].prompt", concept.prompt)
-                                           for index, concept in enumerate(concepts)))
+                                           for index, concept in enumerate(concepts) if concept.enabled))
 
     @property
     def networks(self) -> tuple[str, ...]:

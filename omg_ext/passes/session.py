@@ -14,7 +14,7 @@ from ..comprehension.masks import FloatArray
 from ..comprehension.places import Places, given_masks
 from ..errors import OMGError
 from ..faces.places import find_faces
-from ..host import ConceptPrompt, Host, LoadedConcept
+from ..host import ConceptPrompt, Host, LoadedConcept, SwitchedOff
 from ..request import Concept, Request
 from ..request.tags import parse_tags, refuse_tags
 from ..unet.calls import every_row
@@ -163,8 +163,11 @@ class Session:
     def load(self) -> list[LoadedConcept]:
         """The concepts' networks, and their prompts encoded with them."""
         noise = Noise.of(self._host.generators)
-        loaded = []
+        loaded: list[LoadedConcept] = []
         for index, concept in enumerate(self._request.concepts):
+            if not concept.enabled:
+                loaded.append(SwitchedOff())
+                continue
             name = f"concepts[{index}].prompt"
             made = self._host.prompts_of(index, concept)
             for negative in set(made.negatives or ()):
@@ -180,7 +183,7 @@ class Session:
         """Whether a way of prediction asks for prompts without networks: of the negative prompt that it has for itself,
         or to guide by the networks. A joint row has those of all concepts."""
         if self._request.predict == "joint":
-            return any(map(self._asks_bare, self._request.concepts))
+            return any(map(self._asks_bare, self._request.drawn))
         return self._asks_bare(concept)
 
     def _asks_bare(self, concept: Concept) -> bool:

@@ -125,6 +125,8 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
         face_index: which face of each of these pictures, 0 for the leftmost; None takes the largest.
         face_scale: w in ``Attn(q, K, V) + w Attn(q, K_face, V_face)``, the face's share of cross-attention; 0 is off.
         identitynet: see :class:`IdentityNet`.
+        enabled: False leaves it out: it is not sought, nothing of it is loaded, and it takes no place. It keeps its
+            number, and its phrase and prompt may be blank.
 
     Raises:
         OMGError: naming ``phrase`` if it is blank and needed, ``face`` if one of its pictures is,
@@ -142,6 +144,12 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     face_index: Annotated[int, Meta(ge=0)] | None = None
     face_scale: FaceScale = 0.8
     identitynet: IdentityNet = field(default_factory=IdentityNet)
+    enabled: bool = True
+
+    @property
+    def place(self) -> Where | None:
+        """Where it is; None if that says nothing: it is sought by its phrase, or switched off."""
+        return self.where if self.enabled else None
 
     @property
     def faces(self) -> tuple[str, ...]:
@@ -151,12 +159,12 @@ class Concept(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def needs_detection(self) -> bool:
         """False if nothing is sought by phrase."""
-        return self.where is None or self.where.needs_detection
+        return self.enabled and (self.where is None or self.where.needs_detection)
 
     @property
     def is_rest(self) -> bool:
         """Whether it takes all that no other concept takes."""
-        return self.where is not None and self.where.rest is not UNSET
+        return self.place is not None and self.place.rest is not UNSET
 
     def __post_init__(self) -> None:
         if self.needs_detection and not self.phrase.strip():
@@ -244,13 +252,18 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     control_concepts: bool = True
 
     @property
+    def drawn(self) -> tuple[Concept, ...]:
+        """The concepts that are switched on."""
+        return tuple(concept for concept in self.concepts if concept.enabled)
+
+    @property
     def rest(self) -> int | None:
         """The concept that takes all that no other one takes; None if there is none."""
         return next((index for index, concept in enumerate(self.concepts) if concept.is_rest), None)
 
     def __post_init__(self) -> None:
         for index, concept in enumerate(self.concepts):
-            if not (self.preview or concept.prompt.strip()):
+            if concept.enabled and not (self.preview or concept.prompt.strip()):
                 raise OMGError(f"concepts[{index}].prompt",
                                "it is empty; write the concept's trigger words and its <lora:...> tag")
             if concept.is_rest and self.rest != index:

@@ -198,8 +198,8 @@ GLOBAL_FIELDS = (
           "The fields below cannot show this request, so while it stands here it alone counts. Empty it to use them.",
           saved=False),
     Field("enabled", "accordion", "OMG", default=False),
-    Field("count", "slider", "Number of concepts", "Each has a LoRA, or a photo, of its own.",
-          default=2, options=_slider(1, 6, 1), row=1, saved=False),
+    Field("count", "slider", "Number of concepts", default=2, options={**_slider(1, 6, 1), "visible": False},
+          saved=False),
     _of_request("detector", "detector", "Detector", "What finds the concepts in the first picture.", "detector", row=1),
     _of_request("predict", "dropdown", "How to draw them",
                 "Work for two concepts, if an ordinary picture is 100: fastest 190 (for more, too), faster 220, "
@@ -239,6 +239,8 @@ GLOBAL_FIELDS = (
 )
 
 CONCEPT_FIELDS = (
+    Field("on", "checkbox", "Draw this concept", "Off: it is left out, and keeps its fields.", True, ("enabled",),
+          saved=False, since=5),
     Field("phrase", "text", "Phrase", "Its word in the prompt at the top, as it stands there.", path=("phrase",),
           options={"max_lines": 1}, examples=("man", "woman"), row=1, saved=False),
     Field("where", "dropdown", "Where",

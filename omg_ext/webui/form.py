@@ -138,7 +138,7 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
     name = f"Concept {index + 1}"
     if all(values[each.name] == each.default for each in CONCEPT_FIELDS):
         raise OMGError(f"concepts[{index}]",
-                       f"{name} is empty: fill in its phrase and prompt, or lower the number of concepts")
+                       f"{name} is empty: fill in its phrase and prompt, or remove it")
     concept = _gather(CONCEPT_FIELDS, values, index)
     photo = values["face"]
     if face := values["face_mark"] if photo is None else photo if isinstance(photo, str) else _png_text(handy(photo)):

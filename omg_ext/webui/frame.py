@@ -38,8 +38,8 @@ class Frame:
             return request, {}
         concepts, outside = [], {}
         for index, concept in enumerate(request.concepts):
-            where = None if concept.where is None else self._where(concept.where, f"concepts[{index}].where.mask")
-            if concept.where is not None and where is None:
+            where = None if concept.place is None else self._where(concept.place, f"concepts[{index}].where.mask")
+            if concept.place is not None and where is None:
                 # anything that needs no search
                 where, outside[index] = Where(box=(0.0, 0.0, 1.0, 1.0)), OUTSIDE
             concepts.append(msgspec.structs.replace(concept, where=where))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..infotext import KEY
@@ -25,3 +25,14 @@ def paste_fields(api: Any, enabled: Any, unstyled: Callable[[str, Sequence[str]]
         return unstyled(text, styles) if text and styles else text
 
     return [(api, request), (enabled, lambda params: KEY in params)]
+
+
+def sent_fields(components: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """More ``infotext_fields``: what the gallery's buttons take over into the other tab, as it is, pictures too.
+
+    Args:
+        components: by name, the same in both tabs, and in the same order: the host pairs them by it.
+
+    The names can stand in no infotext, whose keys hold no colon, so that pasting leaves these fields alone.
+    """
+    return [(component, f"{KEY}: {name}") for name, component in components.items()]

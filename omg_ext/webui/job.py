@@ -228,12 +228,13 @@ class Job:
         return drawn.latents, [*drawn.warnings, *(host.refiner.notes if drawn.places else []),
                                *([REWRITTEN] if is_rewritten_by_others(self._processing) else [])]
 
-    def preview_over(self, request: Request, sample: Sample, shown: Preview) -> tuple[Tensor, Sequence[str]]:
+    def preview_over(self, request: Request, sample: Sample, shown: Preview | None) -> tuple[Tensor, Sequence[str]]:
         """The given pictures of one batch of img2img as they are, and the concepts found in them. Nothing is drawn.
 
         Arguments, results and errors as :meth:`preview`.
         """
-        shown.drop()
+        if shown is not None:
+            shown.drop()
         self.places = None
         over = GivenPictures.of(self._processing, msgspec.structs.replace(request, strict=False))
         shared.state.textinfo = FINDING
@@ -241,7 +242,7 @@ class Job:
         self.accounts.append(session.account)
         drawn = session.preview_over(over.given)
         self._keep_places(msgspec.structs.replace(request, show=("overlay",)), over, drawn.places)
-        if not self._before and self.pictures:
+        if shown is not None and not self._before and self.pictures:
             shown.keep(None, None, over.whole[0], self.pictures[0].image)
         return drawn.latents, drawn.warnings
 

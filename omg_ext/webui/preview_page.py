@@ -17,17 +17,20 @@ from ..infotext import WHO_IS_WHERE, title_of
 from .fields import NO_PREVIEW, PREVIEW, choice_of
 from .preview import Preview
 from .which import JS
+from .words import said
 
 Component = Any
 
-ABOUT = {"txt2img": """Draws the first picture and shows who is where. Generate goes on from it, if <b>First picture</b>
-is <i>Whole</i>.""", "img2img": "Shows who is where in the picture that you give. Nothing is drawn."}
+ABOUT = {"txt2img": ("Draws the first picture and shows who is where. Generate goes on from it, if First picture is "
+                     "Whole."),
+         "img2img": "Shows who is where in the picture that you give. Nothing is drawn."}
 """By tab."""
 TOOLS = (("is the thing that is clicked", "point"), ("gets a box: click two corners, or drag", "box"),
          ("gets a mask: paint it", "mask"))
-PICTURE = """<div id="{who}" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
+PICTURE = """<div id="{who}" class="omg-who" data-concepts="{concepts}" data-yes="{yes}" data-no="{no}"
 data-point="{point}" data-box="{box}" data-outline="{outline}" data-mask="{mask}" data-tool="point">
-<canvas role="img" aria-label="The first picture: click or paint on it"></canvas>
+<canvas role="application" tabindex="0"
+aria-label="The first picture: click or paint on it, or move with the arrow keys and press Enter"></canvas>
 <div class="omg-brush">
 <label>Brush <input type="range" min="1" max="40" value="10"></label>
 <label><input type="checkbox"> Erase</label>
@@ -57,6 +60,7 @@ class PreviewPage:
         tool: what a click does.
         picture, overlay: the first picture as it is and with who is where; hidden: the browser draws them.
         pick: a hidden button that the browser presses when the picture was clicked or painted on.
+        browser: what acts for it in the browser, in JavaScript.
     """
 
     tab: str
@@ -68,6 +72,7 @@ class PreviewPage:
     picture: Component
     overlay: Component
     pick: Component
+    browser: str
 
 
 def build(elem_id: Callable[[str], str], groups: int, shown: int, tab: str) -> PreviewPage:
@@ -82,7 +87,8 @@ def build(elem_id: Callable[[str], str], groups: int, shown: int, tab: str) -> P
     button = gr.Button("Find concepts", elem_id=elem_id("find"))
     note = gr.HTML(f"<p>{ABOUT[tab]}</p>", elem_id=elem_id("note"), elem_classes=["omg-note"])
     with gr.Column(visible=False, elem_id=elem_id("who_is_where")) as panel:
-        target = gr.Radio(_choices(shown), value=1, label="On this picture", elem_id=elem_id("target"))
+        target = gr.Radio([(f"Concept {number}", number) for number in range(1, shown + 1)], value=1,
+                          label="On this picture", elem_id=elem_id("target"))
         tool = gr.Radio(list(TOOLS), value="point", show_label=False, label="What it does", elem_id=elem_id("tool"))
         kinds = {kind: choice_of(kind) for kind in ("point", "box", "outline", "mask")}
         gr.HTML(PICTURE.format(who="omg_who" if tab == "txt2img" else f"omg_{tab}_who", concepts=groups, yes=PREVIEW,
@@ -92,20 +98,19 @@ def build(elem_id: Callable[[str], str], groups: int, shown: int, tab: str) -> P
         pick = gr.Button("pick", visible=False, elem_id=elem_id("pick"))
     for component in (button, target, tool, picture, overlay, pick):
         component.do_not_save_to_config = True
-    return PreviewPage(tab, button, note, panel, target, tool, picture, overlay, pick)
+    browser = f'gradioApp().getElementById("{elem_id("enabled")}").omgPreview'
+    return PreviewPage(tab, button, note, panel, target, tool, picture, overlay, pick, browser)
 
 
-def connect(page: PreviewPage, count: Component, concepts: Sequence[dict[str, Component]]) -> None:
+def connect(page: PreviewPage, concepts: Sequence[dict[str, Component]]) -> None:
     """What happens on the page alone.
 
     Args:
         page: see :func:`build`.
-        count: the number of concepts.
         concepts: each one's components by field name.
     """
-    quiet, browser = {"show_progress": False, "queue": False}, f"omgPreviews.{page.tab}"
+    quiet, browser = {"show_progress": False, "queue": False}, page.browser
     page.button.click(None, _js=f"() => {browser}.find()", **quiet)
-    count.change(_targets, [count, page.target], [page.target], **quiet)
     where, texts, masks = ([concept[name] for concept in concepts] for name in ("where", "where_text", "mask_picture"))
     page.pick.click(None, where, [*where, *texts, *masks, page.note],
                     _js=f"(...choices) => {browser}.picks(...choices)", **quiet)
@@ -144,7 +149,7 @@ def on_results(preview: Preview, page: PreviewPage, marker: Component,
     def connected(info: Component, seeds: dict[str, Component]) -> None:
         inputs = [info, marker, seeds["seed"], seeds["subseed"]]
         outputs = [page.panel, page.picture, page.overlay, page.note, seeds["seed"], seeds["subseed"]]
-        browser = f"omgPreviews.{page.tab}"
+        browser = page.browser
         asked = f"(info, _, ...more) => [info, {browser}.asked ? 'asked' : '', ...more.slice(0, 2)]"
         ended = info.change(after(preview, page.tab), inputs, outputs, show_progress=False, queue=False, **{JS: asked})
         ended.then(None, [page.picture, page.overlay, page.tool, page.target, *masks], None, show_progress=False,
@@ -160,23 +165,27 @@ def after(preview: Preview, tab: str = "txt2img") -> Callable[[str, str, Any, An
     """
     leave = [gr.update() for _ in range(6)]
 
-    def shown(text: str, asked: str, seed: Any, subseed: Any) -> list[Any]:
+    def shown(account: str, asked: str, seed: Any, subseed: Any) -> list[Any]:
         if not asked:
             return leave
-        info = json.loads(text) if text else {}
+        info = json.loads(account) if account else {}
         if not any(title_of(each) == WHO_IS_WHERE for each in info.get("infotexts", ())) or preview.overlay is None:
-            return [*leave[:3], f"<p>{BROKEN_OFF if info else FAILED}</p>", *leave[4:]]
+            return [*leave[:3], _note(BROKEN_OFF if info else FAILED), *leave[4:]]
         if tab == "img2img":  # which does not depend on a seed
             return [gr.update(visible=True), gr.update(value=preview.picture), gr.update(value=preview.overlay),
-                    f"<p>{GIVEN}</p>", *leave[4:]]
+                    _note(GIVEN), *leave[4:]]
         filled = _is_random(seed)
-        said = SOFT if preview.first is None else NOT_KEPT if preview.key is None else FILLED if filled else SHOWN
+        text = SOFT if preview.first is None else NOT_KEPT if preview.key is None else FILLED if filled else SHOWN
         fill_subseed = _is_random(subseed) and info["subseed_strength"] > 0
         return [gr.update(visible=True), gr.update(value=preview.picture), gr.update(value=preview.overlay),
-                f"<p>{said.format(seed=info['seed'])}</p>", _as(seed, info["seed"]) if filled else gr.update(),
+                _note(text, seed=info["seed"]), _as(seed, info["seed"]) if filled else gr.update(),
                 _as(subseed, info["subseed"]) if fill_subseed else gr.update()]
 
     return shown
+
+
+def _note(template: str, **slots: object) -> str:
+    return f"<p>{said(template, **slots)}</p>"
 
 
 def _is_random(seed: Any) -> bool:
@@ -186,13 +195,3 @@ def _is_random(seed: Any) -> bool:
 
 def _as(field: Any, seed: int) -> Any:
     return gr.update(value=str(seed) if isinstance(field, str) else seed)
-
-
-def _targets(count: Any, target: Any) -> Any:
-    """The concepts that are shown are those to choose from."""
-    shown = int(count or 1)
-    return gr.update(choices=_choices(shown), value=target if target and target <= shown else 1)
-
-
-def _choices(shown: int) -> list[tuple[str, int]]:
-    return [(f"Concept {number}", number) for number in range(1, shown + 1)]

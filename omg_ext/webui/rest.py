@@ -1,11 +1,13 @@
-"""``/omg/v1``: which detectors there are, and what one sees in a picture or in the first pass of one."""
+"""``/omg/v1``: which detectors there are, and what one sees in a picture, in the first pass of one, or in what img2img
+is given."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,22 +29,26 @@ from ..request.pictures import DAMAGED
 from . import about, presets_rest
 from .models import models
 
-TXT2IMG = "/sdapi/v1/txt2img"
+TABS = ("txt2img", "img2img")
+ROUTE = "/sdapi/v1/{tab}"
+SEEN = ("image", *TABS)
+"""What a body may have to be looked at, one of them."""
 # more than any card makes
 MOST_PIXELS = 64_000_000
 
 
 def register(app: Any) -> None:
     """Add the routes to a web UI that has its API, behind the same ``--api-auth``; to be called when it has started."""
-    host = next((route for route in app.routes if getattr(route, "path", "") == TXT2IMG), None)
-    if host is None:
+    paths = {ROUTE.format(tab=tab): tab for tab in TABS}
+    hosts = {paths[route.path]: route for route in app.routes if getattr(route, "path", "") in paths}
+    if len(hosts) < len(paths):
         return
-    guard = list(host.dependencies)
+    guard = list(hosts["txt2img"].dependencies)
     app.add_api_route("/omg/v1/schema", about.schema, methods=["GET"], dependencies=guard)
     app.add_api_route("/omg/v1/version", about.version, methods=["GET"], dependencies=guard)
     app.add_api_route("/omg/v1/detectors", detectors, methods=["GET"], dependencies=guard)
     presets_rest.register(app, guard)
-    app.add_api_route("/omg/v1/detect", _detect_with(host), methods=["POST"], dependencies=guard)
+    app.add_api_route("/omg/v1/detect", _detect_with(hosts), methods=["POST"], dependencies=guard)
 
 
 class Awaited(dict[str, Any]):
@@ -77,18 +83,19 @@ def detectors() -> list[dict[str, Any]]:
     return answer
 
 
-def _detect_with(host: Any) -> Any:
+def _detect_with(hosts: Mapping[str, Any]) -> Any:
     """The endpoint.
 
     Args:
-        host: the web UI's own txt2img route.
+        hosts: the web UI's own routes, by tab.
     """
     async def detect(request: Request) -> dict[str, Any]:
         """What a detector sees.
 
-        The body: ``phrases``, a list of texts; ``image``, a base64 picture, or ``txt2img``, the body of a txt2img call
-        whose first pass is drawn; and, if they are to differ from the defaults, ``detector`` and ``detect``, as in a
-        request. A phrase that stands several times in the list asks for as many instances.
+        The body: ``phrases``, a list of texts; ``image``, a base64 picture, ``txt2img``, the body of a txt2img call
+        whose first pass is drawn, or ``img2img``, the body of an img2img call, whose pictures are looked at and not
+        drawn; and, if they are to differ from the defaults, ``detector`` and ``detect``, as in a request. A phrase that
+        stands several times in the list asks for as many instances.
 
         The answer: ``pictures``, for each a list of instances from left to right with ``phrases`` (and their scores),
         ``box`` and ``area`` in fractions of the picture, and ``mask``, a base64 PNG; and ``warnings``, such as of a
@@ -100,7 +107,9 @@ def _detect_with(host: Any) -> Any:
             raise HTTPException(422, f"OMG: request: this is not JSON: {error}") from None
         try:
             asked = _asked(body)
-            found = await run_in_threadpool(_in_txt2img if "txt2img" in body else _in_picture, body, asked, host)
+            tab = next((tab for tab in TABS if tab in body), None)
+            look = _in_picture if tab is None else partial(_in_call, tab, hosts[tab])
+            found = await run_in_threadpool(look, body, asked)
         except OMGError as error:
             raise HTTPException(422, str(error)) from error
         return {"pictures": [[{**finding.data(), "mask": encode_mask(finding.instance.mask)} for finding in of_picture]
@@ -117,21 +126,22 @@ def _asked(body: Any) -> dict[str, Any]:
     """
     if not isinstance(body, dict) or not isinstance(body.get("phrases"), list) or not body["phrases"]:
         raise OMGError("phrases", "expected a list of texts: what to look for")
-    unknown = set(body) - {"phrases", "image", "txt2img", "detector", "detect"}
+    known = ("phrases", *SEEN, "detector", "detect")
+    unknown = set(body) - set(known)
     if unknown:
-        raise OMGError(min(unknown), "unknown field; known here: phrases, image, txt2img, detector, detect")
-    if ("image" in body) == ("txt2img" in body):
-        raise OMGError("image", "give either `image` or `txt2img`")
+        raise OMGError(min(unknown), f"unknown field; known here: {', '.join(known)}")
+    if sum(name in body for name in SEEN) != 1:
+        raise OMGError("image", "give either `image`, `txt2img` or `img2img`")
     request = {"concepts": [{"phrase": phrase, "prompt": ""} for phrase in body["phrases"]], "preview": True,
                **{name: body[name] for name in ("detector", "detect") if name in body}}
     get_detector(parse_request(request).detector)
     return request
 
 
-def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Awaited:
-    payload = body["txt2img"]
+def _in_call(tab: str, host: Any, body: dict[str, Any], asked: dict[str, Any]) -> Awaited:
+    payload = body[tab]
     if not isinstance(payload, dict) or not isinstance(payload.get("alwayson_scripts", {}), dict):
-        raise OMGError("txt2img", "expected the body of a txt2img call")
+        raise OMGError(tab, f"expected the body of a {tab} call")
     awaited = Awaited(asked)
     scripts = {**payload.get("alwayson_scripts", {}), "OMG": {"args": [awaited]}}
     try:
@@ -139,20 +149,23 @@ def _in_txt2img(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Await
                                         "alwayson_scripts": scripts})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise OMGError("txt2img", f"the web UI does not take it: {wrong}") from None
-    host.endpoint(call)
+        raise OMGError(tab, f"the web UI does not take it: {wrong}") from None
+    try:
+        host.endpoint(call)
+    except HTTPException as error:  # what it refuses, such as a picture that it cannot read
+        raise error if str(error.detail).startswith("OMG: ") else OMGError(tab, str(error.detail)) from error
     if not awaited.findings:
-        raise OMGError("txt2img", "no first pass was finished: it was broken off, or another script samples in its "
-                                  "own way")
+        ended = "no first pass was finished" if tab == "txt2img" else "the pictures were not looked at"
+        raise OMGError(tab, f"{ended}: it was broken off, or another script samples in its own way")
     return awaited
 
 
-def _in_picture(body: dict[str, Any], asked: dict[str, Any], host: Any) -> Places:
+def _in_picture(body: dict[str, Any], asked: dict[str, Any]) -> Places:
     request, picture = parse_request(asked), _picture(body["image"])
     detector, tools = get_detector(request.detector), models()
     if detector.goes_by_prompt:
-        raise OMGError("detector", f"`{detector.name}` looks at how a picture is made; send `txt2img`, or name another "
-                                   "detector")
+        raise OMGError("detector", f"`{detector.name}` looks at how a picture is made; send `txt2img` or `img2img`, or "
+                                   "name another detector")
     require(detector.name, detector.needs(request.detect, tools), tools.remedy)
     size = picture.shape[0], picture.shape[1]
     with queue_lock, devices.without_autocast():

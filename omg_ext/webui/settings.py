@@ -11,9 +11,12 @@ import torch
 from modules import devices, script_callbacks, shared
 
 from ..passes.memory import Memory
+from .presets import presets
 
 SECTION = ("omg", "OMG")
 MIB = 1024 * 1024
+# no preset has a colon in its name
+NO_PRESET = "None: the fields as they are"
 
 
 def register() -> None:
@@ -63,6 +66,10 @@ _OPTIONS = {
         [], "Save beside the picture", gr.CheckboxGroup,
         {"choices": [("First picture", "first_pass"), ("Masks", "masks"), ("Who is where", "overlay")]}
     ).info("as files of their own, with their infotexts, where the picture itself is saved"),
+    "omg_defaults": shared.OptionInfo(
+        NO_PRESET, "Preset that the page starts with", gr.Dropdown, lambda: {"choices": _start_choices()},
+        refresh=lambda: None
+    ).info("OMG stays off until you switch it on; the API does not go by it").needs_reload_ui(),
     "omg_ui_concepts": shared.OptionInfo(
         6, "Concepts shown in the accordion", gr.Slider, {"minimum": 1, "maximum": 16, "step": 1}
     ).info("the API takes any number").needs_reload_ui(),
@@ -73,6 +80,17 @@ def saved_pictures() -> tuple[str, ...]:
     """Which extra pictures become files, as in a request's ``show``."""
     chosen = shared.opts.data.get("omg_save") or ()
     return tuple(kind for kind in ("first_pass", "masks", "overlay") if kind in chosen)
+
+
+def start_preset() -> str:
+    """The name of the preset that the page starts with; empty if there is none."""
+    name = shared.opts.data.get("omg_defaults") or NO_PRESET
+    return "" if name == NO_PRESET else str(name)
+
+
+def _start_choices() -> list[str]:
+    """The one that is set is among them, whether it is there or not."""
+    return list(dict.fromkeys([NO_PRESET, *presets().names(), start_preset() or NO_PRESET]))
 
 
 def is_keeping_detectors() -> bool:

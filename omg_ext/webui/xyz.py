@@ -31,6 +31,7 @@ WIDGETS = ("slider", "detector", "dropdown")
 """Of the fields that are axes."""
 OF_EACH = ("strength", "cfg_scale")
 """Those of a concept that are axes of each one, too."""
+SWITCH = {"on": True, "off": False}
 
 ChangeConcept = Callable[[Data, Any, int], None]
 """Puts a value into the concept of an index."""
@@ -71,12 +72,15 @@ def axes(concepts: int) -> list[Axis]:
                                for table in (GLOBAL_FIELDS, CONCEPT_FIELDS))
     of_each = {**{each.label: _put_into_concept(each) for each in of_concepts if each.name in OF_EACH},
                "LoRA weight": _weigh}
+    on = next(each for each in CONCEPT_FIELDS if each.name == "on")
     return [
         *(Axis(f"[OMG] {each.label}", _put_into_request(each), _choices(each)) for each in of_request),
         *(Axis(f"[OMG] {each.label} of all concepts", _of_all(_put_into_concept(each)), _choices(each))
           for each in of_concepts),
         *(Axis(f"[OMG] {label} of concept {number}", _of_one(number, change))
           for number in range(1, concepts + 1) for label, change in of_each.items()),
+        *(Axis(f"[OMG] Draw concept {number}", _of_one(number, _switched(on)), tuple(SWITCH))
+          for number in range(1, concepts + 1)),
     ]
 
 
@@ -94,6 +98,15 @@ def _put_into_concept(each: Field) -> ChangeConcept:
     def change(concept: Data, value: Any, index: int) -> None:
         if each.name != "face_index" or concept.get("face"):  # in others there is nothing to choose from
             put(concept, each, value, index)
+
+    return change
+
+
+def _switched(on: Field) -> ChangeConcept:
+    def change(concept: Data, value: Any, index: int) -> None:
+        if value not in SWITCH:
+            raise OMGError(f"concepts[{index}].enabled", f"the axis takes {' and '.join(SWITCH)}, got {value!r}")
+        put(concept, on, SWITCH[value], index)
 
     return change
 

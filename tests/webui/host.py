@@ -49,8 +49,8 @@ SETTINGS = {
     "hypertile_enable_unet": False, "hypertile_max_tile_unet": 256, "hypertile_swap_size_unet": 3,
     "img2img_fix_steps": False, "img2img_extra_noise": 0.0, "return_mask": False, "return_mask_composite": False,
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
-    "omg_host_budget_mb": 8192, "omg_save": [], "save_incomplete_images": False,
-    "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
+    "omg_host_budget_mb": 8192, "omg_ui_concepts": 4, "omg_save": [], "save_incomplete_images": False,
+    "localization": "None", "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
 }
 SCRIPTS = ("support.py", "doubles.py", "rewriters.py")
 """What runs inside the web UI, as scripts of a second extension."""
@@ -219,6 +219,10 @@ def make_data_dir(folder: Path, checkpoints: Path) -> None:
         (scripts / name).symlink_to(Path(__file__).with_name(name))
     configs = FORGE_CONFIGS if is_for_forge else OPENCLIP
     (folder / configs).symlink_to(checkpoints / configs, target_is_directory=True)
+    words = json.loads((REPOSITORY / "docs" / "strings.json").read_text())
+    (scripts.parent / "localizations").mkdir()
+    (scripts.parent / "localizations" / "omg-test-loud.json").write_text(
+        json.dumps({text: f"«{text}»" for text in words}))
     (folder / "styles.csv").write_text(STYLES)
     (folder / "config.json").write_text(json.dumps(SETTINGS))
 
@@ -426,6 +430,11 @@ class WebUI:
         loaded = self.get("/omg-tests/checkpoint")
         if loaded != name:
             raise RuntimeError(f"asked for the checkpoint {name}, {loaded} is loaded:\n{self.log()[-4000:]}")
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
 
     def log(self) -> str:
         """Everything that the web UI has printed."""

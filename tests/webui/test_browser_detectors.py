@@ -11,10 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.serving import Files, serving
+from tests.webui.browser import SECONDS, choose, load
 from tests.webui.host import WebUI
-from tests.webui.test_browser import SECONDS, browser_page, choose, load
-
-__all__ = ["browser_page"]  # a fixture
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 

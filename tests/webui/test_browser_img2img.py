@@ -12,21 +12,20 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.webui.host import DEFAULTS, WebUI, distance
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     PLACES,
     PROMPTS,
     SECONDS,
     SIZE,
     WATCH,
-    browser_page,
     choose,
     fill,
     load,
 )
+from tests.webui.host import DEFAULTS, WebUI, distance
 from tests.webui.test_img2img import SQUARE
 
-__all__ = ["browser_page"]  # a fixture
+PREVIEW = 'gradioApp().getElementById("script_img2img_omg_enabled").omgPreview'
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 
@@ -150,8 +149,8 @@ def test_cards_go_into_the_concept_of_the_tab(page: Page) -> None:
     open_accordion(page)
     fill_concepts(page)
     part(page, "concept2_prompt").locator("textarea").click()
-    expect(page.locator("#omg_img2img_card_target")).to_have_text("cards → OMG Concept 2")
-    expect(page.locator("#omg_card_target")).to_have_text("")
+    expect(page.locator("#script_img2img_omg_card_target")).to_have_text("cards → OMG Concept 2")
+    expect(page.locator("#script_omg_card_target")).to_have_text("")
     for tab in ("img2img", "txt2img"):
         page.evaluate(f"cardClicked('{tab}', '<lora:sdxl-oft:1>', '', false)")
     expect(page.locator("#txt2img_prompt textarea")).to_have_value(re.compile("<lora:sdxl-oft:1>$"))
@@ -172,7 +171,7 @@ def test_find_concepts_shows_the_given_picture(webui: WebUI, page: Page, tmp_pat
     canvas = page.locator("#omg_img2img_who canvas")
     expect(canvas).to_be_visible()
     expect(page.locator("#omg_who canvas")).to_be_hidden()
-    page.wait_for_function("() => omgPreviews.img2img.overlay")
+    page.wait_for_function(f"() => {PREVIEW}.overlay")
     part(page, "tool").get_by_label("gets a box").check()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -186,3 +185,31 @@ def test_find_concepts_shows_the_given_picture(webui: WebUI, page: Page, tmp_pat
     assert np.allclose(json.loads(f"[{asked}]"), [0.1, 0.1, 0.4, 0.9], atol=0.02)
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     assert page.locator("#script_omg_concept1_where input").input_value() == "Best match"
+
+
+def test_each_picture_of_the_batch_tab_is_drawn_over(webui: WebUI, page: Page, tmp_path: Path) -> None:
+    """Each for itself, as if it alone were given."""
+    given, drawn = tmp_path / "given", tmp_path / "drawn"
+    given.mkdir()
+    pictures = {"a.png": SQUARE, "b.png": SQUARE[:, ::-1].copy()}
+    for name, each in pictures.items():
+        Image.fromarray(each).save(given / name)
+    open_accordion(page)
+    fill_concepts(page)
+    page.locator("#mode_img2img > .tab-nav button", has_text="Batch").click()
+    page.locator("#img2img_batch_source > .tab-nav button", has_text="From directory").click()
+    for name, folder in (("input", given), ("output", drawn)):
+        fill(page.locator(f"#img2img_batch_{name}_dir :is(input, textarea)"), str(folder))
+    webui.options(samples_save=True)
+    try:
+        finish(webui, page, page.locator("#img2img_generate"))
+    finally:
+        webui.options(samples_save=False)
+    made = {path.name.partition("-")[2]: np.asarray(Image.open(path).convert("RGB")) for path in drawn.iterdir()}
+    assert made.keys() == pictures.keys()
+    for name, each in pictures.items():
+        asked = {"OMG": {"args": [{"concepts": [
+            {"prompt": prompt, "where": {"box": [float(number) for number in place.split(", ")]}}
+            for prompt, place in zip(PROMPTS, PLACES, strict=True)]}]}}
+        assert distance(made[name], webui.img2img(each, sampler_name="DPM++ 2M", alwayson_scripts=asked).image) < 1
+        assert distance(made[name], webui.img2img(each, sampler_name="DPM++ 2M").image) > 2

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.webui.host import WebUI
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     PROMPTS,
     SECONDS,
     ask_for_a_small_picture,
@@ -27,6 +26,7 @@ from tests.webui.test_browser import (
     part,
     picture,
 )
+from tests.webui.host import WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 

@@ -13,26 +13,25 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.webui.host import Result, WebUI, distance
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     SECONDS,
-    browser_page,
     choose,
     fill,
     generate,
     load,
     open_accordion,
-    page,
     part,
     picture,
     thumbnails,
 )
+from tests.webui.host import Result, WebUI, distance
 from tests.webui.test_preview import REUSED, nothing_kept
 
-__all__ = ["browser_page", "nothing_kept", "page"]  # fixtures
+__all__ = ["nothing_kept"]  # a fixture
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 
+PREVIEW = 'gradioApp().getElementById("script_omg_enabled").omgPreview'
 PROMPTS = ("a knight <lora:sdxl-lora:1>", "a dog <lora:sdxl-loha:1>")
 
 
@@ -217,7 +216,7 @@ def test_what_is_painted_is_the_mask(webui: WebUI, concepts: Page, tmp_path: Pat
 
     click(concepts, 0.25, 0.9)
     expect(part(concepts, "concept1_mask_picture").locator("img")).not_to_have_attribute("src", "")
-    concepts.wait_for_function("() => omgPreviews.txt2img.before.length == 2")
+    concepts.wait_for_function(f"() => {PREVIEW}.before.length == 2")
     concepts.locator("#omg_who .omg-undo").click()
     np.testing.assert_array_equal(mask(concepts, 1), painted)
 
@@ -238,7 +237,7 @@ def test_a_painted_mask_can_be_corrected_and_taken_away(webui: WebUI, concepts: 
     Image.fromarray(uploaded).save(tmp_path / "mask.png")
     choose(part(concepts, "concept2_where"), "Painted mask")
     part(concepts, "concept2_mask_picture").locator("input[type=file]").set_input_files(tmp_path / "mask.png")
-    concepts.wait_for_function("() => omgPreviews.txt2img.masks[2]")
+    concepts.wait_for_function(f"() => {PREVIEW}.masks[2]")
     concepts.wait_for_timeout(300)
     concepts.locator("#omg_who input[type=checkbox]").check()
     drag(concepts, (0.5, 0), (0.5, 1))
@@ -317,10 +316,12 @@ def test_a_preview_that_fails_says_so_and_shows_nothing(concepts: Page) -> None:
 def test_concepts_to_choose_from_are_those_shown(concepts: Page) -> None:
     find_concepts(concepts)
     expect(part(concepts, "target").locator("label")).to_have_count(2)
-    fill(part(concepts, "count").locator("input[type=number]"), "3")
+    part(concepts, "list").get_by_text("Add a concept").click()
     expect(part(concepts, "target").locator("label")).to_have_count(3)
     take(concepts, "target", "Concept 3")
-    fill(part(concepts, "count").locator("input[type=number]"), "1")
+    for number in (3, 2):
+        part(concepts, f"concept{number}").get_by_text("Remove").click()
+        expect(part(concepts, f"concept{number}")).to_be_hidden()
     expect(part(concepts, "target").locator("label")).to_have_count(1)
     expect(part(concepts, "target").get_by_label("Concept 1")).to_be_checked()
 

@@ -18,6 +18,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.webui.browser import (
+    PLACES,
+    PROMPTS,
+    ask_for_a_small_picture,
+    browsing,
+    choose,
+    fill_concepts,
+    generate,
+    load,
+    open_accordion,
+    picture,
+)
 from tests.webui.controls import image_prompt, write_controls
 from tests.webui.host import (
     DEFAULTS,
@@ -31,18 +43,7 @@ from tests.webui.host import (
 )
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, request
-from tests.webui.test_browser import (
-    PLACES,
-    PROMPTS,
-    ask_for_a_small_picture,
-    browsing,
-    choose,
-    fill_concepts,
-    generate,
-    load,
-    open_accordion,
-    picture,
-)
+from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
 pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("its ControlNet is another one")]
 
@@ -114,12 +115,14 @@ def unit(model: str, **fields: Any) -> dict[str, Any]:
             "image": drawn_map(), **fields}
 
 
-def draw(webui: WebUI, units: Sequence[dict[str, Any]], data: Any = None, **payload: Any) -> Result:
-    """A picture with units, and with OMG if there is a request."""
+def draw(webui: WebUI, units: Sequence[dict[str, Any]], data: Any = None, *, over: np.ndarray | None = None,
+         **payload: Any) -> Result:
+    """A picture with units, and with OMG if there is a request; perhaps drawn over one that is given."""
     scripts: dict[str, Any] = {"ControlNet": {"args": list(units)}}
     if data is not None:
         scripts["OMG"] = {"args": [data]}
-    return webui.txt2img(alwayson_scripts=scripts, **{"steps": STEPS, **payload})
+    payload = {"steps": STEPS, "alwayson_scripts": scripts, **payload}
+    return webui.txt2img(**payload) if over is None else webui.img2img(over, **payload)
 
 
 def set_checkpoint_of(webui: WebUI, model: str) -> None:
@@ -147,6 +150,16 @@ def assert_is_plain(webui: WebUI, units: Sequence[dict[str, Any]], *, prompt: st
 def test_concept_everywhere_is_plain(controlled: WebUI, model: str) -> None:
     set_checkpoint_of(controlled, model)
     assert_is_plain(controlled, [unit(model)], ways=("separate", "shared"))
+
+
+@pytest.mark.parametrize("payload", [{}, ONLY_MASKED], ids=["whole", "only masked"])
+@pytest.mark.parametrize("model", ["sdxl-cn", "sdxl-t2i", "sd15-ip", "sdxl-reference_only"])
+def test_concept_everywhere_is_plain_over_a_given_picture(controlled: WebUI, model: str,
+                                                          payload: dict[str, Any]) -> None:
+    set_checkpoint_of(controlled, model)
+    # a unit's model draws random numbers as it is loaded, and then the autoencoder others
+    draw(controlled, [unit(model)], over=SQUARE, steps=1)
+    assert_is_plain(controlled, [unit(model)], over=SQUARE, **payload)
 
 
 @pytest.mark.parametrize(("model", "network"), [

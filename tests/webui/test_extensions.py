@@ -18,6 +18,15 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
 
+from tests.webui.browser import (
+    SECONDS,
+    ask_for_a_small_picture,
+    browsing,
+    fill_concepts,
+    generate,
+    load,
+    open_accordion,
+)
 from tests.webui.host import (
     DEFAULTS,
     SETTINGS,
@@ -32,15 +41,6 @@ from tests.webui.host import (
 )
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
-from tests.webui.test_browser import (
-    SECONDS,
-    ask_for_a_small_picture,
-    browsing,
-    fill_concepts,
-    generate,
-    load,
-    open_accordion,
-)
 
 pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("these extensions are made for the web UI")]
 

@@ -24,20 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models import tiny_instantid
 from tests.models.tiny_instantid import photo
-from tests.webui.host import (
-    CHECKPOINTS,
-    ApiError,
-    Result,
-    WebUI,
-    distance,
-    find_extension,
-    install_extension,
-    make_data_dir,
-)
-from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
-from tests.webui.networks import write_networks
-from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     SECONDS,
     ask_for_a_small_picture,
     browsing,
@@ -49,7 +36,22 @@ from tests.webui.test_browser import (
     part,
     picture,
 )
+from tests.webui.host import (
+    CHECKPOINTS,
+    DEFAULTS,
+    ApiError,
+    Result,
+    WebUI,
+    distance,
+    find_extension,
+    install_extension,
+    make_data_dir,
+)
+from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
+from tests.webui.networks import write_networks
+from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
 from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
+from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
 pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("faces are refused there")]
 
@@ -201,6 +203,19 @@ def test_a_face_everywhere_is_a_plain_picture_with_it(webui: WebUI, options: dic
     assert distance(drawn.image, plain.image) > 0.5
     if options.get("face_scale", 1):
         assert distance(drawn.image, other.image) > 0.5
+
+
+@pytest.mark.parametrize("payload", [{"denoising_strength": 1}, ONLY_MASKED], ids=["whole", "only masked"])
+def test_a_face_everywhere_over_a_given_picture(webui: WebUI, payload: dict[str, Any]) -> None:
+    literal(webui, 1, identity_scales=[0])
+    expected = webui.img2img(SQUARE, prompt=PROMPT, steps=STEPS, **payload)
+    webui.post("/omg-tests/literal", {})
+    plain = webui.img2img(SQUARE, prompt=PROMPT, steps=STEPS, **payload)
+    own = request(concept(PROMPT, face=photo(1), identitynet={"scale": 0}, cfg_scale=DEFAULTS["cfg_scale"]))
+    made = webui.img2img(SQUARE, prompt=BACKGROUND, steps=STEPS, alwayson_scripts={"OMG": {"args": [own]}}, **payload)
+    for ours, wanted in zip(made.images, expected.images, strict=True):
+        assert_close(ours, wanted)
+    assert distance(made.image, plain.image) > 0.5
 
 
 def test_joint_and_shared_agree(webui: WebUI) -> None:
@@ -476,7 +491,7 @@ def test_a_photo_on_the_page(webui: WebUI, page: Page, tmp_path: Path) -> None:
     file = tmp_path / "photo.png"
     file.write_bytes(base64.b64decode(photo(1, 2)))
     open_accordion(page)
-    fill(part(page, "count").locator("input[type=number]"), "1")
+    part(page, "concept2").get_by_text("Remove").click()
     fill(part(page, "concept1_prompt").locator("textarea"), PROMPT)
     choose(part(page, "concept1_where"), "In a box")
     fill(part(page, "concept1_where_text").locator("input, textarea"), "0, 0, 1, 1")

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.webui.host import WebUI, distance, tests_forge
-from tests.webui.test_browser import (
+from tests.webui.browser import (
     PLACES,
     PROMPTS,
     SECONDS,
@@ -24,6 +23,7 @@ from tests.webui.test_browser import (
     part,
     picture,
 )
+from tests.webui.host import WebUI, distance, tests_forge
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser,
               pytest.mark.skipif(not tests_forge(), reason="no Forge: set OMG_FORGE to its folder")]

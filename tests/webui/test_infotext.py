@@ -1,12 +1,16 @@
-"""What a picture's infotext says of the concepts' LoRAs."""
+"""What a picture's infotext says of the concepts' LoRAs, and what the API reads from it."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.webui.host import WebUI
+from tests.webui.host import ApiError, Result, WebUI
 from tests.webui.test_api import LEFT, RIGHT, concept, omg, request
+from tests.webui.test_img2img import SQUARE
 
 pytestmark = pytest.mark.webui
 
@@ -33,3 +37,21 @@ def test_loras_of_all_prompts_are_among_the_hashes(webui: WebUI) -> None:
     assert 'Lora hashes: "hashed-one: 111111111111"' in alone
     plain = webui.txt2img(prompt="a street").info["infotexts"][0]
     assert "hashed" not in plain
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_the_apis_infotext_field_asks_for_it_again(webui: WebUI, tab: str) -> None:
+    """Fields that the gallery's buttons go by are no values of an infotext; and what is not here is named."""
+    data = request(concept("a man <lora:sdxl-lora:1>", LEFT), concept("a woman", RIGHT), blend_start=0.2)
+
+    def draw(**payload: Any) -> Result:
+        return webui.txt2img(**payload) if tab == "txt2img" else webui.img2img(SQUARE, **payload)
+
+    made = draw(alwayson_scripts={"OMG": {"args": [data]}})
+    text = made.info["infotexts"][0]
+    again = draw(infotext=f"{text}, OMG field: 3")
+    np.testing.assert_array_equal(again.image, made.image)
+    assert again.info["infotexts"][0] == text
+    with pytest.raises(ApiError, match=r"concepts\[0\].prompt: there is no LoRA 'sdxl-lroa' .*sdxl-lora") as refused:
+        draw(infotext=text.replace("sdxl-lora", "sdxl-lroa"))
+    assert refused.value.status == 422

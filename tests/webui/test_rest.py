@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -66,6 +67,31 @@ def test_first_pass_of_a_txt2img_call(webui: WebUI) -> None:
         assert str(instance["box"]) in said
 
 
+def test_pictures_of_an_img2img_call(webui: WebUI) -> None:
+    """Looked at as a preview of img2img does, in fractions of the whole picture, and not drawn."""
+    given = webui.txt2img(**PAYLOAD).image
+    payload = {**PAYLOAD, "init_images": [png(given)]}
+    concepts = [{"phrase": phrase, "prompt": ""} for phrase in ("man", "dog")]
+    shown = webui.img2img(given, prompt=PAYLOAD["prompt"],
+                          alwayson_scripts={"OMG": {"args": [{"concepts": concepts, "preview": True}]}})
+    calls = webui.denoiser_calls()
+    with webui.seeded():
+        found, = detect(webui, phrases=["man", "dog"], img2img=payload)["pictures"]
+    assert webui.denoiser_calls() == calls
+    assert found
+    said = json.loads(shown.info["extra_generation_params"]["OMG found"][0])
+    assert [instance["box"] for instance in found] == [instance["box"] for instance in said]
+    assert {phrase for instance in found for phrase in instance["phrases"]} <= {"man", "dog"}
+    masked = np.zeros((128, 128), np.uint8)
+    masked[:64, 64:] = 255
+    only = {**payload, "mask": png(masked), "inpaint_full_res": True, "inpaint_full_res_padding": 0}
+    here, = detect(webui, phrases=["man"], img2img=only)["pictures"]
+    assert here
+    # the web UI blurs the mask, and goes a little beyond it
+    assert all(instance["box"][0] > 0.4 and instance["box"][3] < 0.6 for instance in here)
+    assert len(detect(webui, phrases=["man"], img2img={**payload, "batch_size": 2})["pictures"]) == 2
+
+
 def test_batches(webui: WebUI) -> None:
     assert len(detect(webui, phrases=["man"], txt2img={**PAYLOAD, "batch_size": 2, "n_iter": 2})["pictures"]) == 4
 
@@ -73,7 +99,10 @@ def test_batches(webui: WebUI) -> None:
 @pytest.mark.parametrize(("body", "reason"), [
     ({}, "phrases: expected a list"), ({"phrases": []}, "phrases: expected a list"),
     ({"phrases": ["man"]}, "give either"), ({"phrases": ["man"], "image": "x", "txt2img": {}}, "give either"),
+    ({"phrases": ["man"], "img2img": {}, "txt2img": {}}, "give either"),
     ({"phrases": ["man"], "picture": "x"}, "picture: unknown field"),
+    ({"phrases": ["man"], "img2img": []}, "img2img: expected"), ({"phrases": ["man"], "img2img": {}}, "img2img: "),
+    ({"phrases": ["man"], "img2img": {"init_images": ["nonsense"]}}, "img2img: Invalid encoded image"),
     ({"phrases": [""], "image": "x"}, r"concepts\[0\].phrase"), ({"phrases": [3], "image": "x"}, r"concepts\[0\]"),
     ({"phrases": ["man"], "txt2img": []}, "txt2img: expected"),
     ({"phrases": ["man"], "txt2img": {"alwayson_scripts": 3}}, "txt2img: expected"),

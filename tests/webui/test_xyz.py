@@ -117,6 +117,16 @@ def test_one_concepts_lora_weight_is_an_axis(webui: WebUI, axes: list[str]) -> N
     assert "<lora:sdxl-lora:1.5>" in made.info["infotexts"][-1]
 
 
+def test_whether_one_concept_is_drawn_is_an_axis(webui: WebUI, axes: list[str]) -> None:
+    def data(left: bool, right: bool) -> dict[str, Any]:
+        return request(concept("a man <lora:sdxl-lora:1>", LEFT, enabled=left),
+                       concept("a dog <lora:sdxl-locon:1>", RIGHT, enabled=right))
+
+    made = plot(webui, axes, ("[OMG] Draw concept 1", "on, off"), data(True, True),
+                ("[OMG] Draw concept 2", "off, on"))
+    assert_cells(webui, made, [data(left, right) for right in (False, True) for left in (True, False)], apart=0.2)
+
+
 def test_layout_and_masks_are_axes(webui: WebUI, axes: list[str]) -> None:
     """How much of the layout is kept hardly shows in so small a model: see infotexts."""
     def data(grow: float, cross: float, own: float) -> dict[str, Any]:

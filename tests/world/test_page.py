@@ -13,13 +13,12 @@ import pytest
 from playwright.sync_api import Page
 
 from bench.world import weights
+from tests.webui.browser import fill, generate, load, open_accordion, part, picture
 from tests.webui.host import WebUI
-from tests.webui.test_browser import browser_page, fill, generate, load, open_accordion, part, picture
 
 MISSING = weights.missing(weights.CHECKPOINT)
 pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
-__all__ = ["browser_page"]
 MAIN = "a man and a woman in the park"
 CONCEPTS = (("man", "a sks man and a woman in the park <lora:rusty:1>"),
             ("woman", "a man and a phol woman in the park <lora:azura:1>"))

@@ -1,0 +1,125 @@
+"""The list of concepts on the page: what adds, removes, moves and copies them, and what helps to fill them in.
+
+Which groups of fields there are is settled when the page is made. What moves is their values, in the browser
+(``javascript/omg_concepts.js``).
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import gradio as gr
+from modules.call_queue import wrap_queued_call
+
+from ..comprehension.overlay import COLOURS
+from ..comprehension.proposals import proposals
+from .fields import Field
+
+Component = Any
+ElemId = Callable[[str], str]
+
+TOOLS = (("up", "Up", "Move this concept up: of two alike, the first takes the better place"),
+         ("down", "Down", "Move this concept down"), ("copy", "Duplicate", "Another one with the same fields"),
+         ("remove", "Remove", "Take this concept away"))
+ADD = "Add a concept"
+FULL = "All are in use. For more, raise Settings > OMG > Concepts shown in the accordion."
+PROPOSED = "The prompt at the top names"
+# prompt editing by numbers of steps changes the count by little
+_STEPS = 20
+
+
+def classes(number: int) -> list[str]:
+    """The CSS classes of a concept's group (1 is the first): the second one gives it its colour."""
+    return ["omg-concept", f"omg-colour-{(number - 1) % len(COLOURS) + 1}"]
+
+
+def tools(number: int) -> Component:
+    """The buttons of a concept's group."""
+    return gr.HTML('<div class="omg-tools">' + "".join(
+        f'<button type="button" data-omg="{action}" data-concept="{number}" title="{title}">{label}</button>'
+        for action, label, title in TOOLS) + "</div>")
+
+
+def proposed(elem_id: str) -> Component:
+    """Where phrases are offered."""
+    return gr.HTML("", elem_id=elem_id, elem_classes=["omg-proposed"])
+
+
+def prompt(elem_id: str, make: Callable[[], Component]) -> Component:
+    """A prompt with the number of its tokens, counted as the web UI counts those of its own.
+
+    Args:
+        make: makes the text field of this id.
+    """
+    from modules.ui import update_negative_prompt_token_counter, update_token_counter  # is there once the page is made
+
+    count = update_negative_prompt_token_counter if elem_id.endswith("negative_prompt") else update_token_counter
+    with gr.Column(elem_classes=["omg-prompt"]):
+        made = make()
+        counter = gr.HTML("<span>0/75</span>", elem_id=f"{elem_id}_tokens",
+                          elem_classes=["token-counter", "omg-tokens"], visible=False)
+        button = gr.Button(visible=False, elem_id=f"{elem_id}_tokens_count")
+    button.do_not_save_to_config = True
+    button.click(wrap_queued_call(lambda text: count(text, _STEPS, [])), [made], [counter], show_progress=False)
+    return made
+
+
+def foot(fields: Iterable[Field], is_full: bool, elem_id: ElemId) -> Component:
+    """What stands below the groups: the button that adds one, or that there is none left.
+
+    Args:
+        fields: a concept's, in the order of :func:`connect`.
+        is_full: whether all groups are shown at first.
+    """
+    names = html.escape(json.dumps([each.name for each in fields]))
+    return gr.HTML(f'<div class="omg-list{" omg-full" * is_full}" data-fields="{names}">'
+                   f'<button type="button" data-omg="add">{ADD}</button><span>{FULL}</span></div>',
+                   elem_id=elem_id("list"))
+
+
+def connect(count: Component, panels: Sequence[Component], target: Component,
+            concepts: Sequence[dict[str, Component]], fields: Sequence[str], offers: Sequence[Component],
+            main_prompt: Component | None, elem_id: ElemId) -> None:
+    """What happens as the list changes.
+
+    Args:
+        count: the number of concepts.
+        panels: the groups.
+        target: the choice of a concept for what is done on the picture.
+        concepts: each one's components by field name.
+        fields: names of those that move.
+        offers: see :func:`proposed`, by concept.
+        main_prompt: the prompt at the top; None if the page has none.
+    """
+    quiet = {"show_progress": False, "queue": False}
+    values = [count, *(concept[name] for concept in concepts for name in fields)]
+    rearrange, propose = (gr.Button(name, visible=False, elem_id=elem_id(name)) for name in ("rearrange", "propose"))
+    for button in (rearrange, propose):
+        button.do_not_save_to_config = True
+    accordion = f'gradioApp().getElementById("{elem_id("enabled")}")'
+    rearrange.click(None, values, values, _js=f"(...values) => {accordion}.omgConcepts.rearranged(...values)", **quiet)
+    count.change(None, [count, target], [*panels, target],
+                 _js=f"(count, target) => {accordion}.omgConcepts.shown(count, target)", **quiet)
+    if main_prompt is not None:
+        propose.click(_offers, [main_prompt, *(concept["phrase"] for concept in concepts)], list(offers), **quiet)
+
+
+def _offers(text: str, *phrases: str) -> list[str]:
+    """HTML for each concept: the phrases that the main prompt offers to those that have none."""
+    left = list(dict.fromkeys(proposals(text, [phrase for phrase in phrases if phrase.strip()])))
+    buttons = " ".join(f'<button type="button" data-omg="phrase">{html.escape(word)}</button>' for word in left)
+    return ["" if phrase.strip() or not left else f"<span>{PROPOSED}</span> {buttons}" for phrase in phrases]
+
+
+def watch(script: Any) -> None:
+    """Be there when the host makes its prompts; to be called before the page is made.
+
+    ``script.main_prompts`` then has them by tab.
+    """
+    script.main_prompts = {}
+    for tab in ("txt2img", "img2img"):
+        script.on_after_component(lambda made, tab=tab: script.main_prompts.update({tab: made.component}),
+                                  elem_id=f"{tab}_prompt")
