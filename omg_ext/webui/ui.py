@@ -137,13 +137,14 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
         made |= _render((each for each in panel_fields if each.panel != BLEND), script.elem_id)
         few_steps = few_steps_page.build(script.elem_id)
         made |= _render((each for each in panel_fields if each.panel == BLEND), script.elem_id)
-        concepts_page.connect(made["count"], panels, page.target, concepts, [each.name for each in CONCEPT_FIELDS],
-                              [concept[PROPOSED] for concept in concepts], script.main_prompts.get(tab),
-                              script.elem_id)
+        moved = concepts_page.connect(made["count"], panels, page.target, concepts,
+                                      [each.name for each in CONCEPT_FIELDS],
+                                      [concept[PROPOSED] for concept in concepts], script.main_prompts.get(tab),
+                                      script.elem_id)
     components = [[made, *concepts][number][each.name] for number, each in arg_fields(groups)]
     _connect(made, concepts, components, lacking)
     presets_page.connect(presets, components, lambda args: _shown_values(args, groups), groups, lacking)
-    lacks_page.connect(lacking, made, concepts)
+    lacks_page.connect(lacking, made, concepts, moved)
     script.after_steps = few_steps_page.on_steps(few_steps, made, concepts)
     preview_page.connect(page, concepts)
     script.after_generation = preview_page.on_results(script.preview, page, made["preview"],

@@ -97,6 +97,17 @@ def test_concepts_move_are_copied_and_removed_with_all_that_is_theirs(page: Page
     do(page, 1, "remove")
     expect_concepts(page, "dog", "dog")
     do(page, 2, "remove")
+    undo = part(page, "list").get_by_text("Bring the removed one back")
+    undo.click()
+    expect_concepts(page, "dog", "dog")
+    expect(part(page, "concept2_mask_picture").locator("img")).to_be_visible()
+    undo.click()  # of all that were removed, the last first
+    expect_concepts(page, "dog", "dog", "cat")
+    undo.click()
+    expect_concepts(page, "dog", "dog", "cat", "man")
+    expect(undo).to_be_hidden()
+    for number in (4, 3, 2):
+        do(page, number, "remove")
     add(page)
     expect_concepts(page, "dog", "")
     expect(part(page, "concept2_strength").locator("input[type=number]")).to_have_value("1")
