@@ -12,7 +12,7 @@
             this.asked = null; // what the hidden button is to do
             this.counted = {}; // the prompts whose tokens were counted, by id
             const list = accordion.querySelector(".omg-list");
-            this.fresh = JSON.parse(list.dataset.fields).map(([, value]) => value); // what a new concept has
+            this.fresh = JSON.parse(list.dataset.fresh); // what a new concept has
             this.removed = []; // values of concepts, the last one last
             accordion.addEventListener("click", (event) => this.clicked(event.target));
             this.translate();
