@@ -64,9 +64,10 @@
                 count++;
                 focus = index + 1;
             } else if (action == "undo" && room) {
-                concepts.pop();
-                concepts.splice(count, 0, this.removed.pop());
-                focus = count++;
+                // in the place of the only one, if that was emptied
+                if (count > 1 || JSON.stringify(concepts[0]) != JSON.stringify(this.fresh)) count++;
+                focus = count - 1;
+                concepts[focus] = this.removed.pop();
             } else if (action == "remove") {
                 this.removed.push(...concepts.splice(index, 1));
                 concepts.push([...this.fresh]);

@@ -116,6 +116,8 @@ def test_concepts_move_are_copied_and_removed_with_all_that_is_theirs(page: Page
     do(page, 1, "remove")  # the only one is emptied
     expect_concepts(page, "")
     expect(part(page, "concept1_mask_picture")).to_be_hidden()
+    undo.click()
+    expect_concepts(page, "dog")
 
 
 def test_where_all_are_in_use_the_page_says_so(page: Page) -> None:
