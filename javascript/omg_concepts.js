@@ -12,8 +12,8 @@
             this.asked = null; // what the hidden button is to do
             this.counted = {}; // the prompts whose tokens were counted, by id
             const list = accordion.querySelector(".omg-list");
-            this.fields = JSON.parse(list.dataset.fields);
-            this.fresh = this.defaults();
+            this.fresh = JSON.parse(list.dataset.fresh); // what a new concept has
+            this.removed = []; // values of concepts, the last one last
             accordion.addEventListener("click", (event) => this.clicked(event.target));
             this.translate();
             this.countTokens();
@@ -46,21 +46,10 @@
             }
         }
 
-        // What a new concept has: what the page begins with in its last one. (Gradio puts what is there later in its
-        // place.)
-        defaults() {
-            const last = this.accordion.querySelectorAll(".omg-concept").length;
-            return this.fields.map((name) => {
-                const id = `${this.prefix}concept${last}_${name}`;
-                const {props} = window.gradio_config.components.find((each) => each.props.elem_id == id);
-                return props.value ?? null;
-            });
-        }
-
         // For the hidden button: the number of concepts and all their values, concept by concept, as they are to be.
         // (Gradio appends what stands in the outputs.)
         rearranged(count, ...values) {
-            const size = this.fields.length;
+            const size = this.fresh.length;
             const groups = this.accordion.querySelectorAll(".omg-concept").length;
             const concepts = Array.from({length: groups}, (_, index) => values.slice(index * size, (index + 1) * size));
             const {action, index} = this.asked;
@@ -74,8 +63,13 @@
                 concepts.pop();
                 count++;
                 focus = index + 1;
+            } else if (action == "undo" && room) {
+                // in the place of the only one, if that was emptied
+                if (count > 1 || JSON.stringify(concepts[0]) != JSON.stringify(this.fresh)) count++;
+                focus = count - 1;
+                concepts[focus] = this.removed.pop();
             } else if (action == "remove") {
-                concepts.splice(index, 1);
+                this.removed.push(...concepts.splice(index, 1));
                 concepts.push([...this.fresh]);
                 count = Math.max(1, count - 1);
                 focus = Math.min(index, count - 1);
@@ -83,6 +77,7 @@
                 focus = Math.min(count - 1, Math.max(0, index + (action == "up" ? -1 : 1)));
                 [concepts[index], concepts[focus]] = [concepts[focus], concepts[index]];
             }
+            this.accordion.querySelector("[data-omg=undo]").hidden = !this.removed.length;
             this.focus(action, focus);
             return [count, ...concepts.flat()];
         }
@@ -101,7 +96,7 @@
         // The keyboard stays with the concept: on the button that moved it, or in what is to be filled in next. Its
         // group may be shown only when the server has answered.
         focus(action, index, tries = 30) {
-            const isNew = action == "add" || action == "copy";
+            const isNew = !["up", "down", "remove"].includes(action);
             const wanted = this.part(`concept${index + 1}`).querySelector(
                 isNew ? "[id$='_phrase'] :is(input, textarea)" : `[data-omg="${action}"]`);
             if (wanted.offsetParent) {
@@ -114,7 +109,7 @@
         takePhrase(button) {
             const group = button.closest(".omg-concept");
             const field = group.querySelector("[id$='_phrase'] :is(input, textarea)");
-            field.value = button.textContent;
+            field.value = button.dataset.phrase;
             updateInput(field);
             field.focus();
             this.proposeAnew();
@@ -147,18 +142,26 @@
             if (!this.sources.includes(typed)) this.proposeAnew();
         }
 
-        // The phrases that are left to be taken, if what they come from has changed.
+        // The phrases that are left to be taken, if what they come from has changed. (Gradio drops what is asked while
+        // it waits for an answer.)
         proposeAnew() {
             const now = this.sources.map((field) => field.value).join("\n");
-            if (now == this.proposedFor) return;
+            if (now == this.proposedFor || this.isProposing) return;
             this.proposedFor = now;
+            this.isProposing = true;
             this.press("propose");
+        }
+
+        proposed() {
+            this.isProposing = false;
+            this.proposeAnew();
         }
 
         propose() {
             this.sources = [gradioApp().querySelector(`#${this.tab}_prompt textarea`),
                 ...this.accordion.querySelectorAll("[id$='_phrase'] :is(input, textarea)")];
             this.proposedFor = "";
+            this.isProposing = false;
             let timer = null;
             for (const field of this.sources) {
                 field.addEventListener("input", () => {

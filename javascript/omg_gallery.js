@@ -5,10 +5,16 @@
     const PICTURE = /OMG picture: ([^,\n]+)/;
     const COLOURS = 7;
 
+    const read = {}; // by tab: the account of the last generation, and what its pictures show
+
     function titles(tab) {
         const info = gradioApp().querySelector(`#generation_info_${tab} textarea`)?.value;
         if (!info) return [];
-        return (JSON.parse(info).infotexts ?? []).map((text) => PICTURE.exec(text)?.[1] ?? "");
+        if (read[tab]?.info != info) {
+            const texts = JSON.parse(info).infotexts ?? [];
+            read[tab] = {info, titles: texts.map((text) => PICTURE.exec(text)?.[1] ?? "")};
+        }
+        return read[tab].titles;
     }
 
     // The large pictures, and the strip below one of them.

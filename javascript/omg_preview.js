@@ -2,7 +2,6 @@
 // What is done on it goes into the concept's own fields at once: they alone count.
 
 (function() {
-    const UNDO = 10;
     const DRAG = 0.02; // parts of the picture; less is a click
     const STEP = 0.05; // of the picture, for each press of an arrow key; fine with Ctrl
     const FINE = 0.01;
@@ -37,14 +36,6 @@
         form.append("files", await (await fetch(text)).blob(), "mask.png");
         const [path] = await (await fetch(`${root}/upload`, {method: "POST", body: form})).json();
         return {path, url: `${root}/file=${path}`, orig_name: "mask.png", meta: {_type: "gradio.FileData"}};
-    }
-
-    function fill(context, operation, colour) {
-        context.save();
-        context.globalCompositeOperation = operation;
-        context.fillStyle = colour;
-        context.fillRect(0, 0, context.canvas.width, context.canvas.height);
-        context.restore();
     }
 
     // A cross or a box, white within black: seen on any picture.
@@ -97,8 +88,6 @@
                 picture: null, // images
                 overlay: null,
                 source: null, // the text of the picture that is shown
-                paint: document.createElement("canvas"), // the mask of the target: its colour where it is painted
-                before: [], // the paint before each of the last strokes
                 masks: {}, // the mask of each concept as the page knows it
                 corner: null,
                 pressed: null,
@@ -107,6 +96,11 @@
                 picked: null, // what goes into the fields next
             });
             this.watch();
+        }
+
+        // The mask of the target.
+        get paint() {
+            return this.accordion.omgPaint;
         }
 
         get colour() {
@@ -133,8 +127,7 @@
             if (this.source != picture) {
                 this.source = picture;
                 this.picture = images[0];
-                this.paint.width = images[0].naturalWidth;
-                this.paint.height = images[0].naturalHeight;
+                this.paint.resize(images[0].naturalWidth, images[0].naturalHeight);
                 this.masks = {};
             }
             await this.chosen(tool, target, ...masks);
@@ -152,27 +145,10 @@
 
         // A mask that was uploaded, pasted or painted before is there to be corrected.
         async loadPaint(target, mask) {
-            this.before = [];
+            this.paint.forget();
             this.masks[target] = mask;
             const image = mask && await loadImage(mask);
-            if (target != this.target) return;
-            const {paint} = this;
-            const context = paint.getContext("2d", {willReadFrequently: true});
-            context.clearRect(0, 0, paint.width, paint.height);
-            if (!image || !paint.width) return;
-            context.drawImage(image, 0, 0, paint.width, paint.height);
-            const pixels = context.getImageData(0, 0, paint.width, paint.height);
-            const {data} = pixels;
-            let brightest = 0;
-            for (let i = 0; i < data.length; i += 4) {
-                data[i] = Math.max(data[i], data[i + 1], data[i + 2]) * data[i + 3] / 255;
-                brightest = Math.max(brightest, data[i]);
-            }
-            for (let i = 0; i < data.length; i += 4) {
-                if (brightest > 0) data[i + 3] = data[i]; // all black is read by its opacity
-            }
-            context.putImageData(pixels, 0, 0);
-            fill(context, "source-in", this.colour);
+            if (target == this.target) this.paint.load(image, this.colour);
         }
 
         draw() {
@@ -187,7 +163,7 @@
             context.drawImage(tool == "mask" ? picture : overlay, 0, 0, width, height);
             if (tool == "mask") {
                 context.globalAlpha = 0.6;
-                context.drawImage(paint, 0, 0);
+                context.drawImage(paint.canvas, 0, 0);
                 context.globalAlpha = 1;
             } else if (this.mark) {
                 drawMark(context, this.mark);
@@ -208,10 +184,8 @@
         pressAt(place) {
             this.pressed = place;
             if (this.tool != "mask") return;
-            const {paint, before} = this;
-            before.push(paint.getContext("2d").getImageData(0, 0, paint.width, paint.height));
-            before.splice(0, before.length - UNDO);
-            this.stroke(this.pressed, this.pressed);
+            this.paint.keep();
+            this.stroke(place, place);
         }
 
         move(event) {
@@ -283,53 +257,26 @@
         }
 
         stroke(from, to) {
-            const {paint} = this;
-            const context = paint.getContext("2d");
             const [size, erase] = ["range", "checkbox"].map((type) => this.who.querySelector(`input[type=${type}]`));
-            context.save();
-            context.globalCompositeOperation = erase.checked ? "destination-out" : "source-over";
-            Object.assign(context, {lineCap: "round", lineJoin: "round", strokeStyle: this.colour,
-                lineWidth: Number(size.value) / 100 * paint.width});
-            context.beginPath();
-            context.moveTo(from[0] * paint.width, from[1] * paint.height);
-            context.lineTo(to[0] * paint.width, to[1] * paint.height);
-            context.stroke();
-            context.restore();
+            this.paint.stroke(from, to, Number(size.value) / 100, erase.checked ? null : this.colour);
             this.draw();
         }
 
         undo() {
-            const {paint, before} = this;
-            if (!before.length) return;
-            paint.getContext("2d").putImageData(before.pop(), 0, 0);
+            if (!this.paint.undo()) return;
             this.draw();
             this.pickMask();
         }
 
         clear() {
-            const {paint, before} = this;
-            const context = paint.getContext("2d");
-            before.push(context.getImageData(0, 0, paint.width, paint.height));
-            context.clearRect(0, 0, paint.width, paint.height);
+            this.paint.keep();
+            this.paint.clear();
             this.draw();
             this.pickMask();
         }
 
-        // White on black, or null where nothing is painted: the picture alone is never a mask.
-        mask() {
-            const {paint} = this;
-            const painted = paint.getContext("2d").getImageData(0, 0, paint.width, paint.height).data;
-            if (!painted.some((value, index) => index % 4 == 3 && value > 127)) return null;
-            const copy = Object.assign(document.createElement("canvas"), {width: paint.width, height: paint.height});
-            const context = copy.getContext("2d");
-            context.drawImage(paint, 0, 0);
-            fill(context, "source-in", "white");
-            fill(context, "destination-over", "black");
-            return copy.toDataURL("image/png");
-        }
-
         pickMask() {
-            const mask = this.mask();
+            const mask = this.paint.mask();
             this.masks[this.target] = mask;
             this.pick("mask", mask);
         }

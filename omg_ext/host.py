@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -177,13 +177,14 @@ class LoadedConcept(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class SwitchedOff:
     """A :class:`LoadedConcept` of which nothing is loaded: it has no part in any picture."""
 
-    networks: Sources = {}  # noqa: RUF012 - never written
-    has_networks = False
-    face = None
-    warnings = ()
+    networks: Sources = field(default_factory=dict)
+    has_networks: bool = False
+    face: None = None
+    warnings: Sequence[str] = ()
 
     def conditioning(self, step: int) -> ConceptConditioning:
         return ConceptConditioning({}, (), {})

@@ -330,6 +330,20 @@ def test_photos_of_cameras_are_made_handy():
     assert made.getpixel((5, 5)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("half", [
+    {"concept2_where": "At a point"}, {"concept2_where": "In a box", "concept2_where_text": "0, 0"},
+    {"concept2_where": "Painted mask"}, {"concept2_cfg_end": 3.0}, {"concept2_phrase": "", "concept2_prompt": ""},
+], ids=str)
+def test_what_is_off_may_be_half_filled_in(half):
+    """On, it is refused."""
+    values: dict[str, Any] = {"count": 2, "concept1_phrase": "man", "concept1_prompt": "a", "concept2_phrase": "dog",
+                              "concept2_prompt": "b", **half}
+    first, second = parse_request(wanted(accordion(**values, concept2_on=False))).concepts
+    assert (first.enabled, second.enabled) == (True, False)
+    with pytest.raises(OMGError):
+        parse_request(wanted(accordion(**values)))
+
+
 def test_the_options_of_the_detector():
     values: dict[str, Any] = {"concept1_phrase": "man", "concept1_prompt": "a"}
     args = accordion(**values, threshold=0.4, model="large", segmenter="fine")

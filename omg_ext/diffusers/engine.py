@@ -189,8 +189,10 @@ class DiffusersEngine:
     def _check_request(self, request: Request) -> None:
         self._check_finders(request)
         for index, concept in enumerate(request.concepts):
+            if not concept.enabled:
+                continue
             refuse_tags(concept.negative_prompt or "", f"request.concepts[{index}].negative_prompt")
-            if concept.enabled and concept.face is not None and self.faces is None:
+            if concept.face is not None and self.faces is None:
                 raise OMGError(f"request.concepts[{index}].face", "nothing here draws faces; give InstantID's adapter "
                                                                   "(--face-adapter), or leave it out")
 

@@ -55,6 +55,11 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.request.drawn) if self.request is not None and self.request.enabled else 0
 
     @property
+    def asks_for_omg(self) -> bool:
+        """Whether it has a request that is not switched off, even if all concepts in it are."""
+        return self.request is not None and self.request.enabled and bool(self.request.concepts)
+
+    @property
     def prompts(self) -> tuple[tuple[str, str], ...]:
         """What its prompts are, after the fields in which they stand; but for negative ones."""
         concepts = self.request.concepts if self.request is not None and self.request.enabled else ()

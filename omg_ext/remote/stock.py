@@ -114,7 +114,7 @@ class Stock:
         self.checkpoint(job)
         for field, prompt in job.prompts:
             self._check_loras(field, prompt)
-        if job.concepts:
+        if job.asks_for_omg:
             self._check_omg(job)
 
     def checkpoint(self, job: Job) -> Checkpoint | None:

@@ -102,7 +102,7 @@ def _payload(job: Job, checkpoint: Checkpoint | None) -> dict[str, Any]:
     The setting of the checkpoint goes back to the owner's afterwards, while the model stays loaded until another is
     asked for. Other settings are not overridden: those that his settings file does not have would stay.
     """
-    scripts = {"OMG": {"args": [dump_request(job.request)]}} if job.request is not None and job.concepts else {}
+    scripts = {"OMG": {"args": [dump_request(job.request)]}} if job.request is not None and job.asks_for_omg else {}
     return {
         "prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": job.seed, "steps": job.steps,
         "cfg_scale": job.cfg_scale, "width": job.width, "height": job.height, "sampler_name": job.sampler,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -16,7 +16,7 @@ from modules.call_queue import wrap_queued_call
 
 from ..comprehension.overlay import COLOURS
 from ..comprehension.proposals import proposals
-from .fields import Field
+from .fields import CONCEPT_FIELDS
 
 Component = Any
 ElemId = Callable[[str], str]
@@ -25,8 +25,11 @@ TOOLS = (("up", "Up", "Move this concept up: of two alike, the first takes the b
          ("down", "Down", "Move this concept down"), ("copy", "Duplicate", "Another one with the same fields"),
          ("remove", "Remove", "Take this concept away"))
 ADD = "Add a concept"
+UNDO = "Bring the removed one back"
 FULL = "All are in use. For more, raise Settings > OMG > Concepts shown in the accordion."
 PROPOSED = "The prompt at the top names"
+# no field of a concept, but a component beside them: what the main prompt offers as its phrase
+OFFERS = "proposed"
 # prompt editing by numbers of steps changes the count by little
 _STEPS = 20
 
@@ -67,50 +70,52 @@ def prompt(elem_id: str, make: Callable[[], Component]) -> Component:
     return made
 
 
-def foot(fields: Iterable[Field], is_full: bool, elem_id: ElemId) -> Component:
+def foot(is_full: bool, elem_id: ElemId) -> Component:
     """What stands below the groups: the button that adds one, or that there is none left.
 
     Args:
-        fields: a concept's, in the order of :func:`connect`.
         is_full: whether all groups are shown at first.
     """
-    names = html.escape(json.dumps([each.name for each in fields]))
-    return gr.HTML(f'<div class="omg-list{" omg-full" * is_full}" data-fields="{names}">'
-                   f'<button type="button" data-omg="add">{ADD}</button><span>{FULL}</span></div>',
-                   elem_id=elem_id("list"))
+    defaults = html.escape(json.dumps([each.default for each in CONCEPT_FIELDS]))
+    return gr.HTML(f'<div class="omg-list{" omg-full" * is_full}" data-fresh="{defaults}">'
+                   f'<button type="button" data-omg="add">{ADD}</button><span>{FULL}</span> '
+                   f'<button type="button" data-omg="undo" hidden>{UNDO}</button></div>', elem_id=elem_id("list"))
 
 
 def connect(count: Component, panels: Sequence[Component], target: Component,
-            concepts: Sequence[dict[str, Component]], fields: Sequence[str], offers: Sequence[Component],
-            main_prompt: Component | None, elem_id: ElemId) -> None:
-    """What happens as the list changes.
+            concepts: Sequence[dict[str, Component]], main_prompt: Component | None, elem_id: ElemId) -> Any:
+    """What happens as the list changes; returns the event of a change, for what is to follow it.
 
     Args:
         count: the number of concepts.
         panels: the groups.
         target: the choice of a concept for what is done on the picture.
-        concepts: each one's components by field name.
-        fields: names of those that move.
-        offers: see :func:`proposed`, by concept.
+        concepts: each one's components by field name, with what :func:`proposed` has made.
         main_prompt: the prompt at the top; None if the page has none.
     """
     quiet = {"show_progress": False, "queue": False}
-    values = [count, *(concept[name] for concept in concepts for name in fields)]
+    values = [count, *(concept[each.name] for concept in concepts for each in CONCEPT_FIELDS)]
     rearrange, propose = (gr.Button(name, visible=False, elem_id=elem_id(name)) for name in ("rearrange", "propose"))
     for button in (rearrange, propose):
         button.do_not_save_to_config = True
     accordion = f'gradioApp().getElementById("{elem_id("enabled")}")'
-    rearrange.click(None, values, values, _js=f"(...values) => {accordion}.omgConcepts.rearranged(...values)", **quiet)
+    moved = rearrange.click(None, values, values,
+                            _js=f"(...values) => {accordion}.omgConcepts.rearranged(...values)", **quiet)
     count.change(None, [count, target], [*panels, target],
                  _js=f"(count, target) => {accordion}.omgConcepts.shown(count, target)", **quiet)
     if main_prompt is not None:
-        propose.click(_offers, [main_prompt, *(concept["phrase"] for concept in concepts)], list(offers), **quiet)
+        phrases, offers = ([concept[name] for concept in concepts] for name in ("phrase", OFFERS))
+        offered = propose.click(_offers, [main_prompt, *phrases], offers, **quiet)
+        offered.then(None, None, None, _js=f"() => {accordion}.omgConcepts.proposed()", **quiet)
+    return moved
 
 
 def _offers(text: str, *phrases: str) -> list[str]:
     """HTML for each concept: the phrases that the main prompt offers to those that have none."""
     left = list(dict.fromkeys(proposals(text, [phrase for phrase in phrases if phrase.strip()])))
-    buttons = " ".join(f'<button type="button" data-omg="phrase">{html.escape(word)}</button>' for word in left)
+    # the browser translates what is to be read
+    buttons = " ".join(f'<button type="button" data-omg="phrase" data-phrase="{word}">{word}</button>'
+                       for word in map(html.escape, left))
     return ["" if phrase.strip() or not left else f"<span>{PROPOSED}</span> {buttons}" for phrase in phrases]
 
 

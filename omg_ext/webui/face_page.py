@@ -32,10 +32,9 @@ def connect(photo: Any, mark: Any, index: Any, found: Any) -> None:
     """What happens as a photo is put in: the components are its slot, the field that says which photo is missing, the
     choice of a face, and the place for what is found."""
     photo.change(seen, [photo, index], [found], show_progress=False)
-    # as where the gallery's buttons send it from the other tab
+    # as where a concept moves, or the gallery's buttons send it from the other tab
     mark.change(lambda text: gr.update(visible=bool(text)), [mark], [mark], show_progress=False, queue=False)
     photo.change(_in_its_place, [photo], [mark], show_progress=False, queue=False)
-    mark.change(lambda text: gr.update(visible=bool(text)), [mark], [mark], show_progress=False, queue=False)
     index.change(seen, [photo, index], [found], show_progress=False)
 
 

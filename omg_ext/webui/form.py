@@ -139,6 +139,8 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
     if all(values[each.name] == each.default for each in CONCEPT_FIELDS):
         raise OMGError(f"concepts[{index}]",
                        f"{name} is empty: fill in its phrase and prompt, or remove it")
+    if not (values["on"] or values["cfg_scale"]):  # what is off may be half filled in
+        values = {**values, "cfg_end": 0.0}
     concept = _gather(CONCEPT_FIELDS, values, index)
     photo = values["face"]
     if face := values["face_mark"] if photo is None else photo if isinstance(photo, str) else _png_text(handy(photo)):
@@ -149,7 +151,11 @@ def _concept(index: int, values: Values) -> dict[str, Any]:
     if place is None:
         raise OMGError(f"concepts[{index}].where", f"{name}: choose one of {', '.join(p.choice for p in PLACES)}")
     if place.kind:
-        concept["where"] = {place.kind: _where_value(f"concepts[{index}].where.{place.kind}", name, place, values)}
+        try:
+            concept["where"] = {place.kind: _where_value(f"concepts[{index}].where.{place.kind}", name, place, values)}
+        except OMGError:
+            if values["on"]:
+                raise
     return concept
 
 

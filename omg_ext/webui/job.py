@@ -259,7 +259,7 @@ class Job:
         """
         p, prompts = self._processing, self._prompts(request)
         first = p.iteration * p.batch_size
-        if all(concept.prompt.strip() for concept in request.concepts):
+        if all(concept.prompt.strip() for concept in request.drawn):
             request = msgspec.structs.replace(request, preview=False)  # pasted, it is drawn
         texts = [infotext_value(as_drawn(request, prompts, first + number)) for number in range(len(p.prompts))]
         return texts[0] if len(set(texts)) == 1 else texts

@@ -31,18 +31,19 @@ def build(elem_id: Callable[[str], str], request: Request | None) -> Component:
     return gr.HTML("" if request is None else said(request), elem_id=elem_id("lacks"), elem_classes=["omg-note"])
 
 
-def connect(note: Component, made: dict[str, Component], concepts: Sequence[dict[str, Component]]) -> None:
+def connect(note: Component, made: dict[str, Component], concepts: Sequence[dict[str, Component]], moved: Any) -> None:
     """The note follows what the user changes. What fills all fields at once says it by itself.
 
     Args:
         note: see :func:`build`.
         made: components of the request by field name.
         concepts: each one's.
+        moved: the event that they have changed places.
     """
     prompts, places, ons = ([concept[name] for concept in concepts] for name in ("prompt", "where", "on"))
     inputs = [note, made["api"], made["count"], *(made[name] for name in DETECT), *prompts, *places, *ons]
     left = [each.blur for each in (*prompts, made["model"], made["segmenter"])]
-    for event in (*left, made["count"].change, made["detector"].input, made["threshold"].release,
+    for event in (*left, moved.then, made["detector"].input, made["threshold"].release,
                   *(each.input for each in (*places, *ons))):
         event(_of_fields, inputs, [note], show_progress=False, queue=False)
 

@@ -23,7 +23,6 @@ from . import concepts_page, face_page, few_steps_page, infotext, lacks_page, pr
 from .defaults import Start, start_with
 from .fields import (
     BLEND,
-    CONCEPT_FIELDS,
     FACE,
     FIND,
     GLOBAL_FIELDS,
@@ -42,8 +41,8 @@ __all__ = ["build", "request_from_args"]
 Component = Any
 Components = dict[str, Component]
 """Components by field name."""
-# no fields: what is seen in a photo, and what the main prompt offers as a phrase
-FACE_FOUND, PROPOSED = "face_found", "proposed"
+# no field: what is seen in a photo
+FACE_FOUND = "face_found"
 
 # localizations go by nodes of text: so each is a sentence, or stands alone
 HINT = """<ol>
@@ -131,19 +130,18 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
                 concepts.append(_render((_started(each, number, start) for each in concept_fields(number)),
                                         script.elem_id, f"concept{number}_"))
             panels.append(panel)
-        concepts_page.foot(CONCEPT_FIELDS, shown == groups, script.elem_id)
+        concepts_page.foot(shown == groups, script.elem_id)
         page = preview_page.build(script.elem_id, groups, shown, tab)
         panel_fields = [each for each in table.values() if each.panel]
         made |= _render((each for each in panel_fields if each.panel != BLEND), script.elem_id)
         few_steps = few_steps_page.build(script.elem_id)
         made |= _render((each for each in panel_fields if each.panel == BLEND), script.elem_id)
-        concepts_page.connect(made["count"], panels, page.target, concepts, [each.name for each in CONCEPT_FIELDS],
-                              [concept[PROPOSED] for concept in concepts], script.main_prompts.get(tab),
-                              script.elem_id)
+        moved = concepts_page.connect(made["count"], panels, page.target, concepts, script.main_prompts.get(tab),
+                                      script.elem_id)
     components = [[made, *concepts][number][each.name] for number, each in arg_fields(groups)]
     _connect(made, concepts, components, lacking)
     presets_page.connect(presets, components, lambda args: _shown_values(args, groups), groups, lacking)
-    lacks_page.connect(lacking, made, concepts)
+    lacks_page.connect(lacking, made, concepts, moved)
     script.after_steps = few_steps_page.on_steps(few_steps, made, concepts)
     preview_page.connect(page, concepts)
     script.after_generation = preview_page.on_results(script.preview, page, made["preview"],
@@ -205,7 +203,9 @@ def _parts(each: Field, elem_id: Callable[[str], str]) -> Components:
     make = partial(_component, each, elem_id(each.name))
     if each.widget == "prompt":
         return {each.name: concepts_page.prompt(elem_id(each.name), make)}
-    before = {PROPOSED: concepts_page.proposed(elem_id(PROPOSED))} if each.name == "mask_picture" else {}
+    before = {}
+    if each.name == "mask_picture":
+        before[concepts_page.OFFERS] = concepts_page.proposed(elem_id(concepts_page.OFFERS))
     own = {each.name: make()}
     behind = {FACE_FOUND: gr.HTML(elem_id=elem_id(FACE_FOUND))} if each.name == "face" else {}
     return before | own | behind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 
 from modules import localization, shared
 
@@ -19,7 +18,6 @@ def said(template: str, **slots: object) -> str:
         return template.format(**slots)
 
 
-@cache
 def _table(name: str) -> dict[str, str]:
     table: dict[str, str] = json.loads(localization.localization_js(name).partition("=")[2])
     return table

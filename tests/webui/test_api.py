@@ -224,9 +224,9 @@ def test_samplers_that_choose_their_own_steps(webui: WebUI, budget: int) -> None
     """Of the second pass's steps some were not made by the first, and some of the first's have nothing to replay."""
     data = request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT), layout={"cross": 0.86, "self": 0.89})
     settings = {"omg_device_budget_mb": budget, "omg_host_budget_mb": budget}
-    result = omg(webui, data, sampler_name="DPM adaptive", batch_size=2, override_settings=settings)
+    result = omg(webui, data, sampler_name="DPM adaptive", override_settings=settings)
     assert result.comments == []
-    assert [image.std() > 5 for image in result.images] == [True, True]
+    assert result.image.std() > 5
 
 
 # several concepts

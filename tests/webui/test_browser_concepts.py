@@ -97,6 +97,17 @@ def test_concepts_move_are_copied_and_removed_with_all_that_is_theirs(page: Page
     do(page, 1, "remove")
     expect_concepts(page, "dog", "dog")
     do(page, 2, "remove")
+    undo = part(page, "list").get_by_text("Bring the removed one back")
+    undo.click()
+    expect_concepts(page, "dog", "dog")
+    expect(part(page, "concept2_mask_picture").locator("img")).to_be_visible()
+    undo.click()  # of all that were removed, the last first
+    expect_concepts(page, "dog", "dog", "cat")
+    undo.click()
+    expect_concepts(page, "dog", "dog", "cat", "man")
+    expect(undo).to_be_hidden()
+    for number in (4, 3, 2):
+        do(page, number, "remove")
     add(page)
     expect_concepts(page, "dog", "")
     expect(part(page, "concept2_strength").locator("input[type=number]")).to_have_value("1")
@@ -105,6 +116,8 @@ def test_concepts_move_are_copied_and_removed_with_all_that_is_theirs(page: Page
     do(page, 1, "remove")  # the only one is emptied
     expect_concepts(page, "")
     expect(part(page, "concept1_mask_picture")).to_be_hidden()
+    undo.click()
+    expect_concepts(page, "dog")
 
 
 def test_where_all_are_in_use_the_page_says_so(page: Page) -> None:
@@ -267,7 +280,7 @@ def test_scripts_that_come_twice_act_once(page: Page) -> None:
     open_accordion(page)
     sources: list[str] = page.evaluate(
         "() => [...document.scripts].map((script) => script.src).filter((source) => /omg_\\w+\\.js/.test(source))")
-    assert len(sources) == 4
+    assert len(sources) == 5
     for source in sources:
         page.add_script_tag(url=f"{source}&again")
     page.evaluate("() => executeCallbacks(uiLoadedCallbacks)")

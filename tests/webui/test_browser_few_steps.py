@@ -8,10 +8,17 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.webui import test_browser_img2img as over
-from tests.webui.browser import choose, fill, fill_concepts, generate, open_accordion, part
+from tests.webui.browser import choose, fill, fill_concepts, generate, load, open_accordion, part
 from tests.webui.host import WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
+
+
+@pytest.fixture
+def page(webui: WebUI, browser_page: Page) -> Page:
+    """A freshly loaded page, with as many steps as it begins with."""
+    load(webui, browser_page)
+    return browser_page
 
 
 def note(page: Page, there: Callable[[Page, str], Locator] = part) -> Locator:

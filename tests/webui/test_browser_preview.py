@@ -216,7 +216,7 @@ def test_what_is_painted_is_the_mask(webui: WebUI, concepts: Page, tmp_path: Pat
 
     click(concepts, 0.25, 0.9)
     expect(part(concepts, "concept1_mask_picture").locator("img")).not_to_have_attribute("src", "")
-    concepts.wait_for_function(f"() => {PREVIEW}.before.length == 2")
+    concepts.wait_for_function(f"() => {PREVIEW}.paint.before.length == 2")
     concepts.locator("#omg_who .omg-undo").click()
     np.testing.assert_array_equal(mask(concepts, 1), painted)
 

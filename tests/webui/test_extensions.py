@@ -397,7 +397,7 @@ def test_adetailer_beside_a_unit_of_controlnet(beside: WebUI) -> None:
 # tag autocomplete
 
 PROMPTS = {"concept 1": "#script_omg_concept1_prompt", "main prompt": "#txt2img_prompt"}
-FIELDS = (*PROMPTS.values(), "#script_omg_concept2_prompt", "#script_omg_concept6_prompt", "#txt2img_neg_prompt",
+FIELDS = (*PROMPTS.values(), "#script_omg_concept2_prompt", "#script_omg_concept4_prompt", "#txt2img_neg_prompt",
           "#script_omg_concept1_negative_prompt")
 
 

@@ -17,6 +17,7 @@ from tests.webui.host import REPOSITORY, WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
 
+PROPOSED = "The prompt at the top names"
 STRINGS = REPOSITORY / "docs" / "strings.json"
 # as the host finds what it translates; but examples, which are prompts, and what counts
 TEXTS = """(roots) => {
@@ -24,7 +25,7 @@ TEXTS = """(roots) => {
     for (const root of gradioApp().querySelectorAll(roots)) {
         for (const node of textNodesUnder(root)) {
             const text = node.textContent.trim();
-            const skipped = '.omg-hint i, .token-counter, .omg-proposed button, select, table';
+            const skipped = 'button.hide, button.hidden, .omg-hint i, .token-counter, .omg-proposed button, table';
             if (canBeTranslated(node, text) && !node.parentElement.closest(skipped)) found.push(text);
         }
         for (const element of root.querySelectorAll('[title]')) found.push(element.title);
@@ -56,6 +57,7 @@ def said_later() -> Iterator[str]:
         constants = [node.value for node in code.body if isinstance(node, ast.Assign)]
         yield from (node.value for constant in constants for node in ast.walk(constant)
                     if isinstance(node, ast.Constant) and isinstance(node.value, str) and SENTENCE.match(node.value))
+    yield PROPOSED
     for script in (REPOSITORY / "javascript").glob("*.js"):
         yield from filter(SENTENCE.match, LINE.findall(script.read_text()))
 
