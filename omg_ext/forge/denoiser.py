@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from ..host import Evaluate, Guided, PromptParts, Tap
 from ..unet.calls import Row
 from ..unet.patches import Patches
 from ..webui.neighbours import Watch
+from ..webui.refiner import Refiner
 from ..webui.replacing import replaced
 from .control import Control
 
@@ -59,20 +61,44 @@ class _Call:
         left, asked: global rows that the UNet has not been asked for yet, and those that it has.
         control: what ControlNets say of each row.
         scale: the picture's guidance scale.
+        progress: what the denoiser has behind itself, as a refiner is asked whether it takes over.
     """
 
     left: set[Row] = field(default_factory=set)
     asked: set[Row] = field(default_factory=set)
     control: Control = field(default_factory=Control)
     scale: float = 1.0
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Trajectory:
+    """What a model's sampling has behind itself, in 0..1.
+
+    Attributes:
+        log_sigmas: by timestep.
+    """
+
+    log_sigmas: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, predictor: Any) -> _Trajectory:
+        return cls(predictor.sigmas.log().double().cpu().numpy())
+
+    def at_timestep(self, t: float) -> float:
+        return (len(self.log_sigmas) - 1 - t) / len(self.log_sigmas)
+
+    def at_sigma(self, sigma: float) -> float:
+        return self.at_timestep(float(np.interp(math.log(sigma), self.log_sigmas, np.arange(len(self.log_sigmas)))))
 
 
 @contextmanager
-def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> Iterator[None]:
+def tapped(patcher: Any, denoiser: Any, tap: Tap, refiner: Refiner, controls_concepts: bool) -> Iterator[None]:
     """Sampling within the block goes through the tap.
 
     Predictions are blended right after Forge's own guidance: functions of other extensions that change what guidance
-    gives, inpainting masks, callbacks and previews come after it, as for any picture.
+    gives, inpainting masks, callbacks and previews come after it, as for any picture. Where a refiner takes over, the
+    tap is taken off.
 
     Args:
         patcher: of the model's UNet. Its options are put back as they were.
@@ -84,13 +110,19 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> It
     """
     before: Mapping[str, Any] = patcher.model_options
     wrap = before.get(WRAPPER)
-    log_sigmas = patcher.model.predictor.sigmas.log().double().cpu().numpy()
+    trajectory, forward = _Trajectory.of(patcher.model.predictor), denoiser.forward
     now, watch = _Call(), Watch()
+
+    def denoise(x: Tensor, sigma: Tensor, *others: Any, **named: Any) -> Tensor:
+        # DDIM, PLMS and others count the model's timesteps
+        at = trajectory.at_timestep if denoiser.classic_ddim_eps_estimation else trajectory.at_sigma
+        now.progress = at(float(sigma.max()))
+        denoised: Tensor = forward(x, sigma, *others, **named)
+        return denoised
 
     def begin(model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, scale: float, *others: Any) -> Any:
         watch.check()
-        step = np.interp(float(sigma.max().log()), log_sigmas, np.arange(len(log_sigmas)))
-        tap.begin(float((len(log_sigmas) - 1 - step) / len(log_sigmas)), denoiser.step)
+        tap.begin(trajectory.at_sigma(float(sigma.max())), denoiser.step)
         named = [(each, tuple(Row(picture, part=part) for picture in range(len(x)))) for part, each in enumerate(cond)]
         named += [(each, tuple(Row(picture, part=None) for picture in range(len(x)))) for each in uncond or ()]
         for each, rows in named:
@@ -126,8 +158,12 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> It
 
     options = {**before, WRAPPER: unet, MODIFIERS: [*before.get(MODIFIERS, ()), begin],
                AFTER_CFG: [guided, *before.get(AFTER_CFG, ())]}
-    with replaced(patcher, "model_options", options), watch.watching():
-        yield
+    with ExitStack() as stack:
+        for owner, name, value in ((patcher, "model_options", options), (denoiser, "forward", denoise)):
+            stack.enter_context(replaced(owner, name, value))
+        stack.enter_context(watch.watching())
+        with refiner.watched(lambda: now.progress, stack.close):
+            yield
 
 
 def _evaluate_with(apply: Callable[..., Tensor], wrap: Any, others: Mapping[str, Any], patches: Patches,

@@ -29,6 +29,7 @@ from ..webui.network_files import active_files, add_hashes, file_of, refuse_unkn
 from . import control
 from .denoiser import tapped
 from .networks import Kept, in_text_encoders, on_unet
+from .refiner import ForgeRefiner
 
 NO_FACES = ("faces (InstantID) are not drawn in Forge; take a LoRA for this concept, or AUTOMATIC1111's web UI or "
             "diffusers")
@@ -50,7 +51,7 @@ class ForgeHost(Batch):
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         _check_model()
-        super().__init__(p, sample, concept_prompts, asked)
+        super().__init__(p, sample, concept_prompts, asked, ForgeRefiner(p))
         self._kept = kept
         refuse(p, asked, self.unet)
         self._refuse()
@@ -70,8 +71,6 @@ class ForgeHost(Batch):
         return shared.sd_model.forge_objects.unet
 
     def _refuse(self) -> None:
-        if self.refiner.is_due:
-            raise OMGError("refiner", "in Forge concepts are not drawn with a refiner; take it out, or turn OMG off")
         for index, concept in enumerate(self._asked.concepts):
             if concept.faces:
                 raise OMGError(f"concepts[{index}].face", NO_FACES)
@@ -119,7 +118,8 @@ class ForgeHost(Batch):
             shared.state.nextjob()
             self._counters.put_back()
         refuse_tiles(tap.patches)
-        with tapped(self._patcher, self._p.sampler.model_wrap_cfg, tap, self._asked.control_concepts):
+        with (tapped(self._patcher, self._p.sampler.model_wrap_cfg, tap, self.refiner, self._asked.control_concepts),
+              self.refiner.sampling(tap)):
             return self._sample()
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:

@@ -65,14 +65,13 @@ class Batch:
         sample: runs the sampler that it is about to use once, from the start.
         concept_prompts: each concept's for all pictures of all batches.
         asked: what the user asks for.
-
-    Attributes:
         refiner: see :class:`OpenHost`.
     """
 
-    def __init__(self, p: Any, sample: Sample, concept_prompts: Sequence[Prompts], asked: request.Request):
+    def __init__(self, p: Any, sample: Sample, concept_prompts: Sequence[Prompts], asked: request.Request,
+                 refiner: Refiner):
         self._p, self._sample, self._concept_prompts, self._asked = p, sample, concept_prompts, asked
-        self.refiner = Refiner(p)
+        self.refiner = refiner
         self.context_name = "crossattn"
         self.pooled_name = "vector" if shared.sd_model.is_sdxl else None
 

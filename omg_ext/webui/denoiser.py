@@ -76,7 +76,7 @@ def tapped(denoiser: Any, tap: Tap, refiner: Refiner) -> Iterator[None]:
                                    (denoiser, "combine_denoised", combine_denoised)):
             stack.enter_context(replaced(owner, name, value))
         stack.enter_context(watch.watching())
-        with refiner.watched(progress_of, stack.close):
+        with refiner.watched(lambda: progress_of(denoiser, noised[1]), stack.close):
             yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,6 @@ from ..errors import OMGError
 from ..faces.base import ConceptFace, Face
 from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
-from ..passes.first import FirstTap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
@@ -36,6 +34,7 @@ from .neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles,
 from .network_files import active_files, add_hashes, file_of, refuse_unknown
 from .networks import Kept as KeptNetworks
 from .networks import on_unet
+from .refiner import Refiner
 
 
 @dataclass
@@ -64,7 +63,7 @@ class WebUIHost(Batch):
 
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
-        super().__init__(p, sample, concept_prompts, asked)
+        super().__init__(p, sample, concept_prompts, asked, Refiner(p))
         _check(p)
         refuse(p, asked, self.unet)
         self._kept, self._models_of_faces = kept.networks, kept.faces
@@ -104,14 +103,10 @@ class WebUIHost(Batch):
             shared.state.nextjob()
             self._counters.put_back()
         refuse_tiles(tap.patches)
-        left_out = self.refiner.left_out() if isinstance(tap, FirstTap) else nullcontext()
         with (tapped(self._p.sampler.model_wrap_cfg, tap, self.refiner),
-              self._units.following(tap.patches), left_out):
+              self._units.following(tap.patches), self.refiner.sampling(tap)):
             try:
                 return self._sample()
-            except Exception:
-                self.refiner.undo()
-                raise
             finally:
                 self._models_of_faces.rest()
 
