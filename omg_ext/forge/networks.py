@@ -200,7 +200,8 @@ class Merged:
 
     def resolve(self, layer: nn.Module, y: Tensor) -> WeightDelta:
         """In the layer's forward call: its weight is then what the global prompt's networks have made of it."""
-        weight, bias = get_weight_and_bias(layer, {"device": y.device, "dtype": torch.float32}, weight_fn=_dequantised)
+        to = {"device": y.device, "dtype": torch.float32}
+        weight, bias = get_weight_and_bias(layer, to, to, weight_fn=_dequantised, bias_fn=_dequantised)
         change = self._change(self.weight, weight)
         return WeightDelta(like(change, y), None if bias is None or self.bias is None else like(
             self._change(self.bias, bias), y))

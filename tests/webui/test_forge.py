@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.webui.host import ApiError, WebUI, distance, tests_forge
+from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, tests_forge
 from tests.webui.test_api import (
     LEFT,
     PROMPT,
@@ -18,7 +19,7 @@ from tests.webui.test_api import (
     png,
     request,
 )
-from tests.webui.test_ways import HIRES
+from tests.webui.test_ways import HIRES, UNGUIDED
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left"),
               pytest.mark.skipif(not tests_forge(), reason="no Forge: set OMG_FORGE to its folder")]
@@ -67,8 +68,7 @@ def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, 
     ({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {}, r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT"),
     ({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge"),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
-    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
-    ({}, {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}, "refiner: ")])
+    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge")])
 def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
                                                    named: str) -> None:
     with pytest.raises(ApiError, match=named) as caught:
@@ -99,6 +99,43 @@ def test_a_concept_is_guided_where_the_picture_is_not(webui: WebUI, way: str) ->
     """At a scale of 1 Forge evaluates no unconditional rows."""
     plain = webui.txt2img(prompt=PROMPT, steps=4, cfg_scale=5).image
     assert_close(omg(webui, request(concept(PROMPT, cfg_scale=5), predict=way), steps=4, cfg_scale=1).image, plain)
+
+
+# --- weights in few bits ---
+
+@pytest.fixture
+def few_bits(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The UNet's weights are kept so, and computed with in float32. Forge asks for it as it loads a checkpoint."""
+    def load(kind: str) -> None:
+        webui.options(forge_unet_storage_dtype=kind)
+        for name in CHECKPOINTS[1], CHECKPOINTS[0]:
+            webui.set_checkpoint(name)
+
+    load(request.param)
+    yield request.param
+    load("Automatic")
+
+
+@pytest.mark.parametrize("few_bits", ["float8-e4m3fn (fp16 LoRA)", "float8-e5m2 (fp16 LoRA)"], indirect=True)
+def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
+    """*everywhere is plain*: Forge adds networks of the main prompt to weights as it computes with them, and so do
+    concepts', in every way to draw them."""
+    without = webui.txt2img(prompt=PROMPT, **UNGUIDED).image
+    for kind in ("lora", "locon", "loha", "dora", "full", "norm"):
+        prompt = f"{PROMPT} <lora:sdxl-{kind}:0:1>"
+        plain = webui.txt2img(prompt=prompt, **UNGUIDED).image
+        assert distance(plain, without) > 1
+        for way in WAYS:
+            assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
+
+
+@pytest.mark.parametrize("few_bits", ["float8-e4m3fn"], indirect=True)
+def test_concepts_beside_networks_that_are_rounded_to_few_bits(webui: WebUI, few_bits: str) -> None:
+    """Forge rounds what it merges into weights, but not what concepts add to them: the same but for that."""
+    prompt = f"{PROMPT} <lora:sdxl-lora:1>"
+    plain, without = (webui.txt2img(prompt=text, steps=4).image for text in (prompt, PROMPT))
+    made = omg(webui, request(concept(prompt)), steps=4)
+    assert distance(made.image, plain) < 0.3 * distance(without, plain)
 
 
 # --- its ControlNet ---
