@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, tests_forge
-from tests.webui.networks import kinds_for
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
@@ -131,13 +130,7 @@ def test_every_sampler_and_schedule_is_tested(webui: WebUI) -> None:
     assert {scheduler["name"] for scheduler in webui.get("/sdapi/v1/schedulers")} == set(SCHEDULERS)
 
 
-# *everywhere is plain*, *row-wise is merged*
-
-@pytest.mark.parametrize("network", [f"{name}-{kind}" for name in ("sdxl", "sd15") for kind in kinds_for(name)])
-def test_concept_everywhere_is_the_plain_picture_with_its_network(webui: WebUI, network: str) -> None:
-    webui.set_checkpoint(f"tiny-{network.partition('-')[0]}")
-    assert_is_plain(webui, f"{PROMPT} <lora:{network}:1>")
-
+# *everywhere is plain*, *row-wise is merged*; every type of network is in test_ways.py
 
 # DPM adaptive is not among them: its step sizes follow rounding errors, so that even plain pictures differ by tens of
 # grey levels between batch_cond_uncond on and off

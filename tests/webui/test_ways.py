@@ -89,12 +89,16 @@ def embedding(webui: WebUI) -> Iterator[str]:
 
 @pytest.mark.parametrize("network", [f"{name}-{kind}" for name in ("sdxl", "sd15") for kind in kinds_for(name)])
 def test_every_network(webui: WebUI, network: str) -> None:
+    """And *row-wise is merged*: guided, it acts on a concept's unconditional rows, too, which one way alone has."""
     webui.set_checkpoint(f"tiny-{network.partition('-')[0]}")
     prompt = f"{PROMPT} <lora:{network}:1>"
-    plain = webui.txt2img(prompt=prompt, **UNGUIDED).image
+    plain = webui.txt2img(prompt=prompt, **UNGUIDED)
+    assert plain.comments == []  # the web UI says here what it could not load
+    assert distance(plain.image, webui.txt2img(prompt=PROMPT, **UNGUIDED).image) > 2
     whole, parts = [concept(prompt)], [concept(prompt, box) for box in (LEFT, {"box": [0.3, 0, 1, 1]})]
     for way, concepts in (("shared", whole), ("joint", whole), ("joint", parts)):
-        assert_close(omg(webui, request(*concepts, predict=way), **UNGUIDED).image, plain)
+        assert_close(omg(webui, request(*concepts, predict=way), **UNGUIDED).image, plain.image)
+    assert_is_plain(webui, prompt, steps=UNGUIDED["steps"])
 
 
 @pytest.mark.parametrize("kind", ["locon", "full", pytest.param("oft", marks=NO_OFT)])
