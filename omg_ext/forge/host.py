@@ -109,6 +109,7 @@ class ForgeHost(Batch):
         add_hashes(self._p, networks)
         warnings = [also_in_main_prompt(concept.field, network.mentioned_name) for network in networks
                     if file_of(network) in in_main_prompt]
+        warnings += [f"{concept.field}: {network.note}" for network in networks if network.note]
         return EncodedConcept(on_unet(self.unet, in_unet), bool(read), prompts,
                               bare, None, None, warnings)
 

@@ -30,7 +30,7 @@ from ..webui.replacing import replaced
 
 # of more keys than these that it has no use for, Forge leaves a whole file out
 MOST_UNKNOWN = 12
-_UNET, _WEIGHT, _BIAS = "diffusion_model.", ".weight", ".bias"
+_UNET, _WEIGHT, _BIAS, _EMBEDDING = "diffusion_model.", ".weight", ".bias", "bundle_emb."
 
 Patches = Mapping[str, Any]
 """By the names of a model's parameters, what Forge merges into them"""
@@ -44,12 +44,22 @@ class Network:
         network_on_disk: as Forge's Lora extension knows the file.
         mentioned_name: what the tag calls it.
         unet, clip: what it does to UNet and text encoders.
+        embeddings: the names of textual inversions that it brings, which Forge does not read.
     """
 
     network_on_disk: Any
     mentioned_name: str
     unet: Patches
     clip: Patches
+    embeddings: Sequence[str] = ()
+
+    @property
+    def note(self) -> str:
+        """What the user should know; empty if nothing."""
+        named = ", ".join(self.embeddings)
+        brings = f"an embedding, {named}," if len(self.embeddings) == 1 else f"embeddings, {named},"
+        return named and (f"the LoRA {self.mentioned_name} brings {brings} which Forge does not read: its name is in "
+                          "prompts a word like others")
 
 
 @dataclass
@@ -92,7 +102,8 @@ def _read(model: Any, disk: Any, name: str, field: str) -> Network:
     # both fill the dict they are given, and by default one that they share
     unet, left = load_lora(state, model_lora_keys_unet(objects.unet.model, {}))
     clip, left = load_lora(left, model_lora_keys_clip(objects.clip.cond_stage_model, {}))
-    network = Network(disk, name, unet, clip)
+    embeddings = dict.fromkeys(key.split(".")[1] for key in left if key.startswith(_EMBEDDING))
+    network = Network(disk, name, unet, clip, [*embeddings])
     if len(left) > MOST_UNKNOWN or not (unet or clip):
         raise _not_read(disk, next(iter(left), ""), field)
     if not unet and is_for_another(shapes_of(disk), disk.metadata or {}, loaded_architecture()):

@@ -40,7 +40,7 @@ ON_CPU = ("--use-cpu", "all", "--no-half")
 FORGE_ON_CPU = ("--always-cpu", "--all-in-fp32")
 # A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
 # stay loaded, which saves time.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "sd_checkpoints_limit": 10,
     "sd_model_checkpoint": CHECKPOINTS[0], "show_progress_type": "Approx cheap", "auto_launch_browser": "Disable",
     "samples_save": False, "grid_save": False, "return_grid": False, "batch_cond_uncond": True,
