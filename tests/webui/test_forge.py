@@ -101,6 +101,29 @@ def test_a_concept_is_guided_where_the_picture_is_not(webui: WebUI, way: str) ->
     assert_close(omg(webui, request(concept(PROMPT, cfg_scale=5), predict=way), steps=4, cfg_scale=1).image, plain)
 
 
+# --- one model at a time ---
+
+@pytest.mark.parametrize(("data", "payload"), [
+    ({"preview": True}, {}), ({"predict": "joint", "layout": {"cross": 1, "self": 0.5}}, {"n_iter": 2}), ({}, HIRES),
+    ({"show": ["first_pass"]}, {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5})], ids=str)
+def test_no_model_remains_that_forge_has_let_go(webui: WebUI, data: dict[str, Any], payload: dict[str, Any]) -> None:
+    """*nothing remains*: what is kept for the next press does not hold the model."""
+    networks = "<lora:sdxl-lora:1>", "<lora:sdxl-full:1>"
+
+    def others() -> int:
+        webui.set_checkpoint(CHECKPOINTS[2])
+        webui.txt2img(steps=1)
+        tensors: int = webui.tensors()["bytes"]
+        return tensors
+
+    webui.txt2img(prompt=" ".join(networks), steps=1)  # Forge keeps the last files
+    before = others()
+    webui.set_checkpoint(CHECKPOINTS[0])
+    omg(webui, request(concept(f"a man {networks[0]}", LEFT), concept(f"a dog {networks[1]}", RIGHT),
+                       **{"blend_start": 0.3, **data}), steps=4, **payload)
+    assert others() < 1.05 * before
+
+
 # --- weights in few bits ---
 
 @pytest.fixture
