@@ -22,6 +22,7 @@ from ..unet.calls import Row
 from ..unet.patches import Patches
 from ..webui.neighbours import Watch
 from ..webui.replacing import replaced
+from .backend import backend
 from .control import Control
 
 NAMES = "omg_rows"
@@ -46,6 +47,10 @@ class Named:
 
     def can_concat(self, other: Named) -> bool:
         return True
+
+    def size(self) -> list[int]:
+        """None of it lies on the device; reForge asks when it guesses memory."""
+        return [1]
 
     def concat(self, others: Sequence[Named]) -> tuple[Row, ...]:
         return tuple(row for each in (self, *others) for row in each.rows)
@@ -84,7 +89,7 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, controls_concepts: bool) -> It
     """
     before: Mapping[str, Any] = patcher.model_options
     wrap = before.get(WRAPPER)
-    log_sigmas = patcher.model.predictor.sigmas.log().double().cpu().numpy()
+    log_sigmas = backend.sigmas(patcher.model).log().double().cpu().numpy()
     now, watch = _Call(), Watch()
 
     def begin(model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, scale: float, *others: Any) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
 from modules import shared
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from ..webui.conditioning import encode, prompt_words
 from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
 from . import control
+from .backend import backend
 from .denoiser import tapped
 from .networks import Kept, in_text_encoders, on_unet
 
@@ -126,7 +126,7 @@ class ForgeHost(Batch):
         return {**like, **_by_unet_names(cond)}
 
     def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
-        return prompt_words(self._p, _text_engine())
+        return prompt_words(self._p, backend.reader(shared.sd_model))
 
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         return encode(self._p, prompts, None).at(self._p.firstpass_steps)
@@ -134,17 +134,17 @@ class ForgeHost(Batch):
     def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
         """See :class:`omg_ext.host.Host`. Nothing that other extensions have put into the model acts here."""
         patcher = self._patcher
-        model, sigmas = patcher.model, patcher.model.predictor.sigmas
+        model, sigmas = patcher.model, backend.sigmas(patcher.model)
         sigma = sigmas[round((1 - at) * (len(sigmas) - 1))].to(latents)
         x = latents + sigma * noise
         concat = self._p.txt2img_image_conditioning(x)
         given = {"c_concat": concat} if concat.shape[2:] == x.shape[2:] else {}
-        sampling_prepare(patcher, x)
+        backend.prepare(patcher, x)
         try:
             denoised: Tensor = model.apply_model(x, sigma.expand(len(x)), **given, **_by_unet_names(cond),
                                                  transformer_options={})
         finally:
-            sampling_cleanup(patcher)
+            backend.cleanup(patcher)
         return (x - denoised) / sigma
 
     def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
@@ -162,14 +162,8 @@ def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prom
 
 
 def embeddings() -> list[Any]:
-    """See :class:`omg_ext.webui.engine.Engine`. Forge reads them with a checkpoint, and not again."""
-    return sorted(_text_engine().embeddings.word_embeddings)
-
-
-def _text_engine() -> Any:
-    """What reads prompts; SDXL has two, and takes the first's tokens for both."""
-    model = shared.sd_model
-    return getattr(model, "text_processing_engine_l", None) or model.text_processing_engine
+    """See :class:`omg_ext.webui.engine.Engine`."""
+    return backend.embeddings(shared.sd_model)
 
 
 def _by_unet_names(cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
