@@ -25,6 +25,7 @@ from ..webui.batch import Batch, EncodedConcept, Sample
 from ..webui.conditioning import encode, prompt_words
 from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
+from ..webui.reach import refuse_unreachable
 from . import control
 from .backend import backend
 from .denoiser import tapped
@@ -49,7 +50,7 @@ class ForgeHost(Batch):
 
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
-        _check_model()
+        refuse_unreachable(shared.sd_model)
         super().__init__(p, sample, concept_prompts, asked)
         self._kept = kept
         refuse(p, asked, self.unet)
@@ -168,14 +169,3 @@ def embeddings() -> list[Any]:
 
 def _by_unet_names(cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {UNET_NAMES[name]: tensor for name, tensor in cond.items()}
-
-
-def _check_model() -> None:
-    """Refuse what has no UNet that OMG knows, or one that it cannot reach into."""
-    model = shared.sd_model
-    if not any(getattr(model, f"is_{family}", False) for family in ("sd1", "sd2", "sdxl")):
-        raise OMGError("checkpoint", f"{model.sd_checkpoint_info.name} has no UNet that OMG knows; load an SD 1.x, SD "
-                                     "2.x or SDXL checkpoint")
-    unet = model.forge_objects.unet.model.diffusion_model
-    if hasattr(unet, "_orig_mod") or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
-        raise OMGError("checkpoint", "OMG cannot reach into a compiled UNet; turn off what compiles it")

@@ -67,11 +67,12 @@ def _meta(value: Any) -> Any:
 
 
 def merged(patch: Any, strength: float, parameter: Tensor) -> Tensor:
-    parameter = parameter.clone()
-    before = parameter._version
-    result: Tensor = calculate_weight([(strength, patch, 1.0, None, None)], parameter, "OMG")
-    if result is parameter and parameter._version == before:  # what it cannot merge it only logs
-        raise RuntimeError("its tensors do not fit the layer's")
+    with torch.inference_mode(False), torch.no_grad():  # in inference mode tensors do not count their changes
+        changed = parameter.clone()
+        before = changed._version
+        result: Tensor = calculate_weight([(strength, patch, 1.0, None, None)], changed, "OMG")
+        if result is changed and changed._version == before:  # what it cannot merge it only logs
+            raise RuntimeError("its tensors do not fit the layer's")
     return result
 
 

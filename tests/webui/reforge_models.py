@@ -15,6 +15,7 @@ configs = Path(os.environ["OMG_TEST_FORGE"])
 supported: Any = import_module("ldm_patched.modules.supported_models")
 text: Any = import_module("ldm_patched.modules.sd1_clip")
 loader: Any = import_module("modules_forge.forge_loader")
+sd_models: Any = import_module("modules.sd_models")
 read_vae = loader.VAE
 
 
@@ -40,14 +41,14 @@ class TinyTextConfig(CLIPTextConfig):
 
 
 def tiny_vae(sd: Any, metadata: Any = None) -> Any:
-    """An autoencoder; reForge reads their latents' channels from a file, and knows their width."""
+    """An autoencoder of the tiny width; reForge knows that of all others."""
     return read_vae(sd=sd, metadata=metadata, config={"params": {
         name: json.loads((configs / "vae.json").read_text())[name] for name in ("ddconfig", "embed_dim")}})
 
 
-# before each checkpoint it goes through all objects that there are, at the start in a thread beside the one that makes the
-# page: either may then fail
-import_module("modules.sd_models").force_memory_deallocation = gc.collect
+# before each checkpoint it goes through all objects that there are, at the start in a thread beside the one that makes
+# the page: either may then fail
+sd_models.force_memory_deallocation = gc.collect
 supported.models[:0] = [TinySDXL, TinySD15]
 text.CLIPTextConfig = TinyTextConfig
 loader.VAE = tiny_vae
