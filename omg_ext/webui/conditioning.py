@@ -158,5 +158,6 @@ def _spelled(encoder: Any, tokens: Sequence[int]) -> Sequence[str]:
     if hasattr(encoder, "tokenizer"):
         spelled: Sequence[str] = encoder.tokenizer.convert_ids_to_tokens(tokens)
         return spelled
-    from modules.sd_hijack_open_clip import tokenizer  # which Forge Neo, where OMG has to say that it does not draw, lacks
+    # Forge Neo has no such module, and has to show that OMG does not draw there
+    from modules.sd_hijack_open_clip import tokenizer
     return [tokenizer.decoder[token] for token in tokens]

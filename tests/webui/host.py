@@ -1,9 +1,9 @@
 """A real web UI as a subprocess, for tests: started on a free loopback port with a data folder of its own.
 
 The installation is named by the environment variable ``OMG_WEBUI``: a web UI v1.10 folder with its own Python
-environment in ``venv/``; or by ``OMG_FORGE``, a Forge with its own, in which the same tests run instead. A copy of its
-code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment, as at every
-launch of the web UI.
+environment in ``venv/``; or by ``OMG_FORGE``, a Forge or reForge with its own, in which the same tests run instead. A
+copy of its code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment, as
+at every launch of the web UI.
 """
 
 from __future__ import annotations
@@ -124,6 +124,11 @@ def find_installation() -> Path | None:
 def tests_forge() -> bool:
     """Whether the tests run in a Forge."""
     return bool(os.environ.get("OMG_FORGE"))
+
+
+def tests_reforge() -> bool:
+    """Whether the tests run in a reForge."""
+    return tests_forge() and is_reforge(Path(os.environ["OMG_FORGE"]).expanduser())
 
 
 def is_forge(installation: Path) -> bool:

@@ -1,4 +1,5 @@
-"""What is Forge's alone: its own extensions, and what is refused there. The other files' tests run there, too."""
+"""What Forge and reForge alone have: their own extensions, and what is refused there. The other files' tests run in
+them, too."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import ApiError, WebUI, distance, tests_forge
+from tests.webui.host import ApiError, WebUI, distance, tests_forge, tests_reforge
 from tests.webui.test_api import (
     LEFT,
     PROMPT,
@@ -33,20 +34,31 @@ ACTIVE: dict[str, list[Any]] = {
                                                          "MEAN", "AD", 1],
     SHRINK: [True, 3, 2, 0, 0.5, True, "bicubic", "bicubic"], SAG: [True, 0.5, 2, 1], PAG: [True, 3, 0, 0, 1],
     ALIGN: [True, 1], TILES: [True, "MultiDiffusion", 64, 64, 32, 4]}
+IN_REFORGE: dict[str, list[Any]] = {
+    **ACTIVE, FREEU: ACTIVE[FREEU][:5], THRESHOLD: [True, False, *ACTIVE[THRESHOLD][1:]], SAG: ACTIVE[SAG][:3],
+    TILES: [*ACTIVE[TILES], "random"]}
+FORGES_OWN = pytest.mark.skipif(tests_reforge(), reason="not in reForge")
 
 
 def with_scripts(webui: WebUI, data: Any, scripts: dict[str, Any], **payload: Any) -> Any:
     """A picture beside other scripts of Forge; without OMG if ``data`` is None."""
     own = {} if data is None else {"OMG": {"args": [data]}}
-    others = {name: {"args": args} for name, args in scripts.items()}
+    # reForge's titles do not say for which models they are
+    others = {name.partition(" (SD ")[0] if webui.is_reforge else name: {"args": args}
+              for name, args in scripts.items()}
     return webui.txt2img(alwayson_scripts={**own, **others}, **payload)
+
+
+def active(webui: WebUI, script: str) -> list[Any]:
+    """What such a script takes to be on."""
+    return (IN_REFORGE if webui.is_reforge else ACTIVE)[script]
 
 
 @pytest.mark.parametrize("script", [FREEU, THRESHOLD, SHRINK])
 @pytest.mark.parametrize("way", WAYS)
 def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: str, way: str) -> None:
     """*everywhere is plain*, in a batch of which one picture has no concept."""
-    acting, payload = {script: ACTIVE[script]}, {"steps": 5, "batch_size": 2}
+    acting, payload = {script: active(webui, script)}, {"steps": 5, "batch_size": 2}
     plain = with_scripts(webui, None, acting, prompt=PROMPT, **payload)
     made = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), predict=way), acting, **payload)
     for ours, theirs in zip(made.images, plain.images, strict=True):
@@ -55,17 +67,20 @@ def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: 
 
 
 @pytest.mark.parametrize(("script", "reason"), [
-    (SAG, "self-attention"), (PAG, "guidance of its own"), (ALIGN, "self-attention"), (TILES, "tiles")])
+    (SAG, "self-attention"), pytest.param(PAG, "guidance of its own", marks=FORGES_OWN),
+    pytest.param(ALIGN, "self-attention", marks=FORGES_OWN), (TILES, "tiles")])
 def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, reason: str) -> None:
     with pytest.raises(ApiError, match=reason) as caught:
-        with_scripts(webui, request(concept(PROMPT)), {script: ACTIVE[script]}, steps=3, batch_size=2)
+        with_scripts(webui, request(concept(PROMPT)), {script: active(webui, script)}, steps=3, batch_size=2)
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize(("fields", "payload", "named"), [
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:1:2>"}, {}, r"concepts\[0\].prompt: .*rank of 2 \(dyn\)"),
-    ({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {}, r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT"),
-    ({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge"),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {},
+                 r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT", marks=FORGES_OWN),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge",
+                 marks=FORGES_OWN),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
     ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
     ({}, {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}, "refiner: ")])
