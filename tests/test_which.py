@@ -45,6 +45,8 @@ def write(folder: Path, files: dict[str, str]) -> None:
     ({"modules_forge/forge_version.py": "version = 'neo'\nrelease = '2.22'", "backend/args.py": ""}, "NEO"),
     ({"modules_forge/forge_version.py": "", "ldm_patched/modules/weight_adapter/__init__.py": ""}, "REFORGE"),
     ({"modules_forge/forge_version.py": "version = 'classic'", "ldm_patched/modules/lora.py": ""}, "OTHER"),
+    ({"modules_forge/forge_version.py": "version = 'classic'", "ldm_patched/modules/weight_adapter/__init__.py": ""},
+     "OTHER"),
     ({"modules_forge/forge_version.py": ""}, "OTHER")])
 def test_each_is_told_by_its_modules(which: Any, tmp_path: Path, files: dict[str, str], kind: str) -> None:
     write(tmp_path, files)

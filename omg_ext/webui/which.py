@@ -22,11 +22,13 @@ def look() -> Kind:
     """Which one's modules can be imported here."""
     if find_spec("modules_forge") is None:
         return Kind.WEBUI
+    says = getattr(import_module("modules_forge.forge_version"), "version", "")
     if find_spec("backend") is not None:
-        return Kind.NEO if import_module("modules_forge.forge_version").version == "neo" else Kind.FORGE
-    # Forge Classic and Forge before August 2024 have an ldm_patched, too, of before ComfyUI's networks were objects
-    has_patcher = find_spec("ldm_patched") is not None
-    return Kind.REFORGE if has_patcher and find_spec("ldm_patched.modules.weight_adapter") is not None else Kind.OTHER
+        return Kind.NEO if says == "neo" else Kind.FORGE
+    # Forge Classic, Forge before August 2024 and reForge's old branch have an ldm_patched, too, of before ComfyUI's
+    # networks were objects
+    is_reforge = says != "classic" and find_spec("ldm_patched") and find_spec("ldm_patched.modules.weight_adapter")
+    return Kind.REFORGE if is_reforge else Kind.OTHER
 
 
 def refusal(kind: Kind) -> str:

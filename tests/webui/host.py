@@ -2,8 +2,8 @@
 
 The installation is named by the environment variable ``OMG_WEBUI``: a web UI v1.10 folder with its own Python
 environment in ``venv/``; or by ``OMG_FORGE``, a Forge or reForge with its own, in which the same tests run instead. A
-copy of its code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment, as
-at every launch of the web UI.
+copy of its code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment,
+as at every launch of the web UI.
 """
 
 from __future__ import annotations
