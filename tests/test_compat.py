@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "omg_ext"
 HOSTS = ("webui", "forge", "diffusers")
 # top-level modules that only a host package may import
-HOST_MODULES = {"modules", "backend", "gradio", "fastapi", "launch", "networks", "network", "ldm", "sgm", "k_diffusion",
-                "diffusers", "transformers", "peft"}
+HOST_MODULES = {"modules", "modules_forge", "backend", "ldm_patched", "gradio", "fastapi", "launch", "networks",
+                "network", "ldm", "sgm", "k_diffusion", "diffusers", "transformers", "peft"}
 # what runs models of transformers without a host: detectors, and what measures pictures
 OF_TRANSFORMERS = {"omg_ext.comprehension.grounding", "omg_ext.comprehension.pretrained", "omg_ext.evaluate.clip"}
 # who starts a host, where one is asked for
@@ -79,9 +79,9 @@ def test_the_core_knows_no_host(file):
 
 
 @pytest.mark.parametrize(("host", "foreign", "known"), [
-    ("webui", {"diffusers", "backend"}, set()),
+    ("webui", {"diffusers", "backend", "ldm_patched"}, set()),
     ("forge", {"diffusers", "ldm", "sgm", "k_diffusion"}, {"webui"}),
-    ("diffusers", {"modules", "backend", "gradio", "networks"}, set()),
+    ("diffusers", {"modules", "backend", "ldm_patched", "gradio", "networks"}, set()),
 ])
 def test_no_host_knows_another(host, foreign, known):
     for file in sorted((PACKAGE / host).rglob("*.py")):

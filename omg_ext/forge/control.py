@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import OMGError
 from ..unet.calls import Row
+from .backend import backend
 
 CONTROL = "control"
 
@@ -51,7 +52,7 @@ class Control:
         for each in chain(self.first):
             each.transformer_options = inputs["transformer_options"]
         # as if each row were a batch of its own
-        return {CONTROL: self.first.get_control(x, sigma, dict(inputs), len(rows)), "control_model": self.first}
+        return backend.control(self.first, x, sigma, dict(inputs), len(rows))
 
 
 def chain(control: Any) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from ..unet.patches import Patches
 from ..webui.neighbours import Watch
 from ..webui.refiner import Refiner
 from ..webui.replacing import replaced
+from .backend import backend
 from .control import Control
 
 NAMES = "omg_rows"
@@ -48,6 +49,10 @@ class Named:
 
     def can_concat(self, other: Named) -> bool:
         return True
+
+    def size(self) -> list[int]:
+        """None of it lies on the device; reForge asks when it guesses memory."""
+        return [1]
 
     def concat(self, others: Sequence[Named]) -> tuple[Row, ...]:
         return tuple(row for each in (self, *others) for row in each.rows)
@@ -82,8 +87,8 @@ class _Trajectory:
     log_sigmas: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, predictor: Any) -> _Trajectory:
-        return cls(predictor.sigmas.log().double().cpu().numpy())
+    def of(cls, sigmas: Tensor) -> _Trajectory:
+        return cls(sigmas.log().double().cpu().numpy())
 
     def at_timestep(self, t: float) -> float:
         return (len(self.log_sigmas) - 1 - t) / len(self.log_sigmas)
@@ -110,7 +115,7 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, refiner: Refiner, controls_con
     """
     before: Mapping[str, Any] = patcher.model_options
     wrap = before.get(WRAPPER)
-    trajectory, forward = _Trajectory.of(patcher.model.predictor), denoiser.forward
+    trajectory, forward = _Trajectory.of(backend.sigmas(patcher.model)), denoiser.forward
     now, watch = _Call(), Watch()
 
     def denoise(x: Tensor, sigma: Tensor, *others: Any, **named: Any) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
 from modules import shared
 from torch import Tensor, nn
 
@@ -26,7 +25,10 @@ from ..webui.batch import Batch, EncodedConcept, Sample
 from ..webui.conditioning import encode, prompt_words
 from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
+from ..webui.reach import refuse_unreachable
+from ..webui.which import KIND
 from . import control
+from .backend import backend
 from .denoiser import tapped
 from .networks import Kept, in_text_encoders, on_unet
 from .refiner import ForgeRefiner
@@ -50,7 +52,7 @@ class ForgeHost(Batch):
 
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
-        _check_model()
+        refuse_unreachable(shared.sd_model)
         super().__init__(p, sample, concept_prompts, asked, ForgeRefiner(p))
         self._kept = kept
         refuse(p, asked, self.unet)
@@ -71,6 +73,9 @@ class ForgeHost(Batch):
         return shared.sd_model.forge_objects.unet
 
     def _refuse(self) -> None:
+        if self.refiner.is_due and not backend.LEAVES_MODELS_WHOLE:
+            raise OMGError("refiner", f"{KIND.value} destroys the model that a refiner takes over from, which concepts "
+                                      "need; take the refiner out, or turn OMG off")
         for index, concept in enumerate(self._asked.concepts):
             if concept.faces:
                 raise OMGError(f"concepts[{index}].face", NO_FACES)
@@ -127,7 +132,7 @@ class ForgeHost(Batch):
         return {**like, **_by_unet_names(cond)}
 
     def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
-        return prompt_words(self._p, _text_engine())
+        return prompt_words(self._p, backend.reader(shared.sd_model))
 
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         return encode(self._p, prompts, None).at(self._p.firstpass_steps)
@@ -135,17 +140,17 @@ class ForgeHost(Batch):
     def look(self, latents: Tensor, noise: Tensor, at: float, cond: Mapping[str, Tensor]) -> Tensor:
         """See :class:`omg_ext.host.Host`. Nothing that other extensions have put into the model acts here."""
         patcher = self._patcher
-        model, sigmas = patcher.model, patcher.model.predictor.sigmas
+        model, sigmas = patcher.model, backend.sigmas(patcher.model)
         sigma = sigmas[round((1 - at) * (len(sigmas) - 1))].to(latents)
         x = latents + sigma * noise
         concat = self._p.txt2img_image_conditioning(x)
         given = {"c_concat": concat} if concat.shape[2:] == x.shape[2:] else {}
-        sampling_prepare(patcher, x)
+        backend.prepare(patcher, x)
         try:
             denoised: Tensor = model.apply_model(x, sigma.expand(len(x)), **given, **_by_unet_names(cond),
                                                  transformer_options={})
         finally:
-            sampling_cleanup(patcher)
+            backend.cleanup(patcher)
         return (x - denoised) / sigma
 
     def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
@@ -163,26 +168,9 @@ def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prom
 
 
 def embeddings() -> list[Any]:
-    """See :class:`omg_ext.webui.engine.Engine`. Forge reads them with a checkpoint, and not again."""
-    return sorted(_text_engine().embeddings.word_embeddings)
-
-
-def _text_engine() -> Any:
-    """What reads prompts; SDXL has two, and takes the first's tokens for both."""
-    model = shared.sd_model
-    return getattr(model, "text_processing_engine_l", None) or model.text_processing_engine
+    """See :class:`omg_ext.webui.engine.Engine`."""
+    return backend.embeddings(shared.sd_model)
 
 
 def _by_unet_names(cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {UNET_NAMES[name]: tensor for name, tensor in cond.items()}
-
-
-def _check_model() -> None:
-    """Refuse what has no UNet that OMG knows, or one that it cannot reach into."""
-    model = shared.sd_model
-    if not any(getattr(model, f"is_{family}", False) for family in ("sd1", "sd2", "sdxl")):
-        raise OMGError("checkpoint", f"{model.sd_checkpoint_info.name} has no UNet that OMG knows; load an SD 1.x, SD "
-                                     "2.x or SDXL checkpoint")
-    unet = model.forge_objects.unet.model.diffusion_model
-    if hasattr(unet, "_orig_mod") or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
-        raise OMGError("checkpoint", "OMG cannot reach into a compiled UNet; turn off what compiles it")

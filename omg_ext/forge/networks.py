@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import networks as lora
 import torch
-from backend import memory_management
-from backend.operations import get_weight_and_bias
-from backend.patcher.lora import load_lora, merge_lora_to_weight, model_lora_keys_clip, model_lora_keys_unet
 from torch import Tensor, nn
 
 from ..errors import OMGError
@@ -27,13 +24,10 @@ from ..webui.network_files import (
     wrong_architecture_of,
 )
 from ..webui.replacing import replaced
+from ..webui.which import KIND
+from .backend import Patches, backend
 
-# of more keys than these that it has no use for, Forge leaves a whole file out
-MOST_UNKNOWN = 12
 _UNET, _WEIGHT, _BIAS, _EMBEDDING = "diffusion_model.", ".weight", ".bias", "bundle_emb."
-
-Patches = Mapping[str, Any]
-"""By the names of a model's parameters, what Forge merges into them"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,20 +93,18 @@ def _read(model: Any, disk: Any, name: str, field: str) -> Network:
         raise OMGError(field, f"the LoRA {name} could not be read; the file is broken: {error}") from error
     disk.read_hash()
     objects = model.forge_objects
-    # both fill the dict they are given, and by default one that they share
-    unet, left = load_lora(state, model_lora_keys_unet(objects.unet.model, {}))
-    clip, left = load_lora(left, model_lora_keys_clip(objects.clip.cond_stage_model, {}))
-    embeddings = dict.fromkeys(key.split(".")[1] for key in left if key.startswith(_EMBEDDING))
+    embeddings = dict.fromkeys(key.split(".")[1] for key in state if key.startswith(_EMBEDDING))
+    unet, clip, left_out = backend.read(state, objects.unet.model, objects.clip.cond_stage_model)
     network = Network(disk, name, unet, clip, [*embeddings])
-    if len(left) > MOST_UNKNOWN or not (unet or clip):
-        raise _not_read(disk, next(iter(left), ""), field)
+    if left_out is not None:
+        raise _not_read(disk, left_out, field)
     if not unet and is_for_another(shapes_of(disk), disk.metadata or {}, loaded_architecture()):
         raise wrong_architecture_of(disk, field)
     for key, patch in unet.items():
         try:
             fits = _fits(patch, _parameter(objects.unet.model, key))
         except (RuntimeError, IndexError) as error:
-            raise OMGError(field, f"Forge cannot merge the LoRA {disk.name} into this model: {error}") from error
+            raise OMGError(field, f"{KIND.value} cannot merge the LoRA {disk.name} into this model: {error}") from error
         if not fits:
             raise wrong_architecture_of(disk, field)
     return network
@@ -122,9 +114,8 @@ def _not_read(disk: Any, key: str, field: str) -> OMGError:
     """Why Forge leaves a file out, which it does without a word."""
     shapes = shapes_of(disk)
     if is_network(shapes) and architecture_of(shapes, disk.metadata or {}) == loaded_architecture():
-        return OMGError(field, f"the LoRA {disk.name} has key names that Forge does not read, such as {key!r} (in the "
-                               "main prompt it silently does nothing); Forge reads LoRA, LoHa, LoKr, GLora, full and "
-                               "norm networks, with DoRA, but no OFT and IA3")
+        return OMGError(field, f"the LoRA {disk.name} has key names that {KIND.value} does not read, such as {key!r} "
+                               f"(in the main prompt it silently does nothing); {backend.READS}")
     return wrong_architecture_of(disk, field)
 
 
@@ -143,7 +134,7 @@ def _fits(patch: Any, parameter: Any) -> bool:
     """
     if hasattr(parameter, "bnb_quantized") or hasattr(parameter, "gguf_cls"):
         return True
-    kind, values = patch
+    kind, values = backend.parts(patch)
     shape = tuple(parameter.shape)
     if kind in ("diff", "set"):
         return tuple(values[0].shape) == shape
@@ -152,17 +143,7 @@ def _fits(patch: Any, parameter: Any) -> bool:
         inner = math.prod(down.shape[1:]) * (1 if mid is None else math.prod(mid.shape[2:]))
         return len(shape) > 1 and (up.shape[0], up.shape[1], inner) == (shape[0], down.shape[0], math.prod(shape[1:]))
     # on no device, where only shapes are computed
-    return tuple(merge_lora_to_weight([_merged(_meta(patch))], torch.empty(shape, device="meta")).shape) == shape
-
-
-def _meta(patch: Any) -> Any:
-    kind, values = patch
-    return kind, tuple(value.to("meta") if isinstance(value, Tensor) else value for value in values)
-
-
-def _merged(patch: Any, strength: float = 1.0) -> tuple[float, Any, float, None, None]:
-    """A patch as Forge's patchers keep it."""
-    return strength, patch, 1.0, None, None
+    return tuple(backend.merged(backend.on_meta(patch), 1.0, torch.empty(shape, device="meta")).shape) == shape
 
 
 def on_unet(unet: nn.Module, networks: Sequence[tuple[Network, float]]) -> Sources:
@@ -182,7 +163,7 @@ def _on_unet(unet: nn.Module, patches: Patches, strength: float) -> Sources:
 
 def _low_rank(layer: nn.Module, patch: Any, strength: float) -> LowRank | None:
     """None if it is something else."""
-    kind, values = patch
+    kind, values = backend.parts(patch)
     if kind != "lora":
         return None
     up, down, alpha, mid, dora_scale = values
@@ -211,8 +192,7 @@ class Merged:
 
     def resolve(self, layer: nn.Module, y: Tensor) -> WeightDelta:
         """In the layer's forward call: its weight is then what the global prompt's networks have made of it."""
-        to = {"device": y.device, "dtype": torch.float32}
-        weight, bias = get_weight_and_bias(layer, to, to, weight_fn=_dequantised, bias_fn=_dequantised)
+        weight, bias = backend.weight_and_bias(layer, y)
         change = self._change(self.weight, weight)
         return WeightDelta(like(change, y), None if bias is None or self.bias is None else like(
             self._change(self.bias, bias), y))
@@ -222,18 +202,7 @@ class Merged:
         if patch is None:
             return torch.zeros_like(parameter)
         # Forge adds to the very tensor if it has the type it computes in
-        return merge_lora_to_weight([_merged(patch, self.strength)], parameter.clone()) - parameter
-
-
-def _dequantised(weight: Any) -> Tensor:
-    """As Forge's layers read weights that are kept in few bits."""
-    if hasattr(weight, "bnb_quantized"):
-        from backend.operations_bnb import functional_dequantize_4bit
-        return functional_dequantize_4bit(weight)
-    if getattr(weight, "gguf_cls", None) is not None:
-        from backend.operations_gguf import dequantize_tensor
-        return dequantize_tensor(weight)
-    return weight
+        return backend.merged(patch, self.strength, parameter.clone()) - parameter
 
 
 @contextmanager
@@ -241,17 +210,14 @@ def in_text_encoders(model: Any, networks: Sequence[tuple[Network, float]]) -> I
     """Within the block the model's text encoders have these networks, each with its weight, beside the global
     prompt's."""
     objects = model.forge_objects
-    before, changed = objects.clip, objects.clip.clone()
-    for number, (network, strength) in enumerate(networks):
-        if strength:
-            # Forge takes networks of one name and weight for the same one; this is added to the global prompt's
-            changed.add_patches(filename=f"{network.network_on_disk.filename} of OMG, {number}",
-                                patches=network.clip, strength_patch=strength)
-    if not changed.patcher.lora_patches.keys() - before.patcher.lora_patches.keys():
+    before = objects.clip
+    changed = backend.with_networks(before, [(str(network.network_on_disk.filename), network.clip, strength)
+                                             for network, strength in networks if strength])
+    if changed is None:
         yield
         return
     try:
         with replaced(objects, "clip", changed):
             yield
     finally:
-        memory_management.load_model_gpu(before.patcher)  # merges the global prompt's alone
+        backend.load(before)  # with the global prompt's alone

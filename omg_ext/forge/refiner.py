@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from backend import memory_management
 from modules import sd_models, shared
 
 from ..webui.refiner import Refiner
+from .backend import backend
 
 
 class ForgeRefiner(Refiner):
@@ -54,6 +54,6 @@ class _Loaded:
         """Have it loaded in the other one's place."""
         data = sd_models.model_data
         if data.get_sd_model() is not self.model:
-            memory_management.unload_all_models()
+            backend.unload_models()
             data.set_sd_model(self.model)
             data.forge_hash = self._hash

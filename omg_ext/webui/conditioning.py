@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import devices, processing, prompt_parser, sd_hijack_open_clip, sd_samplers, shared
+from modules import devices, processing, prompt_parser, sd_samplers, shared
 from modules.sd_samplers_common import setup_img2img_steps
 from torch import Tensor
 
@@ -150,7 +150,14 @@ def _words(text: str, encoder: Any) -> list[Word]:
 
 def _pieces(encoder: Any, tokens: Sequence[int]) -> list[str]:
     """See :func:`omg_ext.comprehension.phrases.words_of`."""
-    silent = {encoder.id_start, encoder.id_end}
-    spelled: Sequence[str] = (encoder.tokenizer.convert_ids_to_tokens(tokens) if hasattr(encoder, "tokenizer")
-                              else [sd_hijack_open_clip.tokenizer.decoder[token] for token in tokens])
+    silent, spelled = {encoder.id_start, encoder.id_end}, _spelled(encoder, tokens)
     return ["" if token in silent else piece for token, piece in zip(tokens, spelled, strict=True)]
+
+
+def _spelled(encoder: Any, tokens: Sequence[int]) -> Sequence[str]:
+    if hasattr(encoder, "tokenizer"):
+        spelled: Sequence[str] = encoder.tokenizer.convert_ids_to_tokens(tokens)
+        return spelled
+    # Forge Neo has no such module, and has to show that OMG does not draw there
+    from modules.sd_hijack_open_clip import tokenizer
+    return [tokenizer.decoder[token] for token in tokens]

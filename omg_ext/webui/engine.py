@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .. import request
+from ..errors import OMGError
 from ..host import Prompts
 from .batch import OpenHost, Sample
-from .which import IS_FORGE
+from .which import KIND, Kind, refusal
 
 
 class Engine(Protocol):
@@ -36,8 +37,14 @@ class Engine(Protocol):
 
 
 def engine() -> Engine:
-    """That of the web UI that runs this."""
-    if IS_FORGE:
+    """That of the web UI that runs this.
+
+    Raises:
+        OMGError: there is none for it.
+    """
+    if refusal(KIND):
+        raise OMGError("web UI", refusal(KIND))
+    if KIND is not Kind.WEBUI:
         from .. import forge
         return forge
     from . import host

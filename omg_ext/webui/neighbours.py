@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import CellType
 from typing import Any
@@ -133,10 +133,11 @@ class Watch:
 
             return call_back
 
-        with (replaced(script_callbacks, "ordered_callbacks", watched),
-              replaced(denoiser, "cfg_denoiser_callback", seen(denoiser.cfg_denoiser_callback)),
-              replaced(denoiser, "cfg_denoised_callback", seen(denoiser.cfg_denoised_callback)),
-              replaced(denoiser, "cfg_after_cfg_callback", seen(denoiser.cfg_after_cfg_callback))):
+        with ExitStack() as stack:
+            stack.enter_context(replaced(script_callbacks, "ordered_callbacks", watched))
+            for name in (f"{category}_callback" for category in SAMPLING):
+                if hasattr(denoiser, name):  # reForge's asks nobody about single predictions
+                    stack.enter_context(replaced(denoiser, name, seen(getattr(denoiser, name))))
             yield
 
     @property

@@ -35,6 +35,7 @@ from .fields import (
 )
 from .form import args_from_request, request_from_args
 from .prompts import unstyled
+from .which import KIND, refusal
 
 __all__ = ["build", "request_from_args"]
 
@@ -119,6 +120,8 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     tab = "img2img" if is_img2img else "txt2img"
     panels, concepts = [], []
     with made["enabled"]:
+        if refusal(KIND):
+            gr.HTML(f"<p><b>{refusal(KIND)}.</b></p>")
         gr.HTML(HINT + _sentences(OVER if is_img2img else FIRST), elem_classes=["omg-hint"])
         presets = presets_page.build(script.elem_id, start)
         lacking = lacks_page.build(script.elem_id, start.request)

@@ -40,6 +40,19 @@ def write(installation: Path, folder: Path, shape: Shape) -> None:
                 file.write_text(json.dumps({**known, **changed}))
 
 
+def write_for_reforge(folder: Path, shape: Shape) -> None:
+    """The same for reForge: its two files on text encoders, and what its autoencoder's class takes.
+
+    Args:
+        folder: gets them.
+    """
+    first: dict[str, Any] = sgm_config.clip(shape)
+    second = {**first, "hidden_act": "gelu", "intermediate_size": 4 * shape.text_width, "pad_token_id": 1}
+    folder.mkdir(parents=True)
+    for name, config in (("sd1_clip_config", first), ("clip_config_bigg", second), ("vae", sgm_config.vae(shape))):
+        (folder / f"{name}.json").write_text(json.dumps(config))
+
+
 def build(config: dict[str, Any]) -> Any:
     """A UNet or autoencoder of Forge's class, for a config with the ``target`` and ``params`` of the original's."""
     params = config["params"]

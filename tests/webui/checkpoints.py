@@ -103,7 +103,7 @@ def predict(unet: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]
 
 def build(config: dict[str, Any]) -> torch.nn.Module:
     """The object that a config with ``target`` and ``params`` stands for. In Forge other classes have these names."""
-    if find_spec("modules_forge") is not None:
+    if find_spec("backend") is not None:
         return forge_configs.build(config)
     module, name = config["target"].rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(**config["params"])
@@ -160,8 +160,9 @@ def save(path: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -
 
 if __name__ == "__main__":
     root, target = Path(sys.argv[1]), Path(sys.argv[2]).absolute()
-    is_forge = (root / "modules_forge").is_dir()
-    sys.argv = [str(root), *(["--always-cpu"] if is_forge else [])]  # the host's own modules read the command line
+    is_forge, is_reforge = (root / "backend").is_dir(), (root / "ldm_patched").is_dir()
+    # the host's own modules read the command line
+    sys.argv = [str(root), *(["--always-cpu"] if is_forge or is_reforge else [])]
     sys.path.insert(0, str(root))
     target.mkdir(parents=True, exist_ok=True)
     if is_forge:
@@ -169,4 +170,6 @@ if __name__ == "__main__":
         forge_configs.write(root, target / "forge", SDXL)
     else:
         importlib.import_module("modules.paths")  # makes ldm and sgm importable
+        if is_reforge:
+            forge_configs.write_for_reforge(target / "forge", SDXL)
     write_checkpoints(target)

@@ -1,9 +1,9 @@
 """A real web UI as a subprocess, for tests: started on a free loopback port with a data folder of its own.
 
 The installation is named by the environment variable ``OMG_WEBUI``: a web UI v1.10 folder with its own Python
-environment in ``venv/``; or by ``OMG_FORGE``, a Forge with its own, in which the same tests run instead. A copy of its
-code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment, as at every
-launch of the web UI.
+environment in ``venv/``; or by ``OMG_FORGE``, a Forge or reForge with its own, in which the same tests run instead. A
+copy of its code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment,
+as at every launch of the web UI.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SETTINGS: dict[str, Any] = {
 }
 SCRIPTS = ("support.py", "doubles.py", "rewriters.py")
 """What runs inside the web UI, as scripts of a second extension."""
-FORGE_SCRIPTS = ("forge_models.py",)
+FORGE_SCRIPTS, REFORGE_SCRIPTS = ("forge_models.py",), ("reforge_models.py",)
 OPENCLIP, FORGE_CONFIGS = "openclip", "forge"
 """Folders beside the checkpoints, with what each kind of web UI has to be told of them."""
 STYLES = """name,prompt,negative_prompt
@@ -126,9 +126,19 @@ def tests_forge() -> bool:
     return bool(os.environ.get("OMG_FORGE"))
 
 
+def tests_reforge() -> bool:
+    """Whether the tests run in a reForge."""
+    return tests_forge() and is_reforge(Path(os.environ["OMG_FORGE"]).expanduser())
+
+
 def is_forge(installation: Path) -> bool:
     """Whether it is a Forge."""
     return (installation / "modules_forge").is_dir()
+
+
+def is_reforge(installation: Path) -> bool:
+    """Whether it is a reForge, which has no ``backend``."""
+    return is_forge(installation) and not (installation / "backend").is_dir()
 
 
 def find_extension(name: str) -> Path | None:
@@ -215,7 +225,8 @@ def make_data_dir(folder: Path, checkpoints: Path) -> None:
     scripts = folder / "extensions" / "omg-test-support" / "scripts"
     scripts.mkdir(parents=True)
     is_for_forge = (checkpoints / FORGE_CONFIGS).is_dir()
-    for name in (*SCRIPTS, *(FORGE_SCRIPTS if is_for_forge else ())):
+    is_for_reforge = (checkpoints / FORGE_CONFIGS / "vae.json").is_file()
+    for name in (*SCRIPTS, *(REFORGE_SCRIPTS if is_for_reforge else FORGE_SCRIPTS if is_for_forge else ())):
         (scripts / name).symlink_to(Path(__file__).with_name(name))
     configs = FORGE_CONFIGS if is_for_forge else OPENCLIP
     (folder / configs).symlink_to(checkpoints / configs, target_is_directory=True)
@@ -257,7 +268,7 @@ class WebUI:
         self.data_dir = data_dir
         self._log = data_dir / "log.txt"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        self.is_forge = is_forge(installation)
+        self.is_forge, self.is_reforge = is_forge(installation), is_reforge(installation)
         on_cpu = FORGE_ON_CPU if self.is_forge else (*ON_CPU, "--precision", "autocast" if half else "full")
         command = [str(python_of(installation)), "launch.py", *FLAGS, *on_cpu, *flags, "--data-dir", str(data_dir),
                    "--port", str(port)]
@@ -361,7 +372,7 @@ class WebUI:
         Raises:
             ApiError: the web UI refused it.
         """
-        if self.is_forge and payload.get("enable_hr"):  # the page's values, which its API lacks
+        if self.is_forge and not self.is_reforge and payload.get("enable_hr"):  # the page's values, which its API lacks
             payload = {"hr_additional_modules": ["Use same choices"], "hr_cfg": payload["cfg_scale"], **payload}
         answer = self.post(f"/sdapi/v1/{tab}", payload)
         pictures = [decode(text) for text in answer["images"]]

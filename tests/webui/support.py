@@ -113,9 +113,11 @@ def tensors() -> dict[str, int]:
 
 
 def checkpoint() -> str:
-    """The name of the loaded checkpoint, whatever the setting says. Forge loads it when a picture asks for it."""
-    if IS_FORGE:
-        import_module("modules.sd_models").forge_model_reload()
+    """The name of the loaded checkpoint, whatever the setting says. Forge loads it when a picture asks for it; reForge,
+    as the web UI, at once."""
+    load = getattr(import_module("modules.sd_models"), "forge_model_reload", None)
+    if load is not None:
+        load()
     name: str = shared.sd_model.sd_checkpoint_info.model_name
     return name
 

@@ -1,4 +1,5 @@
-"""What is Forge's alone: its own extensions, and what is refused there. The other files' tests run there, too."""
+"""What Forge and reForge alone have: their own extensions, and what is refused there. The other files' tests run in
+them, too."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, tests_forge
+from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, tests_forge, tests_reforge
 from tests.webui.test_api import (
     LEFT,
     PROMPT,
@@ -34,20 +35,32 @@ ACTIVE: dict[str, list[Any]] = {
                                                          "MEAN", "AD", 1],
     SHRINK: [True, 3, 2, 0, 0.5, True, "bicubic", "bicubic"], SAG: [True, 0.5, 2, 1], PAG: [True, 3, 0, 0, 1],
     ALIGN: [True, 1], TILES: [True, "MultiDiffusion", 64, 64, 32, 4]}
+IN_REFORGE: dict[str, list[Any]] = {
+    **ACTIVE, FREEU: ACTIVE[FREEU][:5], THRESHOLD: [True, False, *ACTIVE[THRESHOLD][1:]], SAG: ACTIVE[SAG][:3],
+    TILES: [*ACTIVE[TILES], "random"]}
+REFINER = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}
+FORGES_OWN = pytest.mark.skipif(tests_reforge(), reason="not in reForge")
 
 
 def with_scripts(webui: WebUI, data: Any, scripts: dict[str, Any], **payload: Any) -> Any:
     """A picture beside other scripts of Forge; without OMG if ``data`` is None."""
     own = {} if data is None else {"OMG": {"args": [data]}}
-    others = {name: {"args": args} for name, args in scripts.items()}
+    # reForge's titles do not say for which models they are
+    others = {name.partition(" (SD ")[0] if webui.is_reforge else name: {"args": args}
+              for name, args in scripts.items()}
     return webui.txt2img(alwayson_scripts={**own, **others}, **payload)
+
+
+def active(webui: WebUI, script: str) -> list[Any]:
+    """What such a script takes to be on."""
+    return (IN_REFORGE if webui.is_reforge else ACTIVE)[script]
 
 
 @pytest.mark.parametrize("script", [FREEU, THRESHOLD, SHRINK])
 @pytest.mark.parametrize("way", WAYS)
 def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: str, way: str) -> None:
     """*everywhere is plain*, in a batch of which one picture has no concept."""
-    acting, payload = {script: ACTIVE[script]}, {"steps": 5, "batch_size": 2}
+    acting, payload = {script: active(webui, script)}, {"steps": 5, "batch_size": 2}
     plain = with_scripts(webui, None, acting, prompt=PROMPT, **payload)
     made = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), predict=way), acting, **payload)
     for ours, theirs in zip(made.images, plain.images, strict=True):
@@ -56,19 +69,23 @@ def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: 
 
 
 @pytest.mark.parametrize(("script", "reason"), [
-    (SAG, "self-attention"), (PAG, "guidance of its own"), (ALIGN, "self-attention"), (TILES, "tiles")])
+    (SAG, "self-attention"), pytest.param(PAG, "guidance of its own", marks=FORGES_OWN),
+    pytest.param(ALIGN, "self-attention", marks=FORGES_OWN), (TILES, "tiles")])
 def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, reason: str) -> None:
     with pytest.raises(ApiError, match=reason) as caught:
-        with_scripts(webui, request(concept(PROMPT)), {script: ACTIVE[script]}, steps=3, batch_size=2)
+        with_scripts(webui, request(concept(PROMPT)), {script: active(webui, script)}, steps=3, batch_size=2)
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize(("fields", "payload", "named"), [
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:1:2>"}, {}, r"concepts\[0\].prompt: .*rank of 2 \(dyn\)"),
-    ({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {}, r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT"),
-    ({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge"),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {},
+                 r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT", marks=FORGES_OWN),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge",
+                 marks=FORGES_OWN),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
-    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge")])
+    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
+    pytest.param({}, REFINER, "refiner: reForge destroys", marks=pytest.mark.skipif(not tests_reforge(), reason="works"))])
 def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
                                                    named: str) -> None:
     with pytest.raises(ApiError, match=named) as caught:
@@ -105,7 +122,7 @@ def test_a_concept_is_guided_where_the_picture_is_not(webui: WebUI, way: str) ->
 
 @pytest.mark.parametrize(("data", "payload"), [
     ({"preview": True}, {}), ({"predict": "joint", "layout": {"cross": 1, "self": 0.5}}, {"n_iter": 2}), ({}, HIRES),
-    ({"show": ["first_pass"]}, {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5})], ids=str)
+    pytest.param({"show": ["first_pass"]}, REFINER, marks=FORGES_OWN)], ids=str)
 def test_no_model_remains_that_forge_has_let_go(webui: WebUI, data: dict[str, Any], payload: dict[str, Any]) -> None:
     """*nothing remains*: what is kept for the next press does not hold the model."""
     networks = "<lora:sdxl-lora:1>", "<lora:sdxl-full:1>"
@@ -139,6 +156,7 @@ def few_bits(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[str]:
     load("Automatic")
 
 
+@FORGES_OWN
 @pytest.mark.parametrize("few_bits", ["float8-e4m3fn (fp16 LoRA)", "float8-e5m2 (fp16 LoRA)"], indirect=True)
 def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
     """*everywhere is plain*: Forge adds networks of the main prompt to weights as it computes with them, and so do
@@ -152,6 +170,7 @@ def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
             assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
 
 
+@FORGES_OWN
 @pytest.mark.parametrize("few_bits", ["float8-e4m3fn"], indirect=True)
 def test_concepts_beside_networks_that_are_rounded_to_few_bits(webui: WebUI, few_bits: str) -> None:
     """Forge rounds what it merges into weights, but not what concepts add to them: the same but for that."""
