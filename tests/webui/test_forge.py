@@ -39,6 +39,7 @@ IN_REFORGE: dict[str, list[Any]] = {
     **ACTIVE, FREEU: ACTIVE[FREEU][:5], THRESHOLD: [True, False, *ACTIVE[THRESHOLD][1:]], SAG: ACTIVE[SAG][:3],
     TILES: [*ACTIVE[TILES], "random"]}
 REFINER = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}
+REFORGES_OWN = pytest.mark.skipif(not tests_reforge(), reason="reForge's own")
 FORGES_OWN = pytest.mark.skipif(tests_reforge(), reason="not in reForge")
 
 
@@ -85,7 +86,7 @@ def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, 
                  marks=FORGES_OWN),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
     ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
-    pytest.param({}, REFINER, "refiner: reForge destroys", marks=pytest.mark.skipif(not tests_reforge(), reason="works"))])
+    pytest.param({}, REFINER, "refiner: reForge destroys", marks=REFORGES_OWN)])
 def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
                                                    named: str) -> None:
     with pytest.raises(ApiError, match=named) as caught:
