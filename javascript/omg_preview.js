@@ -81,7 +81,8 @@
                 accordion,
                 tab: accordion.id.includes("img2img") ? "img2img" : "txt2img",
                 who: accordion.querySelector(".omg-who"),
-                asking: false, // from the button until what it submits
+                finding: false, // while the button presses Generate
+                asking: false, // from then until what that submits
                 asked: false, // whether what was submitted last is a preview
                 tool: "point",
                 target: 1,
@@ -108,13 +109,16 @@
             return getComputedStyle(group).getPropertyValue("--omg-colour").trim();
         }
 
+        get generate() {
+            return gradioApp().getElementById(`${this.tab}_generate`);
+        }
+
+        // Nothing while the host draws: Gradio does not submit it, but Gradio 4 gathers it.
         find() {
-            this.asking = true;
-            gradioApp().getElementById(`${this.tab}_generate`).click();
-            // Gradio submits before the browser comes to this, or not at all while it is still generating
-            setTimeout(() => {
-                this.asking = false;
-            });
+            if (gradioApp().getElementById(`${this.tab}_skip`).style.display == "block") return;
+            this.finding = true;
+            this.generate.click();
+            this.finding = false;
         }
 
         // After every generation: the same pictures come again if it was no preview.
@@ -337,6 +341,8 @@
             canvas.addEventListener("pointercancel", (event) => this.release(event));
             canvas.addEventListener("keydown", (event) => this.key(event));
             canvas.addEventListener("blur", () => this.cursor && this.leave());
+            // Gradio 4 submits some frames later; if it never does, the next click is not taken for this one
+            this.generate.addEventListener("click", () => this.asking = this.finding, {capture: true});
             who.querySelector(".omg-undo").addEventListener("click", () => this.undo());
             who.querySelector(".omg-clear").addEventListener("click", () => this.clear());
         }

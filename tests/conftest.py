@@ -111,8 +111,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("not_in_forge"):
         if tests_forge():
             pytest.skip(f"not in Forge: {marker.args[0]}")
-    if tests_forge() and item.get_closest_marker("browser") and item.path.name != "test_forge_page.py":
-        pytest.skip("not in Forge: these know the elements of Gradio 3's pages")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def build(elem_id: Callable[[str], str]) -> Component:
         component.do_not_save_to_config = True
     quiet = {"show_progress": False, "queue": False}
     asked = gathered.change(lambda text: [said(text), text], [gathered], [note, answered], **quiet)
-    asked.then(None, [gathered, answered], [gathered], _js=_ASKED_ANEW, **quiet)
+    asked.then(None, [gathered, answered], [gathered], **{JS: _ASKED_ANEW}, **quiet)
     return gathered
 
 

@@ -426,5 +426,5 @@ def test_tags_are_completed_in_all_prompts(beside: WebUI) -> None:
             expect(box).to_have_value(re.compile(r"^a knight, blue hair,? *$"))
             box.blur()
         generate(page)
-        info = page.locator("#html_info_txt2img.prose")
+        info = page.locator("#html_info_txt2img .prose")
         expect(info).to_contain_text('"prompt\\":\\"a knight, blue hair')

@@ -498,7 +498,7 @@ def test_a_photo_on_the_page(webui: WebUI, page: Page, tmp_path: Path) -> None:
     part(page, "concept1").get_by_text("Face from a photo").click()
     expect(part(page, "concept1_face_mark")).to_be_hidden()
     part(page, "concept1_face").locator("input[type=file]").set_input_files(file)
-    found = page.locator("#script_omg_concept1_face_found.prose")
+    found = page.locator("#script_omg_concept1_face_found .prose")
     expect(found).to_contain_text("2 faces found; the green one counts.", timeout=30 * SECONDS)
     expect(found.locator("img")).to_be_visible()
     choose(part(page, "concept1_face_index"), "1st from the left")
@@ -517,7 +517,7 @@ def test_a_photo_on_the_page(webui: WebUI, page: Page, tmp_path: Path) -> None:
     expect(mark).to_have_value(re.compile("sha256:[0-9a-f]{10}"), timeout=30 * SECONDS)
     expect(part(page, "api")).to_be_hidden()  # the fields show all of it
     generate(page)
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("concepts[0].face: the picture is missing")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("concepts[0].face: the picture is missing")
     part(page, "concept1").get_by_text("Face from a photo").click()
     part(page, "concept1_face").locator("input[type=file]").set_input_files(file)
     expect(part(page, "concept1_face_mark")).to_be_hidden(timeout=30 * SECONDS)
