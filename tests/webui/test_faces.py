@@ -36,6 +36,7 @@ from tests.webui.browser import (
     part,
     picture,
 )
+from tests.webui.controls import write_controls
 from tests.webui.host import (
     CHECKPOINTS,
     DEFAULTS,
@@ -45,21 +46,26 @@ from tests.webui.host import (
     distance,
     find_extension,
     install_extension,
+    is_forge,
     make_data_dir,
+    tests_forge,
 )
 from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
 from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
+from tests.webui.test_forge import unit as forge_unit
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
-pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("faces are refused there")]
+pytestmark = pytest.mark.webui
 
 WAYS = ("separate", "shared", "joint")
 BACKGROUND = "a photo of a man and a woman"
 STEPS = 4
 PLACE = (64, 64, 24)
 SIDES = [(30, 60, 24), (98, 60, 24)]
+HALF = (("--unet-in-bf16", "--unet-in-fp8-e4m3fn") if tests_forge()
+        else ("--opt-sdp-no-mem-attention", "--medvram-sdxl"))
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.7}
 
 
@@ -71,7 +77,9 @@ def start(installation: Path, checkpoints: Path, folder: Path, flags: tuple[str,
     write_instantid(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
     extension = find_extension(EXTENSION)
-    if extension is not None:
+    if is_forge(installation):
+        write_controls(checkpoints, folder / "models" / "ControlNet")
+    elif extension is not None:
         add_controlnet(extension, checkpoints, folder)
     support = folder / "extensions" / "omg-test-support"
     (support / "scripts" / "knowing.py").symlink_to(Path(__file__).with_name("knowing.py"))
@@ -237,29 +245,35 @@ def test_a_face_beside_a_lora_and_a_style(webui: WebUI) -> None:
 
 @pytest.mark.parametrize("predict", WAYS)
 def test_beside_a_unit_of_controlnet(webui: WebUI, predict: str) -> None:
-    """What both say is summed, though the extension has a UNet's ``forward`` of its own."""
-    if find_extension(EXTENSION) is None:
+    """What both say is summed, though sd-webui-controlnet has a UNet's ``forward`` of its own."""
+    if not webui.is_forge and find_extension(EXTENSION) is None:
         pytest.skip(f"no {EXTENSION}: put it into OMG_EXTENSIONS")
     pose = {"identitynet": {"scale": 0}}
+
+    def of(model: str, **fields: Any) -> dict[str, Any]:
+        return forge_unit(webui, model, **fields) if webui.is_forge else unit(model, **fields)
 
     def drawn(units: list[dict[str, Any]], **fields: Any) -> np.ndarray:
         data = request(concept(PROMPT, face=photo(1), **fields), predict=predict)
         return webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={
             "ControlNet": {"args": units}, "OMG": {"args": [data]}}).image
 
-    silent, speaking = unit("sdxl-t2i", weight=0), unit("sdxl-t2i")
+    silent, speaking = of("sdxl-t2i", weight=0), of("sdxl-t2i")
     assert_close(drawn([silent]), drawn([]))
     assert distance(drawn([speaking]), drawn([])) > 0.5
     assert distance(drawn([speaking]), drawn([speaking], **pose)) > 0.5
-    if predict != "joint":  # which refuses these
-        looking = unit("sdxl-reference_only")
+    if predict != "joint" and not webui.is_forge:  # which refuse these
+        looking = of("sdxl-reference_only")
         assert distance(drawn([looking]), drawn([looking], **pose)) > 0.5
-    if predict == "separate":
-        # with the literal adapter alone: the extension's ``forward`` stands in for the literal one
-        literal(webui, 1, identity_scales=[0])
-        expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts={"ControlNet": {"args": [speaking]}})
+    if predict != "separate":
+        return
+    # sd-webui-controlnet's ``forward`` stands in for the literal one, so there the adapter is literal alone
+    how, fields = ({}, {}) if webui.is_forge else ({"identity_scales": [0]}, pose)
+    for units in ([speaking], [of("sdxl-cn")], [speaking, of("sdxl-cn")]):
+        literal(webui, 1, **how)
+        expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts={"ControlNet": {"args": units}})
         webui.post("/omg-tests/literal", {})
-        assert_close(drawn([speaking], **pose), expected.image)
+        assert_close(drawn(units, **fields), expected.image)
 
 
 @pytest.mark.parametrize("predict", WAYS)
@@ -459,10 +473,11 @@ def test_no_tensor_remains(webui: WebUI) -> None:
         webui.options(omg_keep_detectors=False)
 
 
-@pytest.mark.parametrize("flag", ["--opt-sdp-no-mem-attention", "--medvram-sdxl"])
+@pytest.mark.parametrize("flag", HALF)
 def test_half_precision(installation: Path, checkpoints: Path, tmp_path: Path, flag: str) -> None:
-    """In bfloat16 under autocast, and where the web UI moves the models to and fro."""
-    with start(installation, checkpoints, tmp_path, (flag,), half=True) as webui:
+    """In bfloat16 under autocast, and where the web UI moves the models to and fro; in Forge weights in few bits, which
+    it casts as it uses them."""
+    with start(installation, checkpoints, tmp_path, (flag,), half=not is_forge(installation)) as webui:
         webui.options(live_previews_enable=False)  # the host's cannot be made of bfloat16
         placed(webui, [PLACE])
         literal(webui, 1)
