@@ -67,7 +67,6 @@ def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, 
     ({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {}, r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT"),
     ({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge"),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
-    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
     ({}, {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}, "refiner: ")])
 def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
                                                    named: str) -> None:
