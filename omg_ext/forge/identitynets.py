@@ -14,8 +14,10 @@ from backend.patcher.base import ModelPatcher
 from modules import shared
 from torch import Tensor
 
-from ..unet.identity import Ask
+from ..unet.identity import Ask, IdentityControl
+from ..unet.patches import Patches
 from ..webui.identitynet import IdentityNet, read
+from .residuals import ForgeResiduals
 
 
 class ForgeIdentityNets:
@@ -53,7 +55,7 @@ class ForgeIdentityNets:
             unet = _patcher()
             self._own = ModelPatcher(net, load_device=unet.load_device, offload_device=unet.offload_device)
             # Forge would keep what it has loaded, though nobody can ask it any more
-            weakref.finalize(self, memory_management.unload_model_clones, self._own)
+            weakref.finalize(self, _forget, self._own)
         own = self._own
 
         def ask(x: Tensor, t: Tensor, cond: Mapping[str, Tensor], pictures: Tensor, scale: float) -> list[Tensor]:
@@ -61,6 +63,9 @@ class ForgeIdentityNets:
             return net.ask(x, t, cond, pictures, scale)
 
         return ask
+
+    def act(self, patches: Patches, control: IdentityControl) -> None:
+        ForgeResiduals(patches, control)
 
     def rest(self, net: IdentityNet, is_kept: bool) -> None:
         if is_kept:
@@ -89,6 +94,12 @@ def _make_room(own: Any, x: Tensor) -> None:
     # what is at work, too, so that it keeps its room
     models = [*dict.fromkeys([unet, *unet.extra_model_patchers_during_sampling, *controls, own])]
     memory_management.load_models_gpu(models, memory_required=unet.memory_required(x.shape))
+
+
+def _forget(own: Any) -> None:
+    """Have Forge forget an IdentityNet, whose memory is then free at once if it is not kept."""
+    memory_management.unload_model_clones(own)
+    vars(own.model).pop("lora_loader", None)  # which holds it, too
 
 
 def _unload(own: Any) -> None:

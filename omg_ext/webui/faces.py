@@ -24,7 +24,6 @@ from ..unet.patches import Patches
 from ..unet.regions import Regions
 from .identitynet import CONTEXT, POOLED, IdentityNet, IdentityNets
 from .models import models
-from .residuals import Residuals
 
 # what a note says of a face if there is no IdentityNet
 _WITHOUT = "there is no IdentityNet, so the face is drawn without its pose, which looks less like it; {remedy}"
@@ -112,9 +111,9 @@ class Faces:
         net = self._identitynet
         assert net is not None
         shown = drawn_points(places.points, size, draw)
-        Residuals(patches, IdentityControl(self._identitynets.at_work(net), CONTEXT, POOLED, faces,
-                                           {key: picture.to(devices.device) for key, picture in shown.items()},
-                                           regions))
+        self._identitynets.act(patches, IdentityControl(
+            self._identitynets.at_work(net), CONTEXT, POOLED, faces,
+            {key: picture.to(devices.device) for key, picture in shown.items()}, regions))
 
     def rest(self) -> None:
         """A pass is over."""

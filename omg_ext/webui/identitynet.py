@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import OMGError
 from ..faces.adapter import what_is
-from ..unet.identity import Ask
+from ..unet.identity import Ask, IdentityControl
+from ..unet.patches import Patches
 
 CONTEXT, POOLED = "context", "y"
 """What both web UIs' UNets call their inputs"""
@@ -53,6 +54,10 @@ class IdentityNets(Protocol):
 
     def at_work(self, net: IdentityNet) -> Ask:
         """What asks it in the pass that begins."""
+        ...
+
+    def act(self, patches: Patches, control: IdentityControl) -> None:
+        """Let it act on the UNet while the hooks live."""
         ...
 
     def rest(self, net: IdentityNet, is_kept: bool) -> None:

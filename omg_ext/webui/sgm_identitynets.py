@@ -12,8 +12,10 @@ from omegaconf import OmegaConf
 from sgm.modules.diffusionmodules.util import timestep_embedding
 from torch import nn
 
-from ..unet.identity import Ask
+from ..unet.identity import Ask, IdentityControl
+from ..unet.patches import Patches
 from .identitynet import IdentityNet, read
+from .residuals import Residuals
 
 
 class SgmIdentityNets:
@@ -39,6 +41,9 @@ class SgmIdentityNets:
             net.to(devices.cpu)  # some of it was there already
             raise
         return net.ask
+
+    def act(self, patches: Patches, control: IdentityControl) -> None:
+        Residuals(patches, control)
 
     def rest(self, net: IdentityNet, is_kept: bool) -> None:
         if is_kept or lowvram.is_enabled(shared.sd_model):

@@ -53,6 +53,7 @@ from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
 from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
+from tests.webui.test_forge import ACTIVE, FREEU, SHRINK, THRESHOLD
 from tests.webui.test_forge import unit as forge_unit
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
@@ -286,7 +287,8 @@ def test_beside_forges_ip_adapter(webui: WebUI) -> None:
         webui.post("/omg-tests/literal", {})
         plain = webui.txt2img(prompt=PROMPT, steps=STEPS)
         drawn = draw(webui, concept(PROMPT, face=photo(1)))
-        shared = [draw(webui, concept(PROMPT, **face), predict="shared") for face in ({"face": photo(1)}, {})]
+        shared = [draw(webui, concept(PROMPT, face=photo(1), face_scale=scale, identitynet={"scale": 0}),
+                       predict="shared") for scale in (0.8, 0)]
         refused(webui, "predict: joint looks at", concept(PROMPT, face=photo(1)), predict="joint")
     finally:
         webui.post("/omg-tests/ip-adapter", False)
@@ -294,6 +296,33 @@ def test_beside_forges_ip_adapter(webui: WebUI) -> None:
     assert distance(plain.image, expected.image) > 0.5
     assert distance(shared[0].image, shared[1].image) > 0.5
     assert distance(drawn.image, draw(webui, concept(PROMPT, face=photo(1))).image) > 0.5
+
+
+@pytest.mark.parametrize("script", [FREEU, THRESHOLD])
+def test_beside_what_forge_brings(webui: WebUI, script: str) -> None:
+    """FreeU scales what IdentityNet says as what a ControlNet does."""
+    if not webui.is_forge:
+        pytest.skip("not in the web UI: Forge's own extensions")
+    acting = {script: {"args": ACTIVE[script]}}
+    literal(webui, 1)
+    expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts=acting)
+    webui.post("/omg-tests/literal", {})
+    own = {"OMG": {"args": [request(concept(PROMPT, face=photo(1)))]}}
+    made = webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={**acting, **own})
+    assert_close(made.image, expected.image)
+    assert distance(made.image, draw(webui, concept(PROMPT, face=photo(1))).image) > 0.5
+
+
+def test_where_blocks_are_shrunk(webui: WebUI) -> None:
+    """Kohya HRFix has smaller maps in some blocks, for which IdentityNet's are made as small."""
+    if not webui.is_forge:
+        pytest.skip("not in the web UI: Forge's own extensions")
+    acting = {SHRINK: {"args": ACTIVE[SHRINK]}}
+    made = [webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={**acting, "OMG": {"args": [
+        request(concept(PROMPT, face=photo(1), identitynet={"scale": scale}))]}}) for scale in (0.8, 0)]
+    assert made[0].comments == []
+    assert distance(made[0].image, made[1].image) > 0.5
+    assert "control could not be applied" not in webui.log()
 
 
 def test_where_forge_has_no_room(webui: WebUI) -> None:
