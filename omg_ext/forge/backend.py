@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..webui.identitynet import IdentityNets
 from ..webui.which import KIND, Kind
 
 Patches = Mapping[str, Any]
@@ -19,10 +20,12 @@ class Backend(Protocol):
     Attributes:
         READS: the kinds of networks that it reads, and those that it does not.
         LEAVES_MODELS_WHOLE: whether a checkpoint that another one has replaced can be put back as long as it is held.
+        DRAWS_FACES: whether there is an IdentityNet for it.
     """
 
     READS: str
     LEAVES_MODELS_WHOLE: bool
+    DRAWS_FACES: bool
 
     def prepare(self, patcher: Any, x: Tensor) -> None:
         """Load a patched UNet for latents [B, C, h, w]."""
@@ -73,6 +76,10 @@ class Backend(Protocol):
 
     def with_networks(self, clip: Any, networks: Sequence[tuple[str, Patches, float]]) -> Any:
         """Text encoders that have networks, each by its file, besides those they had; None if that changes nothing."""
+        ...
+
+    def identitynets(self) -> IdentityNets:
+        """See :class:`omg_ext.webui.identitynet.IdentityNets`."""
         ...
 
     def unload_models(self) -> None:

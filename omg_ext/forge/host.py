@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from modules import shared
 from torch import Tensor, nn
 
 from .. import request
 from ..comprehension.phrases import Stage
-from ..comprehension.places import Places
 from ..errors import OMGError
-from ..faces.base import ConceptFace, Face
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
-from ..unet.patches import Patches
-from ..unet.regions import Regions
 from ..webui.batch import Batch, EncodedConcept, Sample
 from ..webui.conditioning import encode, prompt_words
+from ..webui.faces import Faces
 from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
 from ..webui.reach import refuse_unreachable
@@ -30,13 +26,25 @@ from ..webui.which import KIND
 from . import control
 from .backend import backend
 from .denoiser import tapped
-from .networks import Kept, in_text_encoders, on_unet
+from .networks import Kept as KeptNetworks
+from .networks import in_text_encoders, on_unet
 from .refiner import ForgeRefiner
 
-NO_FACES = ("faces (InstantID) are not drawn in Forge; take a LoRA for this concept, or AUTOMATIC1111's web UI or "
-            "diffusers")
 UNET_NAMES = {"crossattn": "c_crossattn", "vector": "y"}
 """What Forge's models call the parts of conditioning"""
+
+
+@dataclass
+class Kept:
+    """What was read for one press of Generate.
+
+    Attributes:
+        networks: of concepts.
+        faces: models of faces.
+    """
+
+    networks: KeptNetworks = field(default_factory=KeptNetworks)
+    faces: Faces = field(default_factory=lambda: Faces(backend.identitynets()))
 
 
 class ForgeHost(Batch):
@@ -44,7 +52,7 @@ class ForgeHost(Batch):
 
     Args:
         p, sample, concept_prompts, asked: see :class:`omg_ext.webui.batch.Batch`.
-        kept: networks that were read before.
+        kept: what was read before.
 
     Raises:
         OMGError: the model, an extension or a wish is out of OMG's reach.
@@ -53,8 +61,8 @@ class ForgeHost(Batch):
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         refuse_unreachable(shared.sd_model)
-        super().__init__(p, sample, concept_prompts, asked, ForgeRefiner(p))
-        self._kept = kept
+        super().__init__(p, sample, concept_prompts, asked, ForgeRefiner(p), kept.faces)
+        self._kept = kept.networks
         refuse(p, asked, self.unet)
         self._refuse()
         self._samplings = 0
@@ -77,8 +85,9 @@ class ForgeHost(Batch):
             raise OMGError("refiner", f"{KIND.value} destroys the model that a refiner takes over from, which concepts "
                                       "need; take the refiner out, or turn OMG off")
         for index, concept in enumerate(self._asked.concepts):
-            if concept.faces:
-                raise OMGError(f"concepts[{index}].face", NO_FACES)
+            if concept.faces and not backend.DRAWS_FACES:
+                raise OMGError(f"concepts[{index}].face", f"faces (InstantID) are not drawn in {KIND.value}; take "
+                                                          "a LoRA for this concept, or Forge")
         control.refuse(self._patcher.controlnet_linked_list)
         self._refuse_attention(self._patcher.model_options["transformer_options"])
 
@@ -115,8 +124,9 @@ class ForgeHost(Batch):
         warnings = [also_in_main_prompt(concept.field, network.mentioned_name) for network in networks
                     if file_of(network) in in_main_prompt]
         warnings += [f"{concept.field}: {network.note}" for network in networks if network.note]
-        return EncodedConcept(on_unet(self.unet, in_unet), bool(read), prompts,
-                              bare, None, None, warnings)
+        face, of_face = self._face(concept.index)
+        return EncodedConcept(on_unet(self.unet, in_unet), bool(read) or face is not None, prompts, bare, None, face,
+                              [*warnings, *of_face])
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1
@@ -126,7 +136,10 @@ class ForgeHost(Batch):
         refuse_tiles(tap.patches)
         with (tapped(self._patcher, self._p.sampler.model_wrap_cfg, tap, self.refiner, self._asked.control_concepts),
               self.refiner.sampling(tap)):
-            return self._sample()
+            try:
+                return self._sample()
+            finally:
+                self._models_of_faces.rest()
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
         return {**like, **_by_unet_names(cond)}
@@ -152,13 +165,6 @@ class ForgeHost(Batch):
         finally:
             backend.cleanup(patcher)
         return (x - denoised) / sigma
-
-    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
-        raise OMGError("face", NO_FACES)
-
-    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
-             regions: Regions | None) -> None:
-        raise OMGError("face", NO_FACES)
 
 
 def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],

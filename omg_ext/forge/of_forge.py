@@ -12,12 +12,15 @@ from backend.patcher.lora import load_lora, merge_lora_to_weight, model_lora_key
 from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
 from torch import Tensor, nn
 
+from ..webui.identitynet import IdentityNets
 from .backend import Patches
+from .identitynets import ForgeIdentityNets
 
 READS = "Forge reads LoRA, LoHa, LoKr, GLora, full and norm networks, with DoRA, but no OFT and IA3"
 # of more keys than these that it has no use for, Forge leaves a whole file out
 MOST_UNKNOWN = 12
 LEAVES_MODELS_WHOLE = True
+DRAWS_FACES = True
 
 
 def prepare(patcher: Any, x: Tensor) -> None:
@@ -83,6 +86,10 @@ def with_networks(clip: Any, networks: Sequence[tuple[str, Patches, float]]) -> 
         # Forge takes networks of one name and weight for the same one; this is added to the global prompt's
         changed.add_patches(filename=f"{file} of OMG, {number}", patches=patches, strength_patch=strength)
     return changed if changed.patcher.lora_patches.keys() - clip.patcher.lora_patches.keys() else None
+
+
+def identitynets() -> IdentityNets:
+    return ForgeIdentityNets()
 
 
 def unload_models() -> None:

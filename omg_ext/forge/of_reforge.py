@@ -12,7 +12,7 @@ from ldm_patched.modules.lora import calculate_weight, load_lora, model_lora_key
 from ldm_patched.modules.lora_convert import convert_lora
 from ldm_patched.modules.ops import cast_bias_weight
 from ldm_patched.modules.weight_adapter import WeightAdapterBase
-from modules import sd_hijack
+from modules import sd_hijack, shared
 from modules_forge.forge_sampler import sampling_cleanup, sampling_prepare
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from .backend import Patches
 
 READS = "reForge reads LoRA, LoHa, LoKr, OFT, BOFT, GLora, full and norm networks, with DoRA, but no IA3"
 LEAVES_MODELS_WHOLE = False
+DRAWS_FACES = False
 
 
 def prepare(patcher: Any, x: Tensor) -> None:
@@ -86,6 +87,19 @@ def with_networks(clip: Any, networks: Sequence[tuple[str, Patches, float]]) -> 
     changed = clip.clone()
     added = [changed.add_patches(patches, strength) for _, patches, strength in networks if patches]
     return changed if any(added) else None
+
+
+def identitynets() -> Any:
+    return _NoIdentityNets()
+
+
+class _NoIdentityNets:
+    """None can be read: faces are refused before one is asked for."""
+
+    @property
+    def unet(self) -> nn.Module:
+        unet: nn.Module = shared.sd_model.forge_objects.unet.model.diffusion_model
+        return unet
 
 
 def unload_models() -> None:

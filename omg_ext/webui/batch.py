@@ -13,10 +13,15 @@ from modules import devices, processing, shared
 from torch import Tensor
 
 from .. import request
-from ..faces.base import ConceptFace
+from ..comprehension.places import Places
+from ..faces.base import ConceptFace, Face
+from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, Host, Prompts
 from ..unet.deltas import Sources
-from .conditioning import EncodedPrompts, wordings
+from ..unet.patches import Patches
+from ..unet.regions import Regions
+from .conditioning import EncodedPrompts, steps_of_pass, wordings
+from .faces import Faces
 from .refiner import Refiner
 
 Sample = Callable[[], Tensor]
@@ -66,12 +71,14 @@ class Batch:
         concept_prompts: each concept's for all pictures of all batches.
         asked: what the user asks for.
         refiner: see :class:`OpenHost`.
+        models_of_faces: what draws faces.
     """
 
     def __init__(self, p: Any, sample: Sample, concept_prompts: Sequence[Prompts], asked: request.Request,
-                 refiner: Refiner):
+                 refiner: Refiner, models_of_faces: Faces):
         self._p, self._sample, self._concept_prompts, self._asked = p, sample, concept_prompts, asked
-        self.refiner = refiner
+        self.refiner, self._models_of_faces = refiner, models_of_faces
+        self._faces = ConceptFaces(models_of_faces, models_of_faces.unet, asked.concepts, {}, steps_of_pass(p))
         self.context_name = "crossattn"
         self.pooled_name = "vector" if shared.sd_model.is_sdxl else None
 
@@ -121,3 +128,24 @@ class Batch:
                                                      target_device=devices.cpu, check_for_nans=True)[0]
         pixels = ((decoded.float() + 1.0) / 2.0).clamp(0.0, 1.0)
         return (255.0 * pixels.permute(1, 2, 0).numpy()).astype(np.uint8)
+
+    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
+        return self._models_of_faces.find(pictures)
+
+    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
+             regions: Regions | None) -> None:
+        height, width = self.latent_size  # of this pass, unlike `size`, which is that of the first
+        size = height * processing.opt_f, width * processing.opt_f
+        self._models_of_faces.pose(patches, faces, places, size, regions)
+
+    def _face(self, index: int) -> tuple[ConceptFace | None, list[str]]:
+        """One concept's face, and what the user should know of it.
+
+        Raises:
+            OMGError: see :meth:`.ConceptFaces.load`.
+        """
+        face, note = self._faces.load(index), self._models_of_faces.note
+        told = self._faces.warnings(index)
+        if face is not None and self._asked.concepts[index].identitynet.scale and note:
+            told.append(f"concepts[{index}].identitynet: {note}")
+        return face, told

@@ -6,27 +6,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from modules import devices, processing, sd_hijack, sd_unet, shared
+from modules import devices, sd_hijack, sd_unet, shared
 from torch import Tensor, nn
 
 from .. import request
 from ..comprehension.phrases import Stage
-from ..comprehension.places import Places
 from ..errors import OMGError
-from ..faces.base import ConceptFace, Face
-from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
-from ..unet.patches import Patches
-from ..unet.regions import Regions
 from .batch import Batch, EncodedConcept, Sample
 from .block_weights import ARGUMENTS
-from .conditioning import as_host_conditioning, encode, prompt_words, steps_of_pass
+from .conditioning import as_host_conditioning, encode, prompt_words
 from .controlnet import Units
 from .denoiser import tapped
 from .faces import Faces
@@ -35,6 +28,7 @@ from .network_files import active_files, add_hashes, file_of, refuse_unknown
 from .networks import Kept as KeptNetworks
 from .networks import on_unet
 from .refiner import Refiner
+from .sgm_identitynets import SgmIdentityNets
 
 
 @dataclass
@@ -47,7 +41,7 @@ class Kept:
     """
 
     networks: KeptNetworks = field(default_factory=KeptNetworks)
-    faces: Faces = field(default_factory=Faces)
+    faces: Faces = field(default_factory=lambda: Faces(SgmIdentityNets()))
 
 
 class WebUIHost(Batch):
@@ -63,11 +57,10 @@ class WebUIHost(Batch):
 
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
-        super().__init__(p, sample, concept_prompts, asked, Refiner(p))
         _check(p)
+        super().__init__(p, sample, concept_prompts, asked, Refiner(p), kept.faces)
         refuse(p, asked, self.unet)
-        self._kept, self._models_of_faces = kept.networks, kept.faces
-        self._faces = ConceptFaces(kept.faces, self.unet, asked.concepts, {}, steps_of_pass(p))
+        self._kept = kept.networks
         self._samplings = 0
         self._counters, self._units = Counters(p, self.unet), Units(scripts_of(p), asked.control_concepts)
         self.style: Sources = {}
@@ -90,12 +83,9 @@ class WebUIHost(Batch):
         add_hashes(self._p, nets)
         warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
                     if file_of(net) in in_main_prompt]
-        face = self._faces.load(concept.index)
-        warnings += self._faces.warnings(concept.index)
-        if face is not None and self._asked.concepts[concept.index].identitynet.scale and self._models_of_faces.note:
-            warnings.append(f"concepts[{concept.index}].identitynet: {self._models_of_faces.note}")
+        face, of_face = self._face(concept.index)
         return EncodedConcept(on_unet(nets, concept.field), bool(nets) or face is not None, prompts, bare,
-                            self._p.sampler.model_wrap_cfg, face, warnings)
+                              self._p.sampler.model_wrap_cfg, face, [*warnings, *of_face])
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1
@@ -136,15 +126,6 @@ class WebUIHost(Batch):
         with devices.autocast(), self._units.resting():
             output: Tensor = model.apply_model(x, torch.full((len(x),), t, device=x.device), given)
         return output
-
-    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
-        return self._models_of_faces.find(pictures)
-
-    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
-             regions: Regions | None) -> None:
-        height, width = self.latent_size  # of this pass, unlike `size`, which is that of the first
-        size = height * processing.opt_f, width * processing.opt_f
-        self._models_of_faces.pose(patches, faces, places, size, regions)
 
 
 def _check(p: Any) -> None:

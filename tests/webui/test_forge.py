@@ -85,7 +85,8 @@ def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, 
     pytest.param({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge",
                  marks=FORGES_OWN),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
-    ({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in Forge"),
+    pytest.param({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in reForge",
+                 marks=REFORGES_OWN),
     pytest.param({}, REFINER, "refiner: reForge destroys", marks=REFORGES_OWN)])
 def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
                                                    named: str) -> None:
