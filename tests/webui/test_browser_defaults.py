@@ -170,7 +170,7 @@ def test_the_settings_offer_the_presets(started: WebUI, page: Page) -> None:
     field.locator("li").filter(has_text="None: the fields").click()
     page.locator("#settings_submit").click()
     expect(page.locator("#settings_result .prose")).to_contain_text("settings changed")
-    assert started.options()["omg_defaults"] == texts[0]
+    assert json.loads((started.data_dir / "config.json").read_text())["omg_defaults"] == texts[0]
     reload(started, page)
     open_accordion(page)
     expect(page.locator("#script_omg_preset_note p")).to_have_count(0)
@@ -185,7 +185,7 @@ def reload(started: WebUI, page: Page) -> None:
         deadline = time.monotonic() + 120
         while started.log().count(said) == before.count(said):
             assert time.monotonic() < deadline
-            time.sleep(0.2)
+            page.wait_for_timeout(200)  # what the page asks for goes through this process
         page.goto("about:blank")  # the page would load itself anew, and break off what comes next
     load(started, page)
 

@@ -25,7 +25,8 @@ TEXTS = """(roots) => {
     for (const root of gradioApp().querySelectorAll(roots)) {
         for (const node of textNodesUnder(root)) {
             const text = node.textContent.trim();
-            const skipped = 'button.hide, button.hidden, .omg-hint i, .token-counter, .omg-proposed button, table';
+            const skipped = 'button.hide, button.hidden, .omg-hint i, .token-counter, .omg-proposed button, table, '
+                + '.progress-text';
             if (canBeTranslated(node, text) && !node.parentElement.closest(skipped)) found.push(text);
         }
         // Gradio 4 gives checkboxes their values for titles

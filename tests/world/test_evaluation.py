@@ -111,6 +111,7 @@ def two(running: WebUI, installation: Path, checkpoints: Path,
 
 
 @pytest.mark.webui
+@pytest.mark.not_in_forge("it is not told what the small world's checkpoint is")
 def test_two_web_uis_find_the_same(two, here, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     urls = [each.url for each in two]
