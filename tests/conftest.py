@@ -15,10 +15,10 @@ from tests.webui.host import (
     CHECKPOINTS,
     WebUI,
     find_installation,
+    forge_is_tested,
     install_extension,
     is_forge,
     make_data_dir,
-    tests_forge,
     write_checkpoints,
 )
 
@@ -109,7 +109,7 @@ def webui(running: WebUI) -> WebUI:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests of what is another thing in Forge are skipped there, by their reason."""
     for marker in item.iter_markers("not_in_forge"):
-        if tests_forge():
+        if forge_is_tested():
             pytest.skip(f"not in Forge: {marker.args[0]}")
 
 

@@ -109,7 +109,7 @@ def find_installation() -> Path | None:
     Raises:
         FileNotFoundError: the variable names something that is no such web UI with its own environment.
     """
-    variable = "OMG_FORGE" if tests_forge() else "OMG_WEBUI"
+    variable = "OMG_FORGE" if forge_is_tested() else "OMG_WEBUI"
     named = os.environ.get(variable, "")
     if not named:
         return None
@@ -121,14 +121,14 @@ def find_installation() -> Path | None:
     return root
 
 
-def tests_forge() -> bool:
+def forge_is_tested() -> bool:
     """Whether the tests run in a Forge."""
     return bool(os.environ.get("OMG_FORGE"))
 
 
-def tests_reforge() -> bool:
+def reforge_is_tested() -> bool:
     """Whether the tests run in a reForge."""
-    return tests_forge() and is_reforge(Path(os.environ["OMG_FORGE"]).expanduser())
+    return forge_is_tested() and is_reforge(Path(os.environ["OMG_FORGE"]).expanduser())
 
 
 def is_forge(installation: Path) -> bool:

@@ -27,7 +27,7 @@ from lycoris.modules.norms import NormModule
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.webui.host import tests_forge
+from tests.webui.host import forge_is_tested
 
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)  # it tells of every size it chooses
 
@@ -137,7 +137,7 @@ NOT_IN_FORGE = (*(kind for kind in KINDS if kind.startswith(("ia3", "oft", "boft
 
 def kinds_for(architecture: str) -> tuple[str, ...]:
     """The types to test on ``sdxl`` or ``sd15`` in the web UI that the tests run in."""
-    others = NOT_IN_FORGE if tests_forge() else ()
+    others = NOT_IN_FORGE if forge_is_tested() else ()
     return tuple(kind for kind in KINDS if kind not in others and (architecture == "sdxl" or kind not in SDXL_ONLY))
 
 

@@ -14,26 +14,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, tests_forge
+from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, forge_is_tested
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
 SAMPLERS = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
     "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
-    "LCM", *(("HeunPP2", "IPNDM", "IPNDM_V", "DEIS", "DDPM") if tests_forge() else ()),
+    "LCM", *(("HeunPP2", "IPNDM", "IPNDM_V", "DEIS", "DDPM") if forge_is_tested() else ()),
 )
 SCHEDULERS = (
     "automatic", "uniform", "karras", "exponential", "polyexponential", "sgm_uniform", "kl_optimal", "align_your_steps",
     "simple", "normal", "ddim", "beta",
-    *(("turbo", "align_your_steps_GITS", "align_your_steps_11", "align_your_steps_32") if tests_forge() else ()),
+    *(("turbo", "align_your_steps_GITS", "align_your_steps_11", "align_your_steps_32") if forge_is_tested() else ()),
 )
 NO_OFT = pytest.mark.not_in_forge("it does not read OFT and IA3")
 NO_REPLAY = pytest.mark.not_in_forge("its API fails on every infotext")
 NO_DYN = pytest.mark.not_in_forge("it does not cut ranks")
 EVERYWHERE = {"box": [0, 0, 1, 1]}
 LEFT, RIGHT = {"box": [0, 0, 0.5, 1]}, {"box": [0.5, 0, 1, 1]}
-WHOLE = "full" if tests_forge() else "oft"
+WHOLE = "full" if forge_is_tested() else "oft"
 """A kind of network that changes weights as a whole."""
 LONG = "a portrait of a knight in shining armour, " * 12
 PROMPT = "a portrait of a knight"

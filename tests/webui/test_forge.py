@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, tests_forge, tests_reforge
+from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, forge_is_tested, reforge_is_tested
 from tests.webui.test_api import (
     LEFT,
     PROMPT,
@@ -23,7 +23,7 @@ from tests.webui.test_api import (
 from tests.webui.test_ways import HIRES, UNGUIDED
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left"),
-              pytest.mark.skipif(not tests_forge(), reason="no Forge: set OMG_FORGE to its folder")]
+              pytest.mark.skipif(not forge_is_tested(), reason="no Forge: set OMG_FORGE to its folder")]
 
 WAYS = ("separate", "shared", "joint")
 FREEU, THRESHOLD, SHRINK, SAG, PAG, ALIGN, TILES = (
@@ -39,8 +39,8 @@ IN_REFORGE: dict[str, list[Any]] = {
     **ACTIVE, FREEU: ACTIVE[FREEU][:5], THRESHOLD: [True, False, *ACTIVE[THRESHOLD][1:]], SAG: ACTIVE[SAG][:3],
     TILES: [*ACTIVE[TILES], "random"]}
 REFINER = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}
-REFORGES_OWN = pytest.mark.skipif(not tests_reforge(), reason="reForge's own")
-FORGES_OWN = pytest.mark.skipif(tests_reforge(), reason="not in reForge")
+REFORGES_OWN = pytest.mark.skipif(not reforge_is_tested(), reason="reForge's own")
+FORGES_OWN = pytest.mark.skipif(reforge_is_tested(), reason="not in reForge")
 
 
 def with_scripts(webui: WebUI, data: Any, scripts: dict[str, Any], **payload: Any) -> Any:

@@ -14,7 +14,7 @@ from tests.webui.host import WebUI, distance
 from tests.webui.test_img2img import SQUARE
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser,
-              pytest.mark.skipif(not host.tests_forge(), reason="no Forge: set OMG_FORGE to its folder")]
+              pytest.mark.skipif(not host.forge_is_tested(), reason="no Forge: set OMG_FORGE to its folder")]
 
 
 def test_a_mask_painted_on_its_canvas_confines_the_concepts(webui: WebUI, page: Page, tmp_path: Path) -> None:
