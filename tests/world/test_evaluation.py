@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.world import paper, weights
-from bench.world.webui import find_merges, install
+from bench.world.webui import install
 from tests.webui.host import WebUI, install_extension, make_data_dir
 
 MISSING = weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY)
@@ -103,7 +103,7 @@ def two(running: WebUI, installation: Path, checkpoints: Path,
     folder = tmp_path_factory.mktemp("second")
     make_data_dir(folder, checkpoints)
     install_extension(installation, folder)
-    install(folder, find_merges(installation))
+    install(folder, installation)
     with WebUI(installation, folder) as other:
         for each in (running, other):
             each.set_checkpoint(weights.CHECKPOINT.stem)
@@ -111,7 +111,6 @@ def two(running: WebUI, installation: Path, checkpoints: Path,
 
 
 @pytest.mark.webui
-@pytest.mark.not_in_forge("it is not told what the small world's checkpoint is")
 def test_two_web_uis_find_the_same(two, here, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     urls = [each.url for each in two]

@@ -17,8 +17,7 @@ from tests.webui.browser import fill, generate, load, open_accordion, part, pict
 from tests.webui.host import WebUI
 
 MISSING = weights.missing(weights.CHECKPOINT)
-pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.skipif(bool(MISSING), reason=MISSING),
-              pytest.mark.not_in_forge("it is not told what the small world's checkpoint is")]
+pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 MAIN = "a man and a woman in the park"
 CONCEPTS = (("man", "a sks man and a woman in the park <lora:rusty:1>"),

@@ -25,8 +25,7 @@ from omg_ext.diffusers import OMGPipeline
 from tests.webui.host import Result, WebUI, distance
 
 MISSING = weights.missing(weights.CHECKPOINT)
-pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(MISSING), reason=MISSING),
-              pytest.mark.not_in_forge("it is not told what the small world's checkpoint is")]
+pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 PLACE = "in the park"
 PROMPT = f"a man and a woman {PLACE}"
