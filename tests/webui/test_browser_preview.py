@@ -313,6 +313,25 @@ def test_a_preview_that_fails_says_so_and_shows_nothing(webui: WebUI, concepts: 
     expect(canvas(concepts)).to_be_hidden()
 
 
+def test_a_page_that_submits_late_asks_for_a_preview(concepts: Page) -> None:
+    """As Gradio 4 does, some frames after the click."""
+    concepts.evaluate("() => { window.requestAnimationFrame = (run) => setTimeout(run, 300); }")
+    find_concepts(concepts)
+    expect(note(concepts)).to_contain_text("This is the first picture of seed 7.")
+
+
+def test_while_a_picture_is_drawn_nothing_is_asked(concepts: Page) -> None:
+    before = note(concepts).inner_text()
+    concepts.locator("#txt2img_generate").click()
+    concepts.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display === 'block'")
+    part(concepts, "find").click()
+    concepts.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display !== 'block'",
+                               timeout=180 * SECONDS)
+    expect(log(concepts)).to_contain_text("Time taken")
+    concepts.wait_for_timeout(2 * SECONDS)
+    expect(note(concepts)).to_have_text(before)
+
+
 def test_concepts_to_choose_from_are_those_shown(concepts: Page) -> None:
     find_concepts(concepts)
     expect(part(concepts, "target").locator("label")).to_have_count(2)
