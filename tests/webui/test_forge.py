@@ -22,7 +22,7 @@ from tests.webui.test_api import (
 )
 from tests.webui.test_ways import HIRES, UNGUIDED
 
-pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left"),
+pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.usefixtures("nothing_left"),
               pytest.mark.skipif(not forge_is_tested(), reason="no Forge: set OMG_FORGE to its folder")]
 
 WAYS = ("separate", "shared", "joint")

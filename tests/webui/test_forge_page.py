@@ -13,7 +13,7 @@ from tests.webui.browser import picture
 from tests.webui.host import WebUI, distance
 from tests.webui.test_img2img import SQUARE
 
-pytestmark = [pytest.mark.webui, pytest.mark.browser,
+pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.browser,
               pytest.mark.skipif(not host.forge_is_tested(), reason="no Forge: set OMG_FORGE to its folder")]
 
 

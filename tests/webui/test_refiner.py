@@ -12,7 +12,7 @@ from tests.webui.host import CHECKPOINTS, WebUI, distance, reforge_is_tested
 from tests.webui.test_api import LEFT, PROMPT, assert_close, concept, omg, request
 from tests.webui.test_img2img import SQUARE
 
-pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left"),
+pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.usefixtures("nothing_left"),
               pytest.mark.skipif(reforge_is_tested(), reason="refused in reForge: see test_forge.py")]
 
 REFINER: dict[str, Any] = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5, "steps": 4}
