@@ -1,5 +1,6 @@
 # Every target sets up what it needs in .venv; a machine needs Python 3.10 or newer, and make.
-#   make test   lint, types and all tests (ARGS="-k masks" goes to pytest); OMG_WEBUI=DIR adds those in a real web UI
+#   make test   lint, types and all tests (ARGS="-k masks" goes to pytest); OMG_WEBUI=DIR adds those in a real web UI, and
+#               OMG_FORGE=DIR those in a Forge: all of them, or beside a web UI those of what each has of its own
 #   make demo   two characters in one scene of the small world: a contact sheet, without web UI or GPU
 #   make bench  the measured claims: a table, and JSON in bench/results
 #   make bench-world  identity, bleeding, layout and occlusion in the small world (ARGS="--cells methods")
@@ -18,6 +19,7 @@ ARGS ?=
 # processes that share the test files out among them, each with a web UI of its own, and of one thread: more wait for each
 # other on the cores that these share
 WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 # glibc gives the memory of each step back to the system, and gets it again page by page; kept, training is thrice as fast
 # and timings of runs in threads are alike
 KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
@@ -31,9 +33,12 @@ DETECTORS_READY := $(if $(WEBUI_PYTHON),$(DETECTORS)/ready)
 .DELETE_ON_ERROR:
 
 test: lint $(DETECTORS_READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(if $(OMG_WEBUI),OMG_FORGE=) $(PYTEST) $(ARGS)
 ifdef OMG_WEBUI
 	$(DETECTORS)/bin/python -m pytest tests/detectors tests/faces $(ARGS) || [ $$? = 5 ]  # ARGS may choose none of them
+ifdef OMG_FORGE
+	$(PYTEST) -m host tests/webui $(ARGS) || [ $$? = 5 ]
+endif
 endif
 
 lint: $(READY)

@@ -23,6 +23,21 @@
         });
     }
 
+    // Gradio 3 gives a picture as its text, Gradio 4 (Forge) as a file of the server's.
+    function sourceOf(picture) {
+        return (picture && picture.url) || picture || null;
+    }
+
+    // A picture as text in the form that Gradio takes.
+    async function fileOf(text) {
+        const {version, root} = window.gradio_config;
+        if (!text || version.startsWith("3.")) return text;
+        const form = new FormData();
+        form.append("files", await (await fetch(text)).blob(), "mask.png");
+        const [path] = await (await fetch(`${root}/upload`, {method: "POST", body: form})).json();
+        return {path, url: `${root}/file=${path}`, orig_name: "mask.png", meta: {_type: "gradio.FileData"}};
+    }
+
     // A cross or a box, white within black: seen on any picture.
     function drawMark(context, mark) {
         const {width, height} = context.canvas;
@@ -66,7 +81,8 @@
                 accordion,
                 tab: accordion.id.includes("img2img") ? "img2img" : "txt2img",
                 who: accordion.querySelector(".omg-who"),
-                asking: false, // from the button until what it submits
+                finding: false, // while the button presses Generate
+                asking: false, // from then until what that submits
                 asked: false, // whether what was submitted last is a preview
                 tool: "point",
                 target: 1,
@@ -93,18 +109,22 @@
             return getComputedStyle(group).getPropertyValue("--omg-colour").trim();
         }
 
+        get generate() {
+            return gradioApp().getElementById(`${this.tab}_generate`);
+        }
+
+        // Nothing while the host draws: Gradio does not submit it, but Gradio 4 gathers it.
         find() {
-            this.asking = true;
-            gradioApp().getElementById(`${this.tab}_generate`).click();
-            // Gradio submits before the browser comes to this, or not at all while it is still generating
-            setTimeout(() => {
-                this.asking = false;
-            });
+            if (gradioApp().getElementById(`${this.tab}_skip`).style.display == "block") return;
+            this.finding = true;
+            this.generate.click();
+            this.finding = false;
         }
 
         // After every generation: the same pictures come again if it was no preview.
         async show(picture, overlay, tool, target, ...masks) {
             if (!picture || !overlay) return;
+            [picture, overlay] = [picture, overlay].map(sourceOf);
             const images = [await loadImage(picture), await loadImage(overlay)];
             if (!this.overlay || this.overlay.src != overlay) this.mark = this.corner = null;
             this.overlay = images[1];
@@ -122,7 +142,7 @@
             const other = this.target != target || this.tool != tool;
             Object.assign(this, {tool, target: Number(target)});
             if (other) this.mark = this.corner = null;
-            const mask = masks[this.target - 1] || null;
+            const mask = sourceOf(masks[this.target - 1]);
             if (other || this.masks[this.target] !== mask) await this.loadPaint(this.target, mask);
             this.draw();
         }
@@ -261,7 +281,7 @@
 
         pickMask() {
             const mask = this.paint.mask();
-            this.masks[this.target] = mask; // so that it is not loaded as a new one
+            this.masks[this.target] = mask;
             this.pick("mask", mask);
         }
 
@@ -274,9 +294,11 @@
 
         // For the hidden button: new values of all concepts' "where", position and mask, and what to say. It gets what
         // stands in "where" now: a box is for the shape in it, if that is what the concept has.
-        picks(...choices) {
+        async picks(...choices) {
             const {target} = this;
             const {kind, value} = this.picked;
+            const mask = kind == "mask" ? await fileOf(value) : null;
+            if (mask) this.masks[target] = sourceOf(mask); // so that it is not loaded as a new one
             const data = this.who.dataset;
             const outlines = kind == "box" && choices[target - 1] == data.outline;
             const numbers = kind == "mask" ? "" : value.map((part) => part.toFixed(3)).join(", ");
@@ -297,7 +319,7 @@
             return [
                 ...all(outlines ? data.outline : data[kind]),
                 ...all(kind == "mask" ? unchanged() : numbers),
-                ...all(kind == "mask" ? value : unchanged()),
+                ...all(kind == "mask" ? mask : unchanged()),
                 say(said, {n: target, place: numbers}),
             ];
         }
@@ -319,6 +341,8 @@
             canvas.addEventListener("pointercancel", (event) => this.release(event));
             canvas.addEventListener("keydown", (event) => this.key(event));
             canvas.addEventListener("blur", () => this.cursor && this.leave());
+            // Gradio 4 submits some frames later; if it never does, the next click is not taken for this one
+            this.generate.addEventListener("click", () => this.asking = this.finding, {capture: true});
             who.querySelector(".omg-undo").addEventListener("click", () => this.undo());
             who.querySelector(".omg-clear").addEventListener("click", () => this.clear());
         }

@@ -60,7 +60,7 @@ class Guidance(Protocol):
         unconditional rows."""
         ...
 
-    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float, pictures: Sequence[int]) -> Tensor:
         """Guided predictions [n, C, h, w], as the host makes them of the picture's own.
 
         Args:
@@ -68,6 +68,7 @@ class Guidance(Protocol):
             parts: of n pictures.
             uncond: their unconditional predictions, [n, C, h, w].
             scale: the guidance scale.
+            pictures: which of the batch the n are.
         """
         ...
 

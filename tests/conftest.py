@@ -11,9 +11,19 @@ import pytest
 from hypothesis import settings
 from PIL import Image, UnidentifiedImageError
 
-from tests.webui.host import CHECKPOINTS, WebUI, find_installation, install_extension, make_data_dir, write_checkpoints
+from tests.webui.host import (
+    CHECKPOINTS,
+    WebUI,
+    find_installation,
+    forge_is_tested,
+    install_extension,
+    is_forge,
+    make_data_dir,
+    write_checkpoints,
+)
 
-NO_WEBUI = "no web UI: set OMG_WEBUI to a web UI v1.10 folder that has its Python environment in venv/"
+NO_WEBUI = ("no web UI: set OMG_WEBUI to a web UI v1.10 folder, or OMG_FORGE to a Forge's, that has its Python "
+            "environment in venv/")
 
 HAS_FAILED = pytest.StashKey[bool]()
 
@@ -71,11 +81,14 @@ def checkpoints(installation: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def running(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory,
             pytestconfig: pytest.Config) -> Iterator[WebUI]:
     """The one web UI of the session."""
+    from tests.webui.controls import write_controls
     from tests.webui.networks import write_networks  # takes seconds, which most runs of a few tests need not
 
     folder = tmp_path_factory.mktemp("webui")
     make_data_dir(folder, checkpoints)
     write_networks(checkpoints, folder / "models" / "Lora")
+    if is_forge(installation):  # whose ControlNet is a part of it, and knows the files that are there at the start
+        write_controls(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
     pytestconfig.hook.pytest_webui_data_dir(folder=folder, installation=installation)
     with WebUI(installation, folder) as started:
@@ -91,6 +104,13 @@ def webui(running: WebUI) -> WebUI:
     """The running web UI with the tiny SDXL checkpoint loaded."""
     running.set_checkpoint(CHECKPOINTS[0])
     return running
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of what is another thing in Forge are skipped there, by their reason."""
+    for marker in item.iter_markers("not_in_forge"):
+        if forge_is_tested():
+            pytest.skip(f"not in Forge: {marker.args[0]}")
 
 
 @pytest.fixture(scope="module")

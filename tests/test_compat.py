@@ -12,21 +12,23 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "omg_ext"
-HOSTS = ("webui", "diffusers")
+HOSTS = ("webui", "forge", "diffusers")
 # top-level modules that only a host package may import
-HOST_MODULES = {"modules", "gradio", "fastapi", "launch", "networks", "network", "ldm", "sgm", "k_diffusion",
-                "diffusers", "transformers", "peft"}
+HOST_MODULES = {"modules", "modules_forge", "backend", "ldm_patched", "gradio", "fastapi", "launch", "networks",
+                "network", "ldm", "sgm", "k_diffusion", "diffusers", "transformers", "peft"}
 # what runs models of transformers without a host: detectors, and what measures pictures
 OF_TRANSFORMERS = {"omg_ext.comprehension.grounding", "omg_ext.comprehension.pretrained", "omg_ext.evaluate.clip"}
 # who starts a host, where one is asked for
 STARTS_A_HOST = {"omg_ext.cli.workers"}
+# who asks for Forge where that runs; Forge itself takes what both web UIs share
+ASKS_FOR_FORGE = {"omg_ext.webui.engine"}
 
 # tests of what lies in bench/, and they alone, may import it
 BENCH_TESTS = ("tests.world", "tests.bench")
 
 
 def core_files() -> list[Path]:
-    """The package's files outside its two host packages."""
+    """The package's files outside its host packages."""
     files = sorted(PACKAGE.rglob("*.py"))
     return [file for file in files if file.relative_to(PACKAGE).parts[0] not in HOSTS]
 
@@ -76,15 +78,17 @@ def test_the_core_knows_no_host(file):
         assert {name for name in imported if ".".join(name.split(".")[:2]) in hosts} == set()
 
 
-@pytest.mark.parametrize(("host", "foreign"), [
-    ("webui", {"diffusers"}), ("diffusers", {"modules", "gradio", "networks"}),
+@pytest.mark.parametrize(("host", "foreign", "known"), [
+    ("webui", {"diffusers", "backend", "ldm_patched"}, set()),
+    ("forge", {"diffusers", "ldm", "sgm", "k_diffusion"}, {"webui"}),
+    ("diffusers", {"modules", "backend", "ldm_patched", "gradio", "networks"}, set()),
 ])
-def test_no_host_knows_the_other(host, foreign):
+def test_no_host_knows_another(host, foreign, known):
     for file in sorted((PACKAGE / host).rglob("*.py")):
         imported = imported_modules(file)
         assert {name for name in imported if name.split(".")[0] in foreign} == set(), file
-        other = next(name for name in HOSTS if name != host)
-        assert not any(f"{name}.".startswith(f"omg_ext.{other}.") for name in imported), file
+        others = {other for other in HOSTS if imported_from(file, [f"omg_ext.{other}"])} - {host, *known}
+        assert others == ({"forge"} if module_name(file) in ASKS_FOR_FORGE else set()), file
 
 
 def test_the_product_knows_neither_bench_nor_tests():

@@ -270,6 +270,15 @@ def test_both_kinds_of_files_say_the_same(tmp_path):
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
+def test_layers_that_do_not_tell_their_sizes_are_taken(tmp_path):
+    """As Forge's of few bits."""
+    unet, adapter = copy.deepcopy(unet_of()), FaceAdapter.read(saved(tmp_path, unet_of()), FIELD)
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            del module.to_q.out_features, module.to_k.in_features
+    adapter.check(unet, FIELD)
+
+
 def used(path: Path) -> Tensor:
     adapter = FaceAdapter.read(path, FIELD)
     adapter.check(unet_of(), FIELD)

@@ -115,7 +115,7 @@ class Host:
     def scale(self, own: float | None) -> float | None:
         return own if own is not None or not self.is_guided else 1.0
 
-    def guide(self, cond: Tensor, parts: Any, uncond: Tensor, scale: float) -> Tensor:
+    def guide(self, cond: Tensor, parts: Any, uncond: Tensor, scale: float, pictures: Sequence[int]) -> Tensor:
         return classifier_free_guidance(cond, parts, uncond, scale)
 
 

@@ -345,7 +345,7 @@ def test_schedule_that_ends_before_the_initiation_timestep_is_said(blend_start, 
     def sample(tap: Any) -> Tensor:
         tap.begin(progress, 0)
         x = tap.unet(lambda x, t, cond: x, torch.zeros(1, 1, 1, 1), torch.zeros(1), {}, [Row(0)])
-        guidance = SimpleNamespace(scale=lambda own: None, guide=lambda cond, parts, uncond, scale: cond)
+        guidance = SimpleNamespace(scale=lambda own: None, guide=lambda cond, *more: cond)
         return cast(Tensor, tap.guided(Guided(x, x), guidance).prediction)
 
     text = {"text": torch.zeros(1, 1)}

@@ -199,7 +199,7 @@ class _Guidance:
     def scale(self, own: float | None) -> float | None:
         return self.host.scale(own)
 
-    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float, pictures: Sequence[int]) -> Tensor:
         return classifier_free_guidance(cond, parts, uncond, scale)
 
     def finished(self, prediction: Tensor) -> Tensor:

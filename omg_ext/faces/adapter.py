@@ -90,7 +90,10 @@ class FaceAdapter:
                                   "checkpoint")
         for number, (module, pair) in enumerate(zip(file_order(unet), self.projections, strict=True)):
             attention: Any = module
-            ours = attention.to_q.out_features, attention.to_k.in_features
+            # Forge's layers of few bits do not tell their sizes
+            ours = getattr(attention.to_q, "out_features", None), getattr(attention.to_k, "in_features", None)
+            if None in ours:
+                continue
             theirs = next((tuple(weight.shape) for weight in pair if tuple(weight.shape) != ours), ours)
             if theirs != ours:
                 raise OMGError(field, f"{self.name} was made for another kind of model: its cross-attention layer "

@@ -210,7 +210,7 @@ class Part:
         numbered = [[(start + number, weight) for number, weight in enumerate(of_picture)]
                     for start, of_picture in zip(starts, weights, strict=False)]
         cond = torch.stack([outputs[row] for of_picture in rows for row in of_picture])
-        prediction = guidance.guide(cond, numbered, base, 1.0 if self.scale is None else self.scale)
+        prediction = guidance.guide(cond, numbered, base, 1.0 if self.scale is None else self.scale, self.pictures)
         for number, of_picture in enumerate(rows if self.lora_guidance else ()):
             for weight, row in zip(weights[number], of_picture, strict=True):
                 prediction[number] += self.lora_guidance * weight * (outputs[row] - outputs[_bare(row)])

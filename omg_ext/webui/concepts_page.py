@@ -17,6 +17,7 @@ from modules.call_queue import wrap_queued_call
 from ..comprehension.overlay import COLOURS
 from ..comprehension.proposals import proposals
 from .fields import CONCEPT_FIELDS
+from .which import JS
 
 Component = Any
 ElemId = Callable[[str], str]
@@ -100,13 +101,13 @@ def connect(count: Component, panels: Sequence[Component], target: Component,
         button.do_not_save_to_config = True
     accordion = f'gradioApp().getElementById("{elem_id("enabled")}")'
     moved = rearrange.click(None, values, values,
-                            _js=f"(...values) => {accordion}.omgConcepts.rearranged(...values)", **quiet)
+                            **{JS: f"(...values) => {accordion}.omgConcepts.rearranged(...values)"}, **quiet)
     count.change(None, [count, target], [*panels, target],
-                 _js=f"(count, target) => {accordion}.omgConcepts.shown(count, target)", **quiet)
+                 **{JS: f"(count, target) => {accordion}.omgConcepts.shown(count, target)"}, **quiet)
     if main_prompt is not None:
         phrases, offers = ([concept[name] for concept in concepts] for name in ("phrase", OFFERS))
         offered = propose.click(_offers, [main_prompt, *phrases], offers, **quiet)
-        offered.then(None, None, None, _js=f"() => {accordion}.omgConcepts.proposed()", **quiet)
+        offered.then(None, None, None, **{JS: f"() => {accordion}.omgConcepts.proposed()"}, **quiet)
     return moved
 
 

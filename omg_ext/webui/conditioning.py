@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import devices, processing, prompt_parser, sd_hijack_open_clip, sd_samplers, shared
+from modules import devices, processing, prompt_parser, sd_samplers, shared
 from modules.sd_samplers_common import setup_img2img_steps
 from torch import Tensor
 
@@ -26,11 +26,15 @@ class EncodedPrompts:
     cond: Any
     uncond: Any
 
-    def at(self, step: int, denoiser: Any) -> ConceptConditioning:
-        """The conditioning at a sampling step, padded to one length if the web UI's settings say so."""
+    def at(self, step: int, denoiser: Any = None) -> ConceptConditioning:
+        """The conditioning at a sampling step, padded to one length if the web UI's settings say so.
+
+        Args:
+            denoiser: the web UI's, which knows how; None where it does not pad.
+        """
         parts, cond = prompt_parser.reconstruct_multicond_batch(self.cond, step)
         uncond = prompt_parser.reconstruct_cond_batch(self.uncond, step)
-        if cond.shape[1] != uncond.shape[1]:
+        if denoiser is not None and cond.shape[1] != uncond.shape[1]:
             if shared.opts.pad_cond_uncond_v0:
                 cond, uncond = denoiser.pad_cond_uncond_v0(cond, uncond)
             elif shared.opts.pad_cond_uncond:
@@ -113,11 +117,15 @@ def forget_kept() -> None:
             setattr(kind, name, [None, None])
 
 
-def prompt_words(p: Any) -> dict[tuple[int, int], list[Stage]]:
-    """What each (picture, part) of the global prompts says, as scheduled; positions in its conditioning."""
+def prompt_words(p: Any, encoder: Any) -> dict[tuple[int, int], list[Stage]]:
+    """What each (picture, part) of the global prompts says, as scheduled; positions in its conditioning.
+
+    Args:
+        encoder: the text encoder whose tokens count.
+    """
     pictures, texts, _ = prompt_parser.get_multicond_prompt_list(p.prompts)
     schedules = prompt_parser.get_learned_conditioning_prompt_schedules(texts, p.firstpass_steps)
-    stages = [[Stage(until, _words(text)) for until, text in schedule] for schedule in schedules]
+    stages = [[Stage(until, _words(text, encoder)) for until, text in schedule] for schedule in schedules]
     return {(picture, part): stages[number] for picture, parts in enumerate(pictures)
             for part, (number, _) in enumerate(parts)}
 
@@ -128,11 +136,8 @@ def wordings(prompt: str, steps: int) -> list[str]:
     return list(dict.fromkeys(text for _, text in reversed(schedule)))
 
 
-def _words(text: str) -> list[Word]:
+def _words(text: str, encoder: Any) -> list[Word]:
     """The words of a prompt that is read through some steps."""
-    conditioner = shared.sd_model.cond_stage_model
-    # SDXL has several encoders, and takes the first's tokens for all
-    encoder = next(each for each in getattr(conditioner, "embedders", [conditioner]) if hasattr(each, "process_texts"))
     pieces: list[str] = []
     names: dict[int, str] = {}
     for chunk in encoder.process_texts([text])[0][0]:
@@ -145,7 +150,14 @@ def _words(text: str) -> list[Word]:
 
 def _pieces(encoder: Any, tokens: Sequence[int]) -> list[str]:
     """See :func:`omg_ext.comprehension.phrases.words_of`."""
-    silent = {encoder.id_start, encoder.id_end}
-    spelled: Sequence[str] = (encoder.tokenizer.convert_ids_to_tokens(tokens) if hasattr(encoder, "tokenizer")
-                              else [sd_hijack_open_clip.tokenizer.decoder[token] for token in tokens])
+    silent, spelled = {encoder.id_start, encoder.id_end}, _spelled(encoder, tokens)
     return ["" if token in silent else piece for token, piece in zip(tokens, spelled, strict=True)]
+
+
+def _spelled(encoder: Any, tokens: Sequence[int]) -> Sequence[str]:
+    if hasattr(encoder, "tokenizer"):
+        spelled: Sequence[str] = encoder.tokenizer.convert_ids_to_tokens(tokens)
+        return spelled
+    # Forge Neo has no such module, and has to show that OMG does not draw there
+    from modules.sd_hijack_open_clip import tokenizer
+    return [tokenizer.decoder[token] for token in tokens]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +76,7 @@ def tapped(denoiser: Any, tap: Tap, refiner: Refiner) -> Iterator[None]:
                                    (denoiser, "combine_denoised", combine_denoised)):
             stack.enter_context(replaced(owner, name, value))
         stack.enter_context(watch.watching())
-        with refiner.watched(progress_of, stack.close):
+        with refiner.watched(lambda: progress_of(denoiser, noised[1]), stack.close):
             yield
 
 
@@ -104,7 +104,7 @@ class WebUIGuidance:
             return None
         return self.cond_scale if own is None else own * self.denoiser.cond_scale_miltiplier
 
-    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float) -> Tensor:
+    def guide(self, cond: Tensor, parts: PromptParts, uncond: Tensor, scale: float, pictures: Sequence[int]) -> Tensor:
         guided: Tensor = self.combine(torch.cat([cond, uncond]), [list(rows) for rows in parts],
                                       _first_rows(self.uncond, len(uncond)), scale)
         return guided

@@ -1,4 +1,4 @@
-"""The web UI's models of faces: where they lie, and what is kept of them while one press of Generate lasts."""
+"""A web UI's models of faces: where they lie, and what is kept of them while one press of Generate lasts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from modules import devices, lowvram, shared
-from torch import Tensor
+from modules import devices, shared
+from torch import Tensor, nn
 
 from ..comprehension.places import Places
 from ..errors import OMGError
@@ -22,9 +22,8 @@ from ..request import Concept
 from ..unet.identity import IdentityControl
 from ..unet.patches import Patches
 from ..unet.regions import Regions
-from .identitynet import CONTEXT, POOLED, IdentityNet
+from .identitynet import CONTEXT, POOLED, IdentityNet, IdentityNets
 from .models import models
-from .residuals import Residuals
 
 # what a note says of a face if there is no IdentityNet
 _WITHOUT = "there is no IdentityNet, so the face is drawn without its pose, which looks less like it; {remedy}"
@@ -33,15 +32,23 @@ _WITHOUT = "there is no IdentityNet, so the face is drawn without its pose, whic
 class Faces:
     """Models for one press of Generate, on one checkpoint: see :class:`omg_ext.faces.concepts.Source`.
 
-    What is read stays in host memory as long as this object; IdentityNet is on the graphics card while it acts and, if
-    the web UI does not have to spare its memory, until the next press.
+    What is read stays in host memory as long as this object.
+
+    Args:
+        identitynets: of the web UI that runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, identitynets: IdentityNets) -> None:
+        self._identitynets = identitynets
         self._tokens: dict[tuple[tuple[str, ...], int | None], Tensor] = {}
         self._adapter: FaceAdapter | None = None
         self._identitynet: IdentityNet | None = None
         self.doubt = ""
+
+    @property
+    def unet(self) -> nn.Module:
+        """The loaded checkpoint's."""
+        return self._identitynets.unet
 
     @cached_property
     def _files(self) -> tuple[Path | None, Path | None]:
@@ -68,7 +75,7 @@ class Faces:
             with models().model(("face adapter", path, path.stat().st_mtime_ns),
                                 lambda: FaceAdapter.read(path, field)) as adapter:
                 self._adapter = adapter
-        self._adapter.check(shared.sd_model.model.diffusion_model, field)
+        self._adapter.check(self.unet, field)
         return self._adapter
 
     def check_identitynet(self, field: str) -> None:
@@ -76,8 +83,8 @@ class Faces:
         path = self._files[1]
         assert path is not None  # it is asked for only if there is one
         if self._identitynet is None:
-            key = ("IdentityNet", path, path.stat().st_mtime_ns, shared.sd_model.used_config, devices.dtype_unet)
-            with models().model(key, lambda: IdentityNet.read(path, field)) as net:
+            key = ("IdentityNet", path, path.stat().st_mtime_ns, self._identitynets.kind)
+            with models().model(key, lambda: self._identitynets.read(path, field)) as net:
                 self._identitynet = net
 
     def tokens(self, concept: Concept, field: str) -> Tensor:
@@ -103,17 +110,12 @@ class Faces:
         :meth:`omg_ext.host.Host.pose`."""
         net = self._identitynet
         assert net is not None
-        try:
-            net.to(devices.device)
-        except torch.cuda.OutOfMemoryError:
-            net.to(devices.cpu)  # some of it was there already
-            raise
         shown = drawn_points(places.points, size, draw)
-        Residuals(patches, IdentityControl(net.ask, CONTEXT, POOLED, faces,
-                                           {key: picture.to(devices.device) for key, picture in shown.items()},
-                                           regions))
+        self._identitynets.act(patches, IdentityControl(
+            self._identitynets.at_work(net), CONTEXT, POOLED, faces,
+            {key: picture.to(devices.device) for key, picture in shown.items()}, regions))
 
     def rest(self) -> None:
-        """A pass is over. What is kept for later presses is kept in host memory."""
-        if self._identitynet is not None and (lowvram.is_enabled(shared.sd_model) or models().is_keeping):
-            self._identitynet.to(devices.cpu)
+        """A pass is over."""
+        if self._identitynet is not None:
+            self._identitynets.rest(self._identitynet, models().is_keeping)

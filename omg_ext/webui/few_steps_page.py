@@ -14,6 +14,7 @@ import gradio as gr
 from modules import shared
 
 from .few_steps import few_steps, guided_at_one, steps_over
+from .which import JS
 
 Component = Any
 
@@ -37,7 +38,7 @@ def build(elem_id: Callable[[str], str]) -> Component:
         component.do_not_save_to_config = True
     quiet = {"show_progress": False, "queue": False}
     asked = gathered.change(lambda text: [said(text), text], [gathered], [note, answered], **quiet)
-    asked.then(None, [gathered, answered], [gathered], _js=_ASKED_ANEW, **quiet)
+    asked.then(None, [gathered, answered], [gathered], **{JS: _ASKED_ANEW}, **quiet)
     return gathered
 
 
@@ -69,7 +70,7 @@ def on_steps(gathered: Component, made: dict[str, Component],
         inputs = [made["enabled"], host["steps"], host["cfg_scale"], made["blend_start"], made["count"],
                   *(concept[name] for concept in concepts for name in GUIDANCE), *strength]
         for component in inputs:
-            component.change(None, inputs, [gathered], _js=_GATHERED, show_progress=False, queue=False)
+            component.change(None, inputs, [gathered], show_progress=False, queue=False, **{JS: _GATHERED})
 
     return connected
 

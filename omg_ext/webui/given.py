@@ -89,7 +89,7 @@ def frame_of(p: Any, picture: Image.Image) -> Frame:
 
 
 def _refuse(p: Any) -> None:
-    if p.sd_model.cond_stage_key == "edit":
+    if getattr(p.sd_model, "cond_stage_key", None) == "edit":  # Forge's models have none
         raise OMGError("checkpoint", f"{p.sd_model.sd_checkpoint_info.name} edits pictures as it is told "
                                      "(InstructPix2Pix), which leaves no place for concepts; load another checkpoint")
     chosen = p.script_args[0] if p.scripts is not None and p.scripts.selectable_scripts and p.script_args else 0

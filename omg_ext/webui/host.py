@@ -2,141 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from modules import devices, processing, sd_unet, shared
+from modules import devices, sd_hijack, sd_unet, shared
 from torch import Tensor, nn
 
 from .. import request
 from ..comprehension.phrases import Stage
-from ..comprehension.places import Places
 from ..errors import OMGError
-from ..faces.base import ConceptFace, Face
-from ..faces.concepts import ConceptFaces
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
-from ..passes.first import FirstTap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
 from ..unet.deltas import Sources
-from ..unet.patches import Patches
-from ..unet.regions import Regions
+from .batch import Batch, EncodedConcept, Sample
 from .block_weights import ARGUMENTS
-from .conditioning import EncodedPrompts, as_host_conditioning, encode, prompt_words, steps_of_pass, wordings
+from .conditioning import as_host_conditioning, encode, prompt_words
 from .controlnet import Units
 from .denoiser import tapped
 from .faces import Faces
 from .neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles, scripts_of
-from .networks import Kept, active_files, add_hashes, file_of, on_unet, refuse_unknown
+from .network_files import active_files, add_hashes, file_of, refuse_unknown
+from .networks import Kept as KeptNetworks
+from .networks import on_unet
 from .refiner import Refiner
+from .sgm_identitynets import SgmIdentityNets
 
-Sample = Callable[[], Tensor]
 
-
-@dataclass(frozen=True, eq=False)
-class WebUIConcept:
-    """See :class:`omg_ext.host.LoadedConcept`.
+@dataclass
+class Kept:
+    """What was read for one press of Generate.
 
     Attributes:
-        prompts, bare_prompts: encoded with its networks and without.
-        denoiser: the web UI's, which knows how prompts are padded.
+        networks: of concepts.
+        faces: models of faces.
     """
 
-    networks: Sources
-    has_networks: bool
-    prompts: EncodedPrompts
-    bare_prompts: EncodedPrompts
-    denoiser: Any
-    face: ConceptFace | None
-    warnings: Sequence[str] = ()
-
-    def conditioning(self, step: int) -> ConceptConditioning:
-        return self.prompts.at(step, self.denoiser)
-
-    def bare(self, step: int) -> ConceptConditioning:
-        return self.bare_prompts.at(step, self.denoiser)
+    networks: KeptNetworks = field(default_factory=KeptNetworks)
+    faces: Faces = field(default_factory=lambda: Faces(SgmIdentityNets()))
 
 
-class WebUIHost:
+class WebUIHost(Batch):
     """One batch of the web UI. The global prompt's networks are in the model's weights, so there is no style to add.
 
     Args:
-        p: the web UI's processing object.
-        sample: runs the sampler that it is about to use once, from the start.
-        kept: networks that were read before.
-        models_of_faces: those that were read before.
-        concept_prompts: each concept's for all pictures of all batches.
-        asked: what the user asks for.
-
-    Attributes:
-        refiner: the pass's.
+        p, sample, concept_prompts, asked: see :class:`.Batch`.
+        kept: what was read before.
 
     Raises:
         OMGError: the model or a setting is out of OMG's reach.
     """
 
-    def __init__(self, p: Any, sample: Sample, kept: Kept, models_of_faces: Faces, concept_prompts: Sequence[Prompts],
+    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         _check(p)
-        refuse(p, asked)
-        self._p, self._sample, self._kept, self._concept_prompts = p, sample, kept, concept_prompts
-        self._asked, self._models_of_faces = asked, models_of_faces
-        self._faces = ConceptFaces(models_of_faces, self.unet, asked.concepts, {}, steps_of_pass(p))
+        super().__init__(p, sample, concept_prompts, asked, Refiner(p), kept.faces)
+        refuse(p, asked, self.unet)
+        self._kept = kept.networks
         self._samplings = 0
-        self._counters, self._units = Counters(p), Units(scripts_of(p), asked.control_concepts)
-        self.refiner = Refiner(p)
+        self._counters, self._units = Counters(p, self.unet), Units(scripts_of(p), asked.control_concepts)
         self.style: Sources = {}
         self.tag_arguments: Collection[str] = ARGUMENTS
-        self.context_name = "crossattn"
-        self.pooled_name = "vector" if shared.sd_model.is_sdxl else None
 
     @property
     def unet(self) -> nn.Module:
         unet: nn.Module = shared.sd_model.model.diffusion_model
         return unet
 
-    @property
-    def generators(self) -> Sequence[Any]:
-        generators: Sequence[Any] = self._p.rng.generators
-        return generators
-
-    @property
-    def prompts(self) -> Sequence[str]:
-        prompts: Sequence[str] = self._p.prompts
-        return prompts
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._p.height, self._p.width
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        return self._p.rng.shape[1], self._p.rng.shape[2]
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = devices.device
-        return device
-
-    @property
-    def stopped(self) -> bool:
-        return bool(shared.state.interrupted or shared.state.skipped)
-
-    @property
-    def refines(self) -> bool:
-        return self.refiner.is_due
-
-    def prompts_of(self, index: int, concept: request.Concept) -> Prompts:
-        made, first = self._concept_prompts[index], self._p.iteration * self._p.batch_size
-        here = slice(first, first + len(self._p.prompts))
-        return Prompts(made.prompts[here], None if made.negatives is None else made.negatives[here])
-
-    def load(self, concept: ConceptPrompt) -> WebUIConcept:
+    def load(self, concept: ConceptPrompt) -> EncodedConcept:
         refuse_negative_weights(self._p, [*concept.texts, *(concept.negatives or ())], concept.field)
         # as of the main prompt, tags do nothing where they are switched off
         tags = () if self._p.disable_extra_networks else concept.tags
@@ -148,12 +83,9 @@ class WebUIHost:
         add_hashes(self._p, nets)
         warnings = [also_in_main_prompt(concept.field, net.mentioned_name) for net in nets
                     if file_of(net) in in_main_prompt]
-        face = self._faces.load(concept.index)
-        warnings += self._faces.warnings(concept.index)
-        if face is not None and self._asked.concepts[concept.index].identitynet.scale and self._models_of_faces.note:
-            warnings.append(f"concepts[{concept.index}].identitynet: {self._models_of_faces.note}")
-        return WebUIConcept(on_unet(nets, concept.field), bool(nets) or face is not None, prompts, bare,
-                            self._p.sampler.model_wrap_cfg, face, warnings)
+        face, of_face = self._face(concept.index)
+        return EncodedConcept(on_unet(nets, concept.field), bool(nets) or face is not None, prompts, bare,
+                              self._p.sampler.model_wrap_cfg, face, [*warnings, *of_face])
 
     def sample(self, tap: Tap) -> Tensor:
         self._samplings += 1
@@ -161,14 +93,10 @@ class WebUIHost:
             shared.state.nextjob()
             self._counters.put_back()
         refuse_tiles(tap.patches)
-        left_out = self.refiner.left_out() if isinstance(tap, FirstTap) else nullcontext()
         with (tapped(self._p.sampler.model_wrap_cfg, tap, self.refiner),
-              self._units.following(tap.patches), left_out):
+              self._units.following(tap.patches), self.refiner.sampling(tap)):
             try:
                 return self._sample()
-            except Exception:
-                self.refiner.undo()
-                raise
             finally:
                 self._models_of_faces.rest()
 
@@ -176,10 +104,10 @@ class WebUIHost:
         return as_host_conditioning(cond, like, rows)
 
     def prompt_words(self) -> Mapping[tuple[int, int], Sequence[Stage]]:
-        return prompt_words(self._p)
-
-    def wordings(self, prompt: str) -> Sequence[str]:
-        return wordings(prompt, self._p.firstpass_steps)
+        conditioner = shared.sd_model.cond_stage_model
+        # SDXL has several encoders, and takes the first's tokens for all
+        encoders = getattr(conditioner, "embedders", [conditioner])
+        return prompt_words(self._p, next(each for each in encoders if hasattr(each, "process_texts")))
 
     def reworded(self, prompts: Sequence[str]) -> ConceptConditioning:
         return encode(self._p, prompts, None).at(self._p.firstpass_steps, self._p.sampler.model_wrap_cfg)
@@ -199,23 +127,6 @@ class WebUIHost:
             output: Tensor = model.apply_model(x, torch.full((len(x),), t, device=x.device), given)
         return output
 
-    def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
-        # as the web UI, which decodes after sampling: its autoencoder may be lifted out of half precision
-        with devices.without_autocast():
-            decoded = processing.decode_latent_batch(shared.sd_model, latents[picture:picture + 1],
-                                                     target_device=devices.cpu, check_for_nans=True)[0]
-        pixels = ((decoded.float() + 1.0) / 2.0).clamp(0.0, 1.0)
-        return (255.0 * pixels.permute(1, 2, 0).numpy()).astype(np.uint8)
-
-    def faces(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Sequence[Face]]:
-        return self._models_of_faces.find(pictures)
-
-    def pose(self, patches: Patches, faces: Sequence[ConceptFace | None], places: Places,
-             regions: Regions | None) -> None:
-        height, width = self.latent_size  # of this pass, unlike `size`, which is that of the first
-        size = height * processing.opt_f, width * processing.opt_f
-        self._models_of_faces.pose(patches, faces, places, size, regions)
-
 
 def _check(p: Any) -> None:
     """Refuse what the second pass could not repeat or whose UNet it could not reach."""
@@ -225,3 +136,15 @@ def _check(p: Any) -> None:
                                      "load an SD 1.x, SD 2.x or SDXL checkpoint")
     if sd_unet.current_unet is not None:
         raise OMGError("SD Unet", "OMG cannot reach into a compiled UNet; set SD Unet to None")
+
+
+def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
+              asked: request.Request) -> WebUIHost:
+    """See :class:`.engine.Engine`."""
+    return WebUIHost(p, sample, kept, concept_prompts, asked)
+
+
+def embeddings() -> list[Any]:
+    """See :class:`.engine.Engine`."""
+    return sorted((name, each.shorthash) for name, each
+                  in sd_hijack.model_hijack.embedding_db.word_embeddings.items())

@@ -28,12 +28,11 @@ from ..passes.noise import Noise
 from ..passes.session import Session
 from ..request import Request
 from . import settings
+from .batch import OpenHost, Sample
 from .conditioning import forget_kept
-from .faces import Faces
+from .engine import engine
 from .given import GivenPictures
-from .host import Sample, WebUIHost
 from .models import models
-from .networks import Kept
 from .preview import Preview, key_of
 from .prompts import REWRITTEN, as_drawn, for_all_pictures, is_rewritten_by_others
 
@@ -73,8 +72,7 @@ class Job:
     Attributes:
         p: the web UI's processing object.
         memory: budgets, and the numbers of rows that were found to fit.
-        kept: networks that were read, for this model.
-        faces: models of faces that were read, for this model.
+        kept: what was read for this model, see :meth:`.Engine.Kept`.
         prompts: each concept's for all pictures of all batches, once the first is drawn.
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
@@ -86,8 +84,7 @@ class Job:
 
     p: weakref.ref[Any]
     memory: Memory = field(default_factory=settings.memory)
-    kept: Kept = field(default_factory=Kept)
-    faces: Faces = field(default_factory=Faces)
+    kept: Any = field(default_factory=lambda: engine().Kept())
     model: weakref.ref[Any] = field(default_factory=lambda: weakref.ref(shared.sd_model))
     prompts: list[Prompts] = field(default_factory=list)
     places: Places | None = None
@@ -104,7 +101,7 @@ class Job:
         if job is None or job.p() is not p:
             job = p.omg_job = cls(weakref.ref(p))
         if job.model() is not shared.sd_model:
-            job.kept, job.faces, job.model = Kept(), Faces(), weakref.ref(shared.sd_model)
+            job.kept, job.model = engine().Kept(), weakref.ref(shared.sd_model)
         return job
 
     def draw(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
@@ -192,7 +189,7 @@ class Job:
         with self.accounts[-1].stage(HIRES, host.unet):
             return self._hires(host, request, sample, upscaled)
 
-    def _hires(self, host: WebUIHost, request: Request, sample: Sample,
+    def _hires(self, host: OpenHost, request: Request, sample: Sample,
                upscaled: Tensor) -> tuple[Tensor, Sequence[str]]:
         """See :meth:`draw_hires`."""
         if self.places is None:
@@ -283,9 +280,9 @@ class Job:
         """Seconds and rows of the UNet by stage, for each batch."""
         return [account.data() for account in self.accounts]
 
-    def _host(self, request: Request, sample: Sample) -> WebUIHost:
+    def _host(self, request: Request, sample: Sample) -> OpenHost:
         self.has_drawn = True
-        return WebUIHost(self._processing, sample, self.kept, self.faces, self._prompts(request), request)
+        return engine().open_host(self._processing, sample, self.kept, self._prompts(request), request)
 
     def _prompts(self, request: Request) -> list[Prompts]:
         if not self.prompts:
@@ -351,7 +348,9 @@ def _shown(request: Request, first: PictureOf, seen: PictureOf, places: Places |
     pictures: list[Picture] = []
 
     def add(kind: str, title: str, image: Any) -> None:
-        pictures.append(Picture(before + index, kind, title, Image.fromarray(image), kind in request.show))
+        # Forge writes into the pixels of what is saved, and takes grey ones for colours
+        shown = Image.fromarray(image).convert("RGB")
+        pictures.append(Picture(before + index, kind, title, shown, kind in request.show))
 
     wanted = {*request.show, *saved}
     for index, masks in enumerate([] if places is None else places.masks):

@@ -12,7 +12,7 @@ from ..request import Request
 from ..request.tags import Tag, parse_tags
 from .block_weights import ARGUMENTS
 from .models import models
-from .networks import refuse_unknown
+from .network_files import refuse_unknown
 
 # tags whose text wildcards or Dynamic Prompts make, by what these write: which file they name is not known yet
 _CHOSEN_LATER = re.compile(r"<\w+:[^>]*(?:[{}|$]|__[^>]+?__)[^>]*>")

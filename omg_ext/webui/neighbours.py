@@ -6,13 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import CellType
 from typing import Any
 
 import torch
-from modules import extensions, processing, script_callbacks, script_loading, sd_samplers_cfg_denoiser, shared
+from modules import extensions, processing, script_callbacks, script_loading, sd_samplers_cfg_denoiser
 from torch import Tensor, nn
 
 from ..errors import OMGError
@@ -27,12 +27,13 @@ NEGATIVE_WEIGHT = re.compile(r"\([^(:)]*:\s*-\d+(\.\d+)?\s*\)")
 ATTENTION = re.compile(r"\battn[12](\.\w+)?$")
 
 
-def refuse(p: Any, asked: Request) -> None:
+def refuse(p: Any, asked: Request, unet: nn.Module) -> None:
     """Refuse extensions that are active in a picture and known not to reach the concepts.
 
     Args:
         p: the web UI's processing object.
         asked: what the user asks for.
+        unet: the loaded model's.
 
     Raises:
         OMGError: with the extension's name.
@@ -48,7 +49,7 @@ def refuse(p: Any, asked: Request) -> None:
                                                 "of their own; turn it off for pictures with OMG")
         if controlnet.is_controlnet(script):
             controlnet.refuse(script, asked)
-    _refuse_hooks()
+    _refuse_hooks(unet)
 
 
 def refuse_negative_weights(p: Any, texts: Sequence[str], field: str) -> None:
@@ -67,9 +68,9 @@ def refuse_negative_weights(p: Any, texts: Sequence[str], field: str) -> None:
                               "negative prompt without the minus, or turn NegPiP off")
 
 
-def _refuse_hooks() -> None:
+def _refuse_hooks(unet: nn.Module) -> None:
     """Refuse extensions that rewrite what attention layers give: they go by the order of rows, or count the calls."""
-    for name, layer in shared.sd_model.model.diffusion_model.named_modules():
+    for name, layer in unet.named_modules():
         if ATTENTION.search(name):
             for hook in layer._forward_hooks.values():
                 if is_of_extension(hook):
@@ -132,10 +133,11 @@ class Watch:
 
             return call_back
 
-        with (replaced(script_callbacks, "ordered_callbacks", watched),
-              replaced(denoiser, "cfg_denoiser_callback", seen(denoiser.cfg_denoiser_callback)),
-              replaced(denoiser, "cfg_denoised_callback", seen(denoiser.cfg_denoised_callback)),
-              replaced(denoiser, "cfg_after_cfg_callback", seen(denoiser.cfg_after_cfg_callback))):
+        with ExitStack() as stack:
+            stack.enter_context(replaced(script_callbacks, "ordered_callbacks", watched))
+            for name in (f"{category}_callback" for category in SAMPLING):
+                if hasattr(denoiser, name):  # reForge's asks nobody about single predictions
+                    stack.enter_context(replaced(denoiser, name, seen(getattr(denoiser, name))))
             yield
 
     @property
@@ -170,7 +172,7 @@ def _of_single_rows(category: str, params: Any) -> list[Tensor]:
     if category == "cfg_denoised":
         return [params.x]
     if category == "cfg_denoiser":
-        return [tensor for cond in (params.text_cond, params.text_uncond)
+        return [tensor for cond in (params.text_cond, params.text_uncond) if cond is not None  # Forge needs not have it
                 for tensor in (cond.values() if isinstance(cond, dict) else [cond])]
     return []
 
@@ -219,13 +221,13 @@ class Counters:
 
     Args:
         p: the web UI's processing object.
+        unet: the loaded model's.
     """
 
-    def __init__(self, p: Any):
+    def __init__(self, p: Any, unet: Any):
         holders = [vars(thing) for thing in (*_modules(), *scripts_of(p), *_holders())]
         self._numbers = [(space, {name: value for name, value in space.items() if _is_number(value)})
                          for space in holders]
-        unet = shared.sd_model.model.diffusion_model
         self._blocks = [(blocks, dict(blocks._modules))
                         for blocks in (unet, unet.input_blocks, unet.middle_block, unet.output_blocks)]
         self._cells = [(cell, content) for cell in _cells() if _is_number(content := _content(cell))]

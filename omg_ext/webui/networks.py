@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import networks as lora
 import safetensors
 import torch
-from modules import sd_models, shared
+from modules import shared
 from network_lora import NetworkModuleLora
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -28,52 +27,12 @@ from ..request.architecture import (
     is_network,
     wrong_architecture,
 )
-from ..request.tags import Tag, either, suggestion
+from ..request.tags import Tag
 from ..unet.deltas import LowRank, Source, Sources, SourceSum, WeightDelta, like
 from .block_weights import BlockWeights
+from .network_files import loaded_architecture, on_disk, shapes_of, wrong_architecture_of
 
 UNET_PREFIX = "diffusion_model_"
-
-
-def refuse_unknown(tags: Sequence[Tag], field: str) -> None:
-    """Raises:
-        OMGError: a tag names no file, or one that the Lora extension cannot tell from others.
-    """
-    for tag in tags:
-        if _on_disk(tag.name) is None:
-            lora.update_available_networks_by_names([tag.name])
-        if _on_disk(tag.name) is None:
-            raise _unknown(tag, field)
-
-
-def _unknown(tag: Tag, field: str) -> OMGError:
-    with_alias = sorted(name for name, disk in lora.available_networks.items()
-                        if disk.alias.lower() == tag.name.lower() != name.lower())
-    if len(with_alias) > 1:
-        files = ", ".join(os.path.basename(lora.available_networks[name].filename) for name in with_alias)
-        return OMGError(field, f"{len(with_alias)} files have the alias {tag.name!r}: {files}; "
-                               f"write one file's name, {either(tag, with_alias)}")
-    known = {name: disk.filename for name, disk in lora.available_networks.items()}
-    aliases = {alias: disk.filename for alias, disk in lora.available_network_aliases.items()
-               if alias.lower() not in lora.forbidden_network_aliases}
-    return OMGError(field, f"there is no LoRA {tag.name!r} in {shared.cmd_opts.lora_dir}"
-                           f"{suggestion(tag, {**aliases, **known})}")
-
-
-def _on_disk(name: str) -> Any:
-    """As the Lora extension looks a name up: by alias, unless the alias is ambiguous."""
-    ambiguous = name.lower() in lora.forbidden_network_aliases
-    return (lora.available_networks if ambiguous else lora.available_network_aliases).get(name)
-
-
-def file_of(net: Any) -> str:
-    """Where a network was read from."""
-    return str(net.network_on_disk.filename)
-
-
-def active_files() -> set[str]:
-    """The files of the global prompt's networks."""
-    return {file_of(net) for net in lora.loaded_networks}
 
 
 @dataclass
@@ -139,9 +98,9 @@ def _unweighted(nets: dict[str, Any]) -> dict[str, Any]:
 def _loaded(loaded: dict[str, Any], tag: Tag, field: str) -> Any:
     if tag.name in loaded:
         return loaded[tag.name]
-    disk = _on_disk(tag.name)
+    disk = on_disk(tag.name)
     try:
-        shapes = _shapes(disk)
+        shapes = shapes_of(disk)
     except (safetensors.SafetensorError, pickle.PickleError, AttributeError, EOFError, OSError, RuntimeError,
             ValueError) as error:
         raise OMGError(field, f"the LoRA {tag.name} could not be read; the file is broken: {error}") from error
@@ -176,25 +135,13 @@ def on_unet(nets: Sequence[Any], field: str) -> Sources:
         layer = shared.sd_model.network_layer_mapping.get(name)
         for module in modules:
             if layer is None or not _fits(module, _unmerged_weight(layer)):
-                raise _wrong_architecture(module.network, field)
+                raise wrong_architecture_of(module.network.network_on_disk, field)
         if all(_is_low_rank(module) for module in modules):
             sources = tuple(_low_rank(module, layer) for module in modules)
             found[layer] = sources[0] if len(sources) == 1 else SourceSum(sources)
         else:
             found[layer] = InFull(tuple(modules))
     return found
-
-
-def add_hashes(p: Any, nets: Sequence[Any]) -> None:
-    """Into the infotext's "Lora hashes", by which model sites recognise what a picture was made with."""
-    if not nets or not shared.opts.lora_add_hashes_to_infotext:
-        return
-    for net in nets:
-        if net.network_on_disk.shorthash and net.mentioned_name:
-            name = net.mentioned_name.translate(lora.extra_network_lora.remove_symbols)
-            p.lora_hashes[name] = net.network_on_disk.shorthash
-    if p.lora_hashes:
-        p.extra_generation_params["Lora hashes"] = ", ".join(": ".join(item) for item in p.lora_hashes.items())
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,16 +245,16 @@ def _refuse_misfit(net: Any, field: str) -> None:
     """
     disk = net.network_on_disk
     if not net.modules and not net.bundle_embeddings:
-        raise _nothing_fits(disk, _shapes(disk), field)
+        raise _nothing_fits(disk, shapes_of(disk), field)
     if not any(name.startswith(UNET_PREFIX) for name in net.modules):
-        shapes = _shapes(disk)
-        if is_for_another(shapes, disk.metadata or {}, _loaded_architecture()):
+        shapes = shapes_of(disk)
+        if is_for_another(shapes, disk.metadata or {}, loaded_architecture()):
             raise _nothing_fits(disk, shapes, field)
 
 
 def _nothing_fits(disk: Any, shapes: Shapes, field: str) -> OMGError:
     """Why the Lora extension found nothing in a file that belongs to the loaded model's UNet."""
-    made_for, loaded = architecture_of(shapes, disk.metadata or {}), _loaded_architecture()
+    made_for, loaded = architecture_of(shapes, disk.metadata or {}), loaded_architecture()
     is_ours = is_network(shapes) and made_for == loaded
     if (is_ours or made_for is None) and has_diffusers_keys(shapes):
         return OMGError(field, f"the LoRA {disk.name} has diffusers' key names, which the web UI does not read (in the "
@@ -318,22 +265,3 @@ def _nothing_fits(disk: Any, shapes: Shapes, field: str) -> OMGError:
                                f"{next(iter(shapes))!r} (in the main prompt it silently does nothing); look for it in "
                                "kohya's format")
     return wrong_architecture(field, disk.name, shapes, disk.metadata or {}, loaded)
-
-
-def _wrong_architecture(net: Any, field: str) -> OMGError:
-    disk = net.network_on_disk
-    return wrong_architecture(field, disk.name, _shapes(disk), disk.metadata or {}, _loaded_architecture())
-
-
-def _loaded_architecture() -> str:
-    model = shared.sd_model
-    return "SDXL" if model.is_sdxl else "SD 2.x" if model.is_sd2 else "SD 1.x"
-
-
-def _shapes(disk: Any) -> Shapes:
-    if disk.is_safetensors:
-        with safetensors.safe_open(disk.filename, framework="pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in list(file.keys())}
-    # files of embeddings hold other things beside tensors
-    return {str(key): tuple(getattr(value, "shape", ())) for key, value
-            in sd_models.read_state_dict(disk.filename).items()}

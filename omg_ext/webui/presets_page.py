@@ -16,6 +16,7 @@ from ..request import parse_request
 from . import lacks_page
 from .defaults import Start
 from .presets import PresetExistsError, from_args, presets, to_args
+from .which import JS
 from .words import said
 
 Component = Any
@@ -102,7 +103,7 @@ def connect(page: PresetsPage, components: Sequence[Component], shown: Callable[
     # other tabs and the API save, too, and Gradio would only tell the next page that the server builds
     page.chosen.focus(_names, None, [page.names], **quiet)
     page.names.change(lambda names: gr.update(choices=json.loads(names)), [page.names], [page.chosen], **quiet).then(
-        None, _js=OPEN_ANEW % page.chosen.elem_id, **quiet)
+        None, **{JS: OPEN_ANEW % page.chosen.elem_id}, **quiet)
     page.chosen.input(lambda name: [name or "", "", ""], [page.chosen], [page.name, page.note, page.asked], **quiet)
     page.load.click(_load(shown, groups, len(components)), [page.chosen],
                     [*components, lacking, page.note, page.asked], **quiet)

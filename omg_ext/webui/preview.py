@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from modules import sd_hijack, sd_vae, shared
+from modules import sd_vae, shared
 from PIL import Image
 from torch import Tensor
 
 from ..passes.first import FirstResult
 from ..request import Request
 from .controlnet import Units
+from .engine import engine
 from .neighbours import scripts_of
-from .networks import active_files
+from .network_files import active_files
 
 # of the processing object: who asked, what becomes of the picture later, what the sampler is not told; subseeds, which
 # are random where they do not count, show in the noise
@@ -97,7 +98,7 @@ def _parts(p: Any, request: Request, noise: Tensor) -> Iterator[Any]:
     yield sorted((name, value) for name, value in shared.opts.data.items() if _is_simple(value))
     model = shared.sd_model.sd_checkpoint_info
     yield [_stamp(file) for file in (model.filename, sd_vae.loaded_vae_file, *sorted(active_files()))]
-    yield sorted((name, each.shorthash) for name, each in sd_hijack.model_hijack.embedding_db.word_embeddings.items())
+    yield engine().embeddings()
     for script in (*p.scripts.alwayson_scripts, *p.scripts.selectable_scripts):
         # the page's seeds, sampler and refiner only set what the processing object has
         if script.title() != "OMG" and not script.setup_for_ui_only:

@@ -16,6 +16,7 @@ import gradio as gr
 from ..infotext import WHO_IS_WHERE, title_of
 from .fields import NO_PREVIEW, PREVIEW, choice_of
 from .preview import Preview
+from .which import JS
 from .words import said
 
 Component = Any
@@ -109,16 +110,16 @@ def connect(page: PreviewPage, concepts: Sequence[dict[str, Component]]) -> None
         concepts: each one's components by field name.
     """
     quiet, browser = {"show_progress": False, "queue": False}, page.browser
-    page.button.click(None, _js=f"() => {browser}.find()", **quiet)
+    page.button.click(None, **{JS: f"() => {browser}.find()"}, **quiet)
     where, texts, masks = ([concept[name] for concept in concepts] for name in ("where", "where_text", "mask_picture"))
     page.pick.click(None, where, [*where, *texts, *masks, page.note],
-                    _js=f"(...choices) => {browser}.picks(...choices)", **quiet)
+                    **{JS: f"(...choices) => {browser}.picks(...choices)"}, **quiet)
     for component in (page.tool, page.target, *masks):
         component.change(None, [page.tool, page.target, *masks], None,
-                         _js=f"(...chosen) => {browser}.chosen(...chosen)", **quiet)
+                         **{JS: f"(...chosen) => {browser}.chosen(...chosen)"}, **quiet)
     for number, dropdown in enumerate(where, 1):
         dropdown.input(None, [dropdown], [page.tool, page.target],
-                       _js=f"choice => {browser}.placeChosen({number}, choice)", **quiet)
+                       **{JS: f"choice => {browser}.placeChosen({number}, choice)"}, **quiet)
 
 
 def watch(script: Any) -> None:
@@ -150,9 +151,9 @@ def on_results(preview: Preview, page: PreviewPage, marker: Component,
         outputs = [page.panel, page.picture, page.overlay, page.note, seeds["seed"], seeds["subseed"]]
         browser = page.browser
         asked = f"(info, _, ...more) => [info, {browser}.asked ? 'asked' : '', ...more.slice(0, 2)]"
-        ended = info.change(after(preview, page.tab), inputs, outputs, show_progress=False, queue=False, _js=asked)
+        ended = info.change(after(preview, page.tab), inputs, outputs, show_progress=False, queue=False, **{JS: asked})
         ended.then(None, [page.picture, page.overlay, page.tool, page.target, *masks], None, show_progress=False,
-                   queue=False, _js=f"(...shown) => {browser}.show(...shown)")
+                   queue=False, **{JS: f"(...shown) => {browser}.show(...shown)"})
 
     return connected
 

@@ -16,6 +16,7 @@ from ..errors import OMGError
 from ..infotext import FOUND, KEY, RUN, WARNINGS, picture_infotext
 from ..request import Request, parse_request
 from . import settings
+from .batch import Sample
 from .conditioning import forget_kept
 from .given import is_given
 from .job import Job, Picture
@@ -66,11 +67,15 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
         args: the script's.
         shown: the first pass that the user has seen last.
     """
+    if getattr(p, "omg_waits_for", None) is p.sampler:
+        return  # Forge calls scripts twice before a hires pass
+    p.omg_waits_for = p.sampler
     method = "sample_img2img" if p.is_hr_pass or is_given(p) else "sample"
     waiting = ExitStack()
 
     def sample(*sample_args: Any, **sample_kwargs: Any) -> Tensor:
         waiting.close()  # the sampler is as it was, so that it can be asked to sample twice
+        p.omg_waits_for = None
         once = partial(getattr(p.sampler, method), *sample_args, **sample_kwargs)
         try:
             request = _request(args)
@@ -79,19 +84,8 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
                 return once()
             job = Job.of(p)
             awaited = args[0] if isinstance(args[0], Awaited) else None
-            if p.is_hr_pass:
-                latents, warnings = job.draw_hires(request, once, _noise(*sample_args, **sample_kwargs))
-            elif is_given(p):
-                if request.preview:
-                    latents, warnings = job.preview_over(request, once, shown if awaited is None else None)
-                else:
-                    latents, warnings = job.draw_over(request, once, shown)
-            else:
-                noise = _noise(*sample_args, **sample_kwargs)
-                if request.preview:
-                    latents, warnings = job.preview(request, once, noise, shown if awaited is None else None)
-                else:
-                    latents, warnings = job.draw(request, once, noise, shown)
+            start = _start(*sample_args, **sample_kwargs)
+            latents, warnings = _drawn(job, p, request, once, start, shown, is_seen=awaited is None)
             if awaited is not None and job.places is not None:
                 awaited.add(job.places)
         except OMGError as error:
@@ -107,6 +101,25 @@ def before_sampling(p: Any, args: Sequence[Any], shown: Preview) -> None:
         return latents
 
     waiting.enter_context(replaced(p.sampler, method, sample))
+
+
+def _drawn(job: Job, p: Any, request: Request, once: Sample, start: Tensor, shown: Preview, *,
+           is_seen: bool) -> tuple[Tensor, Sequence[str]]:
+    """Latents, and what the user should know.
+
+    Args:
+        once: runs the host's sampler.
+        start: what it starts from.
+        is_seen: whether a preview is for the page, which goes on from it.
+    """
+    if p.is_hr_pass:
+        return job.draw_hires(request, once, start)
+    if is_given(p):
+        return (job.preview_over(request, once, shown if is_seen else None) if request.preview
+                else job.draw_over(request, once, shown))
+    if request.preview:
+        return job.preview(request, once, start, shown if is_seen else None)
+    return job.draw(request, once, start, shown)
 
 
 def before_batch(p: Any, args: Sequence[Any]) -> None:
@@ -139,7 +152,7 @@ def _request(args: Sequence[Any]) -> Request | None:
     return request if request.enabled else None
 
 
-def _noise(p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _start(p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """What the sampler starts from, of its arguments: noise; of a hires pass the picture that is upscaled."""
     return x
 

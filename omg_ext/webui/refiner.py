@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from modules import sd_models, sd_samplers_common, shared
-from torch import Tensor
 
+from ..host import Tap
+from ..passes.first import FirstTap
 from .replacing import replaced
 
 
@@ -46,26 +47,30 @@ class Refiner:
             f"the refiner takes over at {self.since:.2g} of the trajectory; from there on the concepts are not drawn"]
 
     @contextmanager
-    def left_out(self) -> Iterator[None]:
-        """Sampling within the block goes on with the model that it begins with."""
-        with replaced(self._p, "refiner_checkpoint_info", None):
-            yield
+    def sampling(self, tap: Tap) -> Iterator[None]:
+        """While the host samples for this tap. If that fails the model is loaded that it began with."""
+        with replaced(self._p, "refiner_checkpoint_info", None) if isinstance(tap, FirstTap) else nullcontext():
+            try:
+                yield
+            except Exception:
+                self.undo()
+                raise
 
     @contextmanager
-    def watched(self, progress_of: Callable[[Any, Tensor], float], take_off: Callable[[], None]) -> Iterator[None]:
+    def watched(self, progress: Callable[[], float], take_off: Callable[[], None]) -> Iterator[None]:
         """While the sampler runs within the block.
 
         Args:
-            progress_of: what a denoiser has behind itself at a sigma.
+            progress: tells what the denoiser has behind itself in its running call.
             take_off: what is to be done before the other model is asked.
         """
         apply_refiner, self.since = sd_samplers_common.apply_refiner, None
 
-        def apply(denoiser: Any, sigma: Tensor) -> bool:
-            progress = progress_of(denoiser, sigma) if self.since is None else self.since
-            takes_over: bool = apply_refiner(denoiser, sigma)
+        def apply(*args: Any, **kwargs: Any) -> bool:
+            since = progress() if self.since is None else self.since  # by the model that is there
+            takes_over: bool = apply_refiner(*args, **kwargs)
             if takes_over:
-                self.since = progress  # by the model that was there
+                self.since = since
                 take_off()
             return takes_over
 

@@ -1,4 +1,4 @@
-"""What an IdentityNet says, added to skip connections and middle block of the web UI's UNet."""
+"""What an IdentityNet says, added to skip connections and middle block of a web UI's UNet."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ class Residuals:
         unet: Any = patches.network
         patches.around(unet, self._enter, _as_it_is)
         patches.on_output(unet.middle_block, self._add_to_middle)
+        self._reach_skips(patches, unet)
+
+    def _reach_skips(self, patches: Patches, unet: Any) -> None:
         for block in unet.output_blocks:
             patches.on_input(block, self._add_to_skip)
 
@@ -50,8 +53,12 @@ class Residuals:
         self._add(call, args[0])
 
     def _add(self, call: UNetCall, maps: Tensor) -> None:
+        if call is self._call:
+            self._add_next(maps)
+
+    def _add_next(self, maps: Tensor) -> None:
         """To the last channels of feature maps, which others may have scaled (Kohya Hires.fix)."""
-        if self._left and call is self._call:
+        if self._left:
             residual = self._left.pop()
             own = maps[:, -residual.shape[1]:]
             own += residual if own.shape == residual.shape else interpolate(residual, own.shape[2:], mode="nearest")

@@ -35,6 +35,7 @@ from .fields import (
 )
 from .form import args_from_request, request_from_args
 from .prompts import unstyled
+from .which import JS, KIND, refusal
 
 __all__ = ["build", "request_from_args"]
 
@@ -119,6 +120,8 @@ def build(script: Any, is_img2img: bool) -> list[Component]:
     tab = "img2img" if is_img2img else "txt2img"
     panels, concepts = [], []
     with made["enabled"]:
+        if refusal(KIND):
+            gr.HTML(f"<p><b>{refusal(KIND)}.</b></p>")
         gr.HTML(HINT + _sentences(OVER if is_img2img else FIRST), elem_classes=["omg-hint"])
         presets = presets_page.build(script.elem_id, start)
         lacking = lacks_page.build(script.elem_id, start.request)
@@ -221,7 +224,7 @@ def _connect(made: Components, concepts: list[Components], components: list[Comp
     made["api"].change(_spread_request(len(concepts)), [made["api"]], [*components, lacking], **quiet)
     # a request that the fields cannot show must not outlive the accordion that it came with
     made["enabled"].change(None, [made["enabled"], made["api"]], [made["api"]],
-                           _js="(enabled, request) => enabled ? request : ''", show_progress=False)
+                           show_progress=False, **{JS: "(enabled, request) => enabled ? request : ''"})
 
 
 def _place_inputs(choice: str) -> list[Any]:

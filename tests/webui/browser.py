@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 PROMPTS = ("a man <lora:sdxl-lora:1>", "a woman <lora:sdxl-loha:0.8>")
 PLACES = ("0, 0, 0.5, 1", "0.5, 0, 1, 1")
 SIZE = {"steps": "6", "width": "128", "height": "128"}
+SAMPLER = re.compile(r"DPM\+\+ 2M\s*$")  # Forge begins with another
 
 
 @contextmanager
@@ -57,6 +60,7 @@ def load(webui: WebUI, page: Page) -> None:
 def ask_for_a_small_picture(page: Page) -> None:
     fill(page.locator("#txt2img_prompt textarea"), "a photo of a man and a woman")
     fill(page.locator("#txt2img_neg_prompt textarea"), "blurry")
+    choose(page.locator("#txt2img_sampling"), SAMPLER)
     for name, value in SIZE.items():
         fill(page.locator(f"#txt2img_{name} input[type=number]"), value)
     fill(page.locator("#txt2img_cfg_scale input[type=number]"), "5")
@@ -67,6 +71,11 @@ def fill(field: Locator, value: str) -> None:
     """Type a value and leave the field, on which Gradio takes it over."""
     field.fill(value)
     field.blur()
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Open one of the page's tabs; Forge writes their names with capitals."""
+    page.locator("#tabs > .tab-nav button", has_text=name).first.click()
 
 
 def part(page: Page, name: str) -> Locator:
@@ -81,7 +90,7 @@ def open_accordion(page: Page) -> None:
     expect(part(page, "concept1_prompt")).to_be_visible()
 
 
-def choose(field: Locator, choice: str) -> None:
+def choose(field: Locator, choice: str | re.Pattern[str]) -> None:
     """Pick an entry of a Gradio dropdown."""
     field.locator("input").click()
     field.locator("li").filter(has_text=choice).click()
@@ -122,10 +131,15 @@ def saved(webui: WebUI, ending: str) -> set[Path]:
     return set(webui.data_dir.glob(f"**/log/images/**/*.{ending}"))
 
 
-def picture(page: Page, file: Path) -> np.ndarray:
+def picture(page: Page, file: Path, tab: str = "txt2img") -> np.ndarray:
     """The picture in the gallery."""
-    shown = page.locator("#txt2img_gallery img").first
+    shown = page.locator(f"#{tab}_gallery img").first
     expect(shown).to_be_visible()
-    answer = page.request.get(str(shown.get_attribute("src")))
-    file.write_bytes(answer.body())
+    file.write_bytes(source(page, shown))
     return np.asarray(Image.open(file).convert("RGB"))
+
+
+def source(page: Page, image: Locator) -> bytes:
+    """The file that an image on the page shows: in Gradio 3 what was uploaded is a text, in Gradio 4 a file too."""
+    url = str(image.get_attribute("src"))
+    return base64.b64decode(url.partition(",")[2]) if url.startswith("data:") else page.request.get(url).body()

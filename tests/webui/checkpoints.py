@@ -4,9 +4,10 @@
 
 writes into the folder ``tiny-sdxl``, ``tiny-sdxl-v`` and ``tiny-sd15`` (each ``.safetensors`` with its ``.yaml``), the
 tokenizer and text encoder config they name (``clip/``), and the OpenCLIP architecture that the host must be told of
-(``openclip/``). The weights are random but shaped so that a sampler behaves as with a trained model: an epsilon
-prediction is the normalised input plus a prompt-dependent part, and the decoder normalises what it gets, so pictures
-neither explode nor go grey. The same seeds give the same files.
+(``openclip/``); for a Forge, which knows models by their sizes, its own configs with these (``forge/``). The weights
+are random but shaped so that a sampler behaves as with a trained model: an epsilon prediction is the normalised input
+plus a prompt-dependent part, and the decoder normalises what it gets, so pictures neither explode nor go grey. The same
+seeds give the same files.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import importlib
 import math
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from tests.models import sgm_config
+from tests.models import forge_configs, sgm_config
 from tests.models.sgm_config import Shape
 
 OPENCLIP_ARCH = "omg-tiny-openclip"
@@ -100,7 +102,9 @@ def predict(unet: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]
 
 
 def build(config: dict[str, Any]) -> torch.nn.Module:
-    """The object that a config with ``target`` and ``params`` stands for."""
+    """The object that a config with ``target`` and ``params`` stands for. In Forge other classes have these names."""
+    if find_spec("backend") is not None:
+        return forge_configs.build(config)
     module, name = config["target"].rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(**config["params"])
 
@@ -155,9 +159,17 @@ def save(path: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -
 
 
 if __name__ == "__main__":
-    root, target = sys.argv[1], Path(sys.argv[2]).absolute()
-    sys.argv = [root]  # the host's own modules read the command line
-    sys.path.insert(0, root)
-    importlib.import_module("modules.paths")  # makes ldm and sgm importable
+    root, target = Path(sys.argv[1]), Path(sys.argv[2]).absolute()
+    is_forge, is_reforge = (root / "backend").is_dir(), (root / "ldm_patched").is_dir()
+    # the host's own modules read the command line
+    sys.argv = [str(root), *(["--always-cpu"] if is_forge or is_reforge else [])]
+    sys.path.insert(0, str(root))
     target.mkdir(parents=True, exist_ok=True)
+    if is_forge:
+        sys.path.append(str(root / "packages_3rdparty"))
+        forge_configs.write(root, target / "forge", SDXL)
+    else:
+        importlib.import_module("modules.paths")  # makes ldm and sgm importable
+        if is_reforge:
+            forge_configs.write_for_reforge(target / "forge", SDXL)
     write_checkpoints(target)

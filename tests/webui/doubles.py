@@ -19,6 +19,7 @@
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
 * ``skip N`` presses Skip in that call, ``skip denoiser N`` as a sampler asks for its N-th prediction, of any model;
+* in Forge, ``another family`` has the model be of none that is known, ``compiled`` its UNet be compiled;
 * ``downloads URL`` gives the detector ``transformers`` small files from there to download, and a stand-in for pip that
   refuses;
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
@@ -27,6 +28,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ import networks as lora
 import torch
 from modules import prompt_parser, script_callbacks, scripts, shared
 
+IS_FORGE = "OMG_TEST_FORGE" in os.environ
 active: set[str] = set()
 seen: dict[str, Any] = {}
 handles: list[Any] = []
@@ -53,7 +56,7 @@ def switch(names: list[str]) -> None:
     active.update(names)
     seen.clear()
     seen.update({"files read": 0, "applied outside": [], "UNet calls": 0, "predictions": 0})
-    unet = shared.sd_model.model.diffusion_model
+    unet = loaded_unet()
     handles.append(unet.register_forward_pre_hook(fail))
     if "split" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2"))
@@ -61,6 +64,10 @@ def switch(names: list[str]) -> None:
     for name in active:
         if name.startswith("downloads "):
             replace_downloads(name.removeprefix("downloads "))
+    if "another family" in active:
+        replace_attribute(shared.sd_model, "is_sdxl", False)
+    if "compiled" in active:
+        replace_attribute(shared.sd_model.forge_objects.unet.model, "diffusion_model", Compiled(unet))
     if "hooks attention" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_q"))
         handles.append(layer.register_forward_hook(double_output))
@@ -69,8 +76,29 @@ def switch(names: list[str]) -> None:
         handles.append(unet.middle_block.register_forward_hook(stretch))
 
 
+def replace_attribute(owner: Any, name: str, value: Any) -> None:
+    """Until the next switch."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    handles.append(SimpleNamespace(remove=lambda: setattr(owner, name, before)))
+
+
+def loaded_unet() -> Any:
+    """The loaded model's."""
+    model = shared.sd_model
+    return model.forge_objects.unet.model.diffusion_model if IS_FORGE else model.model.diffusion_model
+
+
 def double_output(layer: Any, args: Any, output: Any) -> Any:
     return 2 * output
+
+
+class Compiled(torch.nn.Module):
+    """What ``torch.compile`` makes of a UNet, as far as OMG looks at it."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self._orig_mod = unet
 
 
 class Louder(torch.nn.Module):
@@ -170,7 +198,7 @@ class Doubles(scripts.Script):
             p.sample = lambda *given, **named: torch.zeros(p.batch_size, 4, p.height // 8, p.width // 8)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        blocks = p.sd_model.model.diffusion_model.output_blocks
+        blocks = loaded_unet().output_blocks
         if isinstance(blocks[0], Louder):
             blocks[0] = blocks[0].block
         mine = getattr(p, "omg_test_forward", None)
@@ -247,7 +275,7 @@ class ControlNet(scripts.Script):
             return
         kind, preprocessor = self.unit
         unit = SimpleNamespace(preprocessor={"name": preprocessor}, control_model_type=SimpleNamespace(name=kind))
-        sample, unet = p.sample, p.sd_model.model.diffusion_model
+        sample, unet = p.sample, loaded_unet()
         self.latest_network = SimpleNamespace(control_params=[unit], model=unet)
         forward = unet.forward
 
@@ -272,7 +300,7 @@ class ControlNet(scripts.Script):
 
     def restore(self) -> None:
         self.latest_network = None
-        vars(shared.sd_model.model.diffusion_model).pop("forward", None)
+        vars(loaded_unet()).pop("forward", None)
 
 
 def mark(conds: Any, value: int) -> None:
@@ -293,7 +321,7 @@ def before_denoising(params: Any) -> None:
     count = len(params.denoiser.sampler.sampler_extra_args["uncond"]) if "own guidance" in active else 0
     last.update(x=params.x[-count:], sigma=params.sigma[-count:], uncond=params.text_uncond,
                 concat=params.image_cond[-count:])
-    blocks = shared.sd_model.model.diffusion_model.output_blocks
+    blocks = loaded_unet().output_blocks
     if "wraps" in active and params.sampling_step >= 3 and not isinstance(blocks[0], Louder):
         blocks[0] = Louder(blocks[0])
     if "noisy prompt" in active:
@@ -353,6 +381,7 @@ def add_routes(demo: Any, app: Any) -> None:
     app.get("/omg-tests/doubles")(lambda: seen)
 
 
-watch_networks()
+if not IS_FORGE:  # which merges networks in a way of its own
+    watch_networks()
 watch_callbacks()
 script_callbacks.on_app_started(add_routes)

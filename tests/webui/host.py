@@ -1,8 +1,9 @@
 """A real web UI as a subprocess, for tests: started on a free loopback port with a data folder of its own.
 
 The installation is named by the environment variable ``OMG_WEBUI``: a web UI v1.10 folder with its own Python
-environment in ``venv/``. A copy of its code runs, and nothing in it is changed, but that this extension's
-``install.py`` runs in its environment, as at every launch of the web UI.
+environment in ``venv/``; or by ``OMG_FORGE``, a Forge or reForge with its own, in which the same tests run instead. A
+copy of its code runs, and nothing in it is changed, but that this extension's ``install.py`` runs in its environment,
+as at every launch of the web UI.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ CHECKPOINTS = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 
-FLAGS = ("--skip-torch-cuda-test", "--use-cpu", "all", "--no-half", "--api", "--no-hashing", "--do-not-download-clip",
-         "--no-download-sd-model", "--skip-version-check", "--skip-prepare-environment",
-         "--disable-console-progressbars")
+FLAGS = ("--skip-torch-cuda-test", "--api", "--no-hashing", "--do-not-download-clip", "--no-download-sd-model",
+         "--skip-version-check", "--skip-prepare-environment", "--disable-console-progressbars")
+ON_CPU = ("--use-cpu", "all", "--no-half")
+FORGE_ON_CPU = ("--always-cpu", "--all-in-fp32")
 # A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
 # stay loaded, which saves time.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "sd_checkpoints_limit": 10,
     "sd_model_checkpoint": CHECKPOINTS[0], "show_progress_type": "Approx cheap", "auto_launch_browser": "Disable",
     "samples_save": False, "grid_save": False, "return_grid": False, "batch_cond_uncond": True,
@@ -50,6 +52,11 @@ SETTINGS = {
     "omg_host_budget_mb": 8192, "omg_ui_concepts": 4, "omg_save": [], "save_incomplete_images": False,
     "localization": "None", "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
 }
+SCRIPTS = ("support.py", "doubles.py", "rewriters.py")
+"""What runs inside the web UI, as scripts of a second extension."""
+FORGE_SCRIPTS, REFORGE_SCRIPTS = ("forge_models.py",), ("reforge_models.py",)
+OPENCLIP, FORGE_CONFIGS = "openclip", "forge"
+"""Folders beside the checkpoints, with what each kind of web UI has to be told of them."""
 STYLES = """name,prompt,negative_prompt
 words,"oil painting, thick strokes",photo
 around,"a poster of {prompt}, in a frame",
@@ -97,19 +104,41 @@ class Result:
 
 
 def find_installation() -> Path | None:
-    """The web UI named by ``OMG_WEBUI``, or None if the variable is not set.
+    """The web UI named by ``OMG_FORGE``, else by ``OMG_WEBUI``, or None if neither is set.
 
     Raises:
-        FileNotFoundError: the variable names something that is no web UI with its own environment.
+        FileNotFoundError: the variable names something that is no such web UI with its own environment.
     """
-    named = os.environ.get("OMG_WEBUI", "")
+    variable = "OMG_FORGE" if forge_is_tested() else "OMG_WEBUI"
+    named = os.environ.get(variable, "")
     if not named:
         return None
     root = Path(named).expanduser().absolute()
-    for part in (root / "launch.py", python_of(root)):
+    parts = [root / "launch.py", python_of(root), *([root / "modules_forge"] if variable == "OMG_FORGE" else [])]
+    for part in parts:
         if not part.exists():
-            raise FileNotFoundError(f"OMG_WEBUI={named}: there is no {part}")
+            raise FileNotFoundError(f"{variable}={named}: there is no {part}")
     return root
+
+
+def forge_is_tested() -> bool:
+    """Whether the tests run in a Forge."""
+    return bool(os.environ.get("OMG_FORGE"))
+
+
+def reforge_is_tested() -> bool:
+    """Whether the tests run in a reForge."""
+    return forge_is_tested() and is_reforge(Path(os.environ["OMG_FORGE"]).expanduser())
+
+
+def is_forge(installation: Path) -> bool:
+    """Whether it is a Forge."""
+    return (installation / "modules_forge").is_dir()
+
+
+def is_reforge(installation: Path) -> bool:
+    """Whether it is a reForge, which has no ``backend``."""
+    return is_forge(installation) and not (installation / "backend").is_dir()
 
 
 def find_extension(name: str) -> Path | None:
@@ -195,13 +224,16 @@ def make_data_dir(folder: Path, checkpoints: Path) -> None:
             (models / (name + suffix)).symlink_to(checkpoints / (name + suffix))
     scripts = folder / "extensions" / "omg-test-support" / "scripts"
     scripts.mkdir(parents=True)
-    for name in ("support.py", "doubles.py", "rewriters.py"):
+    is_for_forge = (checkpoints / FORGE_CONFIGS).is_dir()
+    is_for_reforge = (checkpoints / FORGE_CONFIGS / "vae.json").is_file()
+    for name in (*SCRIPTS, *(REFORGE_SCRIPTS if is_for_reforge else FORGE_SCRIPTS if is_for_forge else ())):
         (scripts / name).symlink_to(Path(__file__).with_name(name))
+    configs = FORGE_CONFIGS if is_for_forge else OPENCLIP
+    (folder / configs).symlink_to(checkpoints / configs, target_is_directory=True)
     words = json.loads((REPOSITORY / "docs" / "strings.json").read_text())
     (scripts.parent / "localizations").mkdir()
     (scripts.parent / "localizations" / "omg-test-loud.json").write_text(
         json.dumps({text: f"«{text}»" for text in words}))
-    (folder / "openclip").symlink_to(checkpoints / "openclip", target_is_directory=True)
     (folder / "styles.csv").write_text(STYLES)
     (folder / "config.json").write_text(json.dumps(SETTINGS))
 
@@ -236,12 +268,15 @@ class WebUI:
         self.data_dir = data_dir
         self._log = data_dir / "log.txt"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        command = [str(python_of(installation)), "launch.py", *FLAGS, *flags, "--precision",
-                   "autocast" if half else "full", "--data-dir", str(data_dir),
+        self.is_forge, self.is_reforge = is_forge(installation), is_reforge(installation)
+        on_cpu = FORGE_ON_CPU if self.is_forge else (*ON_CPU, "--precision", "autocast" if half else "full")
+        command = [str(python_of(installation)), "launch.py", *FLAGS, *on_cpu, *flags, "--data-dir", str(data_dir),
                    "--port", str(port)]
         self._code = data_dir / "webui"
         copy_code(installation, self._code)
-        env = clean_environment(OMG_TEST_OPENCLIP=str(data_dir / "openclip"), OMG_TEST_HALF="1" if half else "")
+        told = {"OMG_TEST_FORGE": FORGE_CONFIGS} if self.is_forge else {"OMG_TEST_OPENCLIP": OPENCLIP}
+        env = clean_environment(OMG_TEST_HALF="1" if half else "",
+                                **{name: str(data_dir / configs) for name, configs in told.items()})
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=self._code, env=env, stdout=log, stderr=subprocess.STDOUT,
                                              stdin=subprocess.DEVNULL)
@@ -261,7 +296,8 @@ class WebUI:
         """Wait for what it prints last.
 
         A request while it still adds its API's middleware would make it fail. And the first checkpoint is loaded in a
-        thread of its own: a switch to another at that time fails, which the web UI does not tell.
+        thread of its own: a switch to another at that time fails, which the web UI does not tell. Forge loads one when
+        a picture asks for it.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -269,7 +305,7 @@ class WebUI:
                 raise RuntimeError(f"the web UI ended with status {self._process.returncode}:\n{self.log()[-4000:]}")
             log = self.log()
             # without a page it prints this before it listens
-            if "Startup time: " in log and "Model loaded in " in log and self._listens():
+            if "Startup time: " in log and (self.is_forge or "Model loaded in " in log) and self._listens():
                 return
             time.sleep(0.25)
         raise RuntimeError(f"the web UI did not answer within {START_SECONDS} s:\n{self.log()[-4000:]}")
@@ -336,6 +372,8 @@ class WebUI:
         Raises:
             ApiError: the web UI refused it.
         """
+        if self.is_forge and not self.is_reforge and payload.get("enable_hr"):  # the page's values, which its API lacks
+            payload = {"hr_additional_modules": ["Use same choices"], "hr_cfg": payload["cfg_scale"], **payload}
         answer = self.post(f"/sdapi/v1/{tab}", payload)
         pictures = [decode(text) for text in answer["images"]]
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))

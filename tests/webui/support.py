@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import gc
 import os
+from importlib import import_module
 from typing import Any
 
-import open_clip
 import torch
 from fastapi import Body
 from modules import devices, processing, prompt_parser, script_callbacks, scripts, shared
 
-open_clip.add_model_config(os.environ["OMG_TEST_OPENCLIP"])
+IS_FORGE = "OMG_TEST_FORGE" in os.environ
+if not IS_FORGE:
+    import_module("open_clip").add_model_config(os.environ["OMG_TEST_OPENCLIP"])
 
 
 def in_half_precision(model: Any) -> None:
@@ -90,9 +92,17 @@ def comments() -> list[str]:
 
 def patches() -> dict[str, int]:
     """Forward hooks and pre-hooks on the model's modules, and its modules with a ``forward`` of their own."""
-    modules = list(shared.sd_model.modules())
+    modules = [module for part in parts() for module in part.modules()]
     return {"hooks": sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules),
             "forwards": sum("forward" in vars(module) for module in modules)}
+
+
+def parts() -> list[torch.nn.Module]:
+    """The networks of the loaded model."""
+    if not IS_FORGE:
+        return [shared.sd_model]
+    objects = shared.sd_model.forge_objects
+    return [objects.unet.model, objects.clip.cond_stage_model, objects.vae.first_stage_model]
 
 
 def tensors() -> dict[str, int]:
@@ -103,7 +113,11 @@ def tensors() -> dict[str, int]:
 
 
 def checkpoint() -> str:
-    """The name of the loaded checkpoint, whatever the setting says."""
+    """The name of the loaded checkpoint, whatever the setting says. Forge loads it when a picture asks for it; reForge,
+    as the web UI, at once."""
+    load = getattr(import_module("modules.sd_models"), "forge_model_reload", None)
+    if load is not None:
+        load()
     name: str = shared.sd_model.sd_checkpoint_info.model_name
     return name
 

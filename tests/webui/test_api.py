@@ -14,22 +14,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance
-from tests.webui.networks import kinds_for
+from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, forge_is_tested
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
 SAMPLERS = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
     "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
-    "LCM",
+    "LCM", *(("HeunPP2", "IPNDM", "IPNDM_V", "DEIS", "DDPM") if forge_is_tested() else ()),
 )
 SCHEDULERS = (
     "automatic", "uniform", "karras", "exponential", "polyexponential", "sgm_uniform", "kl_optimal", "align_your_steps",
     "simple", "normal", "ddim", "beta",
+    *(("turbo", "align_your_steps_GITS", "align_your_steps_11", "align_your_steps_32") if forge_is_tested() else ()),
 )
+NO_OFT = pytest.mark.not_in_forge("it does not read OFT and IA3")
+NO_REPLAY = pytest.mark.not_in_forge("its API fails on every infotext")
+NO_DYN = pytest.mark.not_in_forge("it does not cut ranks")
 EVERYWHERE = {"box": [0, 0, 1, 1]}
 LEFT, RIGHT = {"box": [0, 0, 0.5, 1]}, {"box": [0.5, 0, 1, 1]}
+WHOLE = "full" if forge_is_tested() else "oft"
+"""A kind of network that changes weights as a whole."""
 LONG = "a portrait of a knight in shining armour, " * 12
 PROMPT = "a portrait of a knight"
 
@@ -121,17 +126,17 @@ def assert_second_pass_repeats(webui: WebUI, **payload: Any) -> None:
 
 
 def test_every_sampler_and_schedule_is_tested(webui: WebUI) -> None:
-    assert {sampler["name"] for sampler in webui.get("/sdapi/v1/samplers")} == set(SAMPLERS)
-    assert {scheduler["name"] for scheduler in webui.get("/sdapi/v1/schedulers")} == set(SCHEDULERS)
+    samplers = {sampler["name"] for sampler in webui.get("/sdapi/v1/samplers")}
+    schedulers = {scheduler["name"] for scheduler in webui.get("/sdapi/v1/schedulers")}
+    if webui.is_reforge:  # which has dozens more, and lacks one
+        assert samplers > {*SAMPLERS} - {"DDIM CFG++"}
+        assert schedulers > {*SCHEDULERS}
+    else:
+        assert samplers == set(SAMPLERS)
+        assert schedulers == set(SCHEDULERS)
 
 
-# *everywhere is plain*, *row-wise is merged*
-
-@pytest.mark.parametrize("network", [f"{name}-{kind}" for name in ("sdxl", "sd15") for kind in kinds_for(name)])
-def test_concept_everywhere_is_the_plain_picture_with_its_network(webui: WebUI, network: str) -> None:
-    webui.set_checkpoint(f"tiny-{network.partition('-')[0]}")
-    assert_is_plain(webui, f"{PROMPT} <lora:{network}:1>")
-
+# *everywhere is plain*, *row-wise is merged*; every type of network is in test_ways.py
 
 # DPM adaptive is not among them: its step sizes follow rounding errors, so that even plain pictures differ by tens of
 # grey levels between batch_cond_uncond on and off
@@ -150,8 +155,10 @@ def test_concept_everywhere_on_other_models(webui: WebUI, checkpoint: str, sampl
 
 @pytest.mark.parametrize("tag", [
     "sdxl-lora:0.5", "sdxl-lora:-0.7", "sdxl-lora:0.3:1.2", "sdxl-lora:0:1", "sdxl-lora:1:0", "sdxl-lora:te=0.4",
-    "sdxl-lora:unet=0.6", "sdxl-lora:1:te=0.2:unet=0.9", "sdxl-lora:1:1:2", "sdxl-lora:1:dyn=1", "sdxl-locon:1:1:3",
-    "sdxl-dora-conv:1:1:2", "sdxl-lora:0.5><lora:sdxl-other:0.8", "sdxl-lora:0.5><lora:sdxl-oft:0.8",
+    "sdxl-lora:unet=0.6", "sdxl-lora:1:te=0.2:unet=0.9",
+    *(pytest.param(tag, marks=NO_DYN) for tag in (
+        "sdxl-lora:1:1:2", "sdxl-lora:1:dyn=1", "sdxl-locon:1:1:3", "sdxl-dora-conv:1:1:2")),
+    "sdxl-lora:0.5><lora:sdxl-other:0.8", pytest.param("sdxl-lora:0.5><lora:sdxl-oft:0.8", marks=NO_OFT),
     "sdxl-dora:0.8><lora:sdxl-full:0.5", "sdxl-norm:0.5><lora:sdxl-lokr:0.5",
 ])
 def test_tag_arguments_mean_what_they_mean_in_a_prompt(webui: WebUI, tag: str) -> None:
@@ -195,7 +202,7 @@ def test_concept_has_its_own_negative_prompt_and_scale(webui: WebUI) -> None:
 
 def test_rows_per_call_do_not_change_the_picture(webui: WebUI) -> None:
     concepts = [concept(f"{PROMPT} <lora:sdxl-{kind}:1>", where) for kind, where in
-                (("lora", LEFT), ("loha", RIGHT), ("oft", {"box": [0.2, 0.2, 0.8, 0.8]}))]
+                (("lora", LEFT), ("loha", RIGHT), (WHOLE, {"box": [0.2, 0.2, 0.8, 0.8]}))]
     whole = omg(webui, request(*concepts), batch_size=2)
     for rows in (1, 3):
         parts = omg(webui, request(*concepts), batch_size=2, override_settings={"omg_rows_per_call": rows})
@@ -246,7 +253,7 @@ def test_weights_are_a_partition_of_unity(webui: WebUI, boxes: list[dict[str, An
     assert_close(omg(webui, data).image, plain.image)
 
 
-@pytest.mark.parametrize("kind", ["lora", "locon", "loha", "oft", "full"])
+@pytest.mark.parametrize("kind", ["lora", "locon", "loha", pytest.param("oft", marks=NO_OFT), "full"])
 @pytest.mark.parametrize(("left", "right"), [("1", "0.2"), ("0.2", "1"), ("0.2:1.2", "1:0")])
 def test_one_file_keeps_both_multipliers(webui: WebUI, kind: str, left: str, right: str) -> None:
     """Two concepts with one file give the same picture as with two files of the same content."""
@@ -268,7 +275,9 @@ def test_style_network_of_the_global_prompt_stays_on_every_row(webui: WebUI) -> 
     assert distance(unstyled.image, plain.image) > 2
 
 
-@pytest.mark.parametrize(("style", "network"), [("full", "oft"), ("oft", "dora"), ("norm", "lora"), ("ia3", "glora")])
+@pytest.mark.parametrize(("style", "network"), [
+    pytest.param("full", "oft", marks=NO_OFT), pytest.param("oft", "dora", marks=NO_OFT), ("norm", "lora"),
+    pytest.param("ia3", "glora", marks=NO_OFT), ("full", "dora"), ("norm", "glora")])
 def test_types_that_depend_on_the_weight_see_the_styled_one(webui: WebUI, style: str, network: str) -> None:
     plain = webui.txt2img(prompt=f"{PROMPT} <lora:sdxl-{style}:0.7> <lora:sdxl-{network}:1>")
     data = request(concept(f"{PROMPT} <lora:sdxl-{network}:1>"))
@@ -311,6 +320,7 @@ def test_extra_pictures(webui: WebUI) -> None:
     assert len(result.info["infotexts"]) == 4
 
 
+@NO_REPLAY
 def test_infotext_holds_the_request(webui: WebUI) -> None:
     result = omg(webui, request(concept("a red car", LEFT)))
     assert "OMG: " in result.info["infotexts"][0]
@@ -393,7 +403,8 @@ def broken_lora(running: WebUI) -> None:
     (running.data_dir / "models" / "Lora" / "broken.safetensors").write_bytes(b"not a LoRA" * 20)
 
 
-@pytest.mark.parametrize("name", BAD_REQUESTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NO_OFT) if name.startswith("OFT") else name
+                                  for name in BAD_REQUESTS])
 @pytest.mark.usefixtures("broken_lora")
 def test_bad_request_is_refused_with_the_field_named(webui: WebUI, name: str) -> None:
     data, mentioned = BAD_REQUESTS[name]
@@ -496,7 +507,7 @@ def test_skipped_picture_is_followed_by_the_next(webui: WebUI) -> None:
 def test_no_tensor_stays(webui: WebUI) -> None:
     """*nothing remains*: after a run, and a plain one that replaces the web UI's caches, memory is what it was."""
     found = {"phrase": "man", "prompt": "a dog <lora:sdxl-lora:1>"}
-    data = request(concept("a red car <lora:sdxl-oft:1>", LEFT), found, layout={"cross": 1, "self": 1})
+    data = request(concept(f"a red car <lora:sdxl-{WHOLE}:1>", LEFT), found, layout={"cross": 1, "self": 1})
     omg(webui, data)
     webui.txt2img()
     before = webui.tensors()

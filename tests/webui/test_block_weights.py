@@ -17,7 +17,7 @@ from tests.webui.host import ApiError, WebUI, distance, find_extension, install_
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, assert_is_plain, concept, omg, request
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("block weights are refused there")]
 
 NAME = "sd-webui-lora-block-weight"
 KINDS = ("lora", "locon", "loha", "lokr", "lokr-both", "ia3", "oft", "full", "norm", "dora")

@@ -28,7 +28,7 @@ from tests.webui.browser import (
 )
 from tests.webui.host import WebUI
 
-pytestmark = [pytest.mark.webui, pytest.mark.browser]
+pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.browser]
 
 
 def test_two_concepts_make_the_picture_that_the_api_makes(webui: WebUI, page: Page, tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_error_is_shown_with_the_field_named(page: Page) -> None:
     fill_concepts(page)
     fill(part(page, "concept2_prompt").locator("textarea"), "a woman <lora:no-such-lora:1>")
     generate(page)
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("no-such-lora")
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("concepts[1].prompt")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("no-such-lora")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("concepts[1].prompt")
 
 
 def test_concept_that_is_not_found_is_said(page: Page) -> None:
@@ -65,7 +65,7 @@ def test_concept_that_is_not_found_is_said(page: Page) -> None:
     fill(part(page, "concept2_phrase").locator("input, textarea"), "giraffe")
     generate(page)
     expect(page.locator("#txt2img_gallery img").first).to_be_visible()
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("giraffe")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("giraffe")
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_extra_pictures_are_saved_zipped_and_give_their_seed_as_any(webui: WebUI
 
     before = saved(webui, "png")
     thumbnails(page).last.click()
-    expect(page.locator("#html_info_txt2img.prose")).to_contain_text("OMG picture: mask of concept 2")
-    expect(page.locator("#html_info_txt2img.prose")).to_contain_text("Seed: 8")
+    expect(page.locator("#html_info_txt2img .prose")).to_contain_text("OMG picture: mask of concept 2")
+    expect(page.locator("#html_info_txt2img .prose")).to_contain_text("Seed: 8")
     page.locator("#save_txt2img").click()
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("-8.png")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("-8.png")
     last, = saved(webui, "png") - before
     text = Image.open(last).info["parameters"]
     assert "Seed: 8" in text
@@ -184,7 +184,7 @@ def test_a_final_cfg_scale_alone_is_refused(page: Page) -> None:
     part(page, "concept2").get_by_text("Negative prompt, strength").click()
     fill(part(page, "concept2_cfg_end").locator("input[type=number]"), "3")
     generate(page)
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("Concept 2: Final CFG scale is set")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("Concept 2: Final CFG scale is set")
 
 
 def test_the_page_alone_says_what_goes_where(page: Page) -> None:

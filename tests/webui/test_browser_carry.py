@@ -27,7 +27,9 @@ from tests.webui.browser import (
     fill_concepts,
     generate,
     open_accordion,
+    open_tab,
     part,
+    source,
 )
 from tests.webui.host import WebUI
 
@@ -67,8 +69,7 @@ def pixels(page: Page, slot: Locator) -> np.ndarray:
     """What a slot for pictures holds."""
     shown = slot.locator("img").first
     expect(shown).to_have_count(1)
-    source = str(shown.get_attribute("src"))
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+    return np.asarray(Image.open(io.BytesIO(source(page, shown))))
 
 
 @pytest.mark.parametrize("target", ["img2img", "inpaint"])
@@ -108,7 +109,7 @@ def test_what_is_shown_of_a_photo_that_is_missing_is_sent_too(page: Page) -> Non
     expect(part(page, "concept1_face_mark").locator("input, textarea")).to_have_value(mark)
     page.locator("#txt2img_send_to_extras").click()
     expect(page.locator("#extras_image img")).to_be_visible()
-    page.locator("#tabs > .tab-nav button", has_text="txt2img").first.click()
+    open_tab(page, "txt2img")
     page.locator("#txt2img_send_to_img2img").click()
     expect(over.part(page, "concept1_face_mark").locator("input, textarea")).to_be_visible()
     expect(over.part(page, "concept1_face_mark").locator("input, textarea")).to_have_value(mark)
@@ -143,7 +144,7 @@ def png(folder: Path, text: str) -> Path:
 
 def lacking(page: Page, there: Callable[[Page, str], Locator] = part) -> Locator:
     """The note of what is not here."""
-    return there(page, "lacks").locator("xpath=self::*[contains(@class, 'prose')]")
+    return there(page, "lacks").locator(".prose")
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
@@ -151,7 +152,7 @@ def test_the_arrow_names_a_lora_that_is_not_here(webui: WebUI, page: Page, tab: 
     """Without drawing anything; with the name that was meant, and until the prompt is right."""
     there = {"txt2img": part, "img2img": over.part}[tab]
     if tab == "img2img":
-        page.locator("#tabs > .tab-nav button", has_text="img2img").first.click()
+        open_tab(page, "img2img")
     calls = webui.denoiser_calls()
     paste(page, with_a_missing_lora(), tab)
     note = lacking(page, there)
@@ -167,7 +168,7 @@ def test_the_arrow_names_a_lora_that_is_not_here(webui: WebUI, page: Page, tab: 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img", "inpaint"])
 def test_png_info_sends_it_to_either_tab(page: Page, tmp_path: Path, tab: str) -> None:
     there, prompt = (part, "#txt2img_prompt") if tab == "txt2img" else (over.part, "#img2img_prompt")
-    page.locator("#tabs > .tab-nav button", has_text="PNG Info").first.click()
+    open_tab(page, "PNG Info")
     page.locator("#pnginfo_image input[type=file]").set_input_files(png(tmp_path, infotext(with_a_missing_lora())))
     expect(page.locator("#tab_pnginfo")).to_contain_text("a photo of a man")
     page.locator(f"#tab_pnginfo #{tab}_tab").click()

@@ -156,11 +156,11 @@ def test_who_is_off_is_left_out_and_comes_back_with_the_arrow(webui: WebUI, page
 def test_phrases_are_offered_by_the_main_prompt(page: Page) -> None:
     """And nothing moves while one is typed."""
     open_accordion(page)
-    offered = page.locator("#script_omg_concept1_proposed.prose button")
+    offered = page.locator("#script_omg_concept1_proposed .prose button")
     expect(offered).to_have_text(["man", "woman"])
     offered.nth(1).click()
     expect(text(page, 1, "phrase")).to_have_value("woman")
-    others = page.locator("#script_omg_concept2_proposed.prose button")
+    others = page.locator("#script_omg_concept2_proposed .prose button")
     expect(others).to_have_text(["man"])
     expect(offered).to_have_count(0)
     top = page.evaluate(TOP)
@@ -170,7 +170,7 @@ def test_phrases_are_offered_by_the_main_prompt(page: Page) -> None:
     expect(text(page, 2, "phrase")).to_be_focused()
     fill(page.locator("#txt2img_prompt textarea"), "a man, a woman and a dog")
     add(page)
-    expect(page.locator("#script_omg_concept3_proposed.prose button")).to_have_text(["dog"])
+    expect(page.locator("#script_omg_concept3_proposed .prose button")).to_have_text(["dog"])
 
 
 def test_tokens_are_counted_as_the_hosts_are(webui: WebUI, page: Page) -> None:
@@ -179,12 +179,12 @@ def test_tokens_are_counted_as_the_hosts_are(webui: WebUI, page: Page) -> None:
     for name in ("prompt", "negative_prompt"):
         field = text(page, 1, name)
         field.press_sequentially("one two three <lora:sdxl-lora:1>" if name == "prompt" else "one two", delay=5)
-        counter = page.locator(f"#script_omg_concept1_{name}_tokens.prose")
+        counter = page.locator(f"#script_omg_concept1_{name}_tokens .prose")
         expect(counter).to_have_text("3/75" if name == "prompt" else "2/75")
     do(page, 1, "copy")
-    expect(page.locator("#script_omg_concept2_prompt_tokens.prose")).to_have_text("3/75")
+    expect(page.locator("#script_omg_concept2_prompt_tokens .prose")).to_have_text("3/75")
     box, field_box = (locator.bounding_box() for locator in (
-        page.locator("#script_omg_concept1_prompt_tokens.prose span"), part(page, "concept1_prompt")))
+        page.locator("#script_omg_concept1_prompt_tokens .prose span"), part(page, "concept1_prompt")))
     assert box is not None
     assert field_box is not None
     assert field_box["x"] + field_box["width"] - 60 < box["x"] + box["width"] < field_box["x"] + field_box["width"]
@@ -218,7 +218,7 @@ def test_the_whole_of_it_by_keyboard(webui: WebUI, page: Page, tmp_path: Path) -
     part(page, "tool").get_by_label("gets a box").check()
     canvas.focus()
     keys.press("Enter")
-    expect(page.locator("#script_omg_note.prose")).to_contain_text("Now click the opposite one.")
+    expect(page.locator("#script_omg_note .prose")).to_contain_text("Now click the opposite one.")
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
         keys.press(key)
     expect(text(page, 1, "where_text")).to_have_value(re.compile(r"^0\.\d{3}, 0\.\d{3}, 0\.\d{3}, 0\.\d{3}$"))
@@ -228,7 +228,7 @@ def test_the_whole_of_it_by_keyboard(webui: WebUI, page: Page, tmp_path: Path) -
     canvas.focus()
     keys.press("Enter")
     keys.press("Shift+ArrowRight")
-    expect(page.locator("#script_omg_note.prose")).to_contain_text("Concept 1 has the mask that you painted.")
+    expect(page.locator("#script_omg_note .prose")).to_contain_text("Concept 1 has the mask that you painted.")
     generate(page)
     expect(page.locator("#txt2img_gallery img").first).to_be_visible()
 

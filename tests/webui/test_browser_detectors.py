@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.serving import Files, serving
-from tests.webui.browser import SECONDS, choose, load
+from tests.webui.browser import SECONDS, choose, load, open_tab
 from tests.webui.host import WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
@@ -59,8 +59,8 @@ def settings(webui: WebUI, browser_page: Page, server: str, tmp_path: Path) -> I
 
 def open_settings(webui: WebUI, page: Page) -> None:
     load(webui, page)
-    page.get_by_role("button", name="Settings", exact=True).click()
-    page.locator("#settings").get_by_role("button", name="OMG", exact=True).click()
+    open_tab(page, "Settings")
+    page.locator("#settings > .tab-nav").get_by_text("OMG", exact=True).click()
 
 
 def get(page: Page, detector: str) -> None:
@@ -70,7 +70,7 @@ def get(page: Page, detector: str) -> None:
 
 def row(page: Page, detector: str) -> str:
     cell = page.get_by_role("cell", name=detector, exact=True)
-    return page.locator("#setting_omg_detectors.prose tr", has=cell).inner_text()
+    return page.locator("#setting_omg_detectors .prose tr", has=cell).inner_text()
 
 
 def test_files_are_downloaded_on_a_click(webui: WebUI, settings: Page) -> None:
@@ -78,7 +78,7 @@ def test_files_are_downloaded_on_a_click(webui: WebUI, settings: Page) -> None:
     assert not (folder / "owlvit").exists()
     assert "✗ owlvit/model.safetensors" in row(settings, "transformers")
     get(settings, "transformers")
-    said = settings.locator("#setting_omg_detectors_said.prose")
+    said = settings.locator("#setting_omg_detectors_said .prose")
     expect(said).to_contain_text("model.safetensors: 15 of 30 MB")
     assert [file.name for file in (folder / "owlvit").iterdir()] == ["model.safetensors.part"]
     Weights.go.set()
@@ -93,7 +93,7 @@ def test_files_are_downloaded_on_a_click(webui: WebUI, settings: Page) -> None:
 
 def test_stop(webui: WebUI, settings: Page) -> None:
     get(settings, "transformers")
-    said = settings.locator("#setting_omg_detectors_said.prose")
+    said = settings.locator("#setting_omg_detectors_said .prose")
     expect(said).to_contain_text("15 of 30 MB")
     settings.locator("#setting_omg_detectors_stop").click()
     Weights.go.set()
@@ -106,10 +106,10 @@ def test_stop(webui: WebUI, settings: Page) -> None:
 def test_goes_on_without_the_page(webui: WebUI, settings: Page) -> None:
     """A page that is loaded anew finds it going on."""
     get(settings, "transformers")
-    expect(settings.locator("#setting_omg_detectors_said.prose")).to_contain_text("15 of 30 MB")
+    expect(settings.locator("#setting_omg_detectors_said .prose")).to_contain_text("15 of 30 MB")
     open_settings(webui, settings)
     settings.locator("#setting_omg_detectors_get").click()
-    said = settings.locator("#setting_omg_detectors_said.prose")
+    said = settings.locator("#setting_omg_detectors_said .prose")
     expect(said).to_contain_text("15 of 30 MB")
     Weights.go.set()
     expect(said).to_have_text("transformers has all it needs now.", timeout=60 * SECONDS)
@@ -118,7 +118,7 @@ def test_goes_on_without_the_page(webui: WebUI, settings: Page) -> None:
 def test_packages(webui: WebUI, settings: Page) -> None:
     """Asked for by their bounds; what pip says is shown as text."""
     get(settings, "grounding-dino+sam")
-    said = settings.locator("#setting_omg_detectors_said.prose")
+    said = settings.locator("#setting_omg_detectors_said .prose")
     expect(said).to_have_text("OMG: packages: a stand-in for pip does not <install>")
     assert webui.doubles_saw()["installed"] == ["groundingdino-py==0.4.0", "segment-anything==1.0"]
 
@@ -143,4 +143,4 @@ def test_models_for_faces_where_others_keep_them(webui: WebUI, settings: Page, f
 
 def test_settings_are_saved_as_ever(settings: Page) -> None:
     settings.locator("#settings_submit").click()
-    expect(settings.locator("#settings_result.prose")).to_contain_text("settings changed")
+    expect(settings.locator("#settings_result .prose")).to_contain_text("settings changed")

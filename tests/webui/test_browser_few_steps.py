@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.webui import test_browser_img2img as over
-from tests.webui.browser import choose, fill, fill_concepts, generate, load, open_accordion, part
+from tests.webui.browser import choose, fill, fill_concepts, generate, load, open_accordion, open_tab, part
 from tests.webui.host import WebUI
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser]
@@ -22,7 +22,7 @@ def page(webui: WebUI, browser_page: Page) -> Page:
 
 
 def note(page: Page, there: Callable[[Page, str], Locator] = part) -> Locator:
-    return there(page, "few_steps").locator("xpath=self::*[contains(@class, 'prose')]")
+    return there(page, "few_steps").locator(".prose")
 
 
 def number(page: Page, name: str) -> Locator:
@@ -42,7 +42,7 @@ def test_few_steps_are_said_before_and_as_after_drawing(webui: WebUI, page: Page
     fill_concepts(page)
     choose(page.locator("#txt2img_sampling"), "LCM")
     generate(page)
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text(
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text(
         "so the concepts show little; lower it (to 0 for Turbo, Lightning and LCM), or take more steps")
 
     part(page, "enabled").get_by_text("Blending, layout and mask edges").click()
@@ -89,7 +89,7 @@ def test_pasted_steps_count(page: Page) -> None:
 
 
 def test_denoising_strength_counts_where_a_picture_is_given(page: Page) -> None:
-    page.locator("#tabs > .tab-nav button", has_text="img2img").first.click()
+    open_tab(page, "img2img")
     over.open_accordion(page)
     fill(number(page, "img2img_steps"), "20")
     expect(note(page, over.part)).to_have_text("")

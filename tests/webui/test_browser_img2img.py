@@ -15,12 +15,15 @@ from playwright.sync_api import Locator, Page, expect
 from tests.webui.browser import (
     PLACES,
     PROMPTS,
+    SAMPLER,
     SECONDS,
     SIZE,
     WATCH,
     choose,
     fill,
     load,
+    open_tab,
+    picture,
 )
 from tests.webui.host import DEFAULTS, WebUI, distance
 from tests.webui.test_img2img import SQUARE
@@ -43,9 +46,10 @@ def page(webui: WebUI, browser_page: Page, tmp_path: Path) -> Page:
 def give(page: Page, folder: Path) -> None:
     """All but the prompts."""
     Image.fromarray(SQUARE).save(folder / "given.png")
-    page.locator("#tabs > .tab-nav button", has_text="img2img").first.click()
+    open_tab(page, "img2img")
     page.locator("#img2img_image input[type=file]").set_input_files(folder / "given.png")
     expect(page.locator("#img2img_image img").first).to_be_visible()
+    choose(page.locator("#img2img_sampling"), SAMPLER)
     for name, value in {**SIZE, "steps": "8", "cfg_scale": "5"}.items():
         fill(page.locator(f"#img2img_{name} input[type=number]"), value)
     fill(page.locator("#img2img_seed input"), "7")
@@ -79,13 +83,6 @@ def finish(webui: WebUI, page: Page, button: Locator) -> None:
                                timeout=180 * SECONDS)
 
 
-def picture(page: Page, file: Path) -> np.ndarray:
-    shown = page.locator("#img2img_gallery img").first
-    expect(shown).to_be_visible()
-    file.write_bytes(page.request.get(str(shown.get_attribute("src"))).body())
-    return np.asarray(Image.open(file).convert("RGB"))
-
-
 def by_api(webui: WebUI, **payload: Any) -> np.ndarray:
     boxes = [[float(number) for number in place.split(", ")] for place in PLACES]
     concepts = [{"prompt": prompt, "where": {"box": box}} for prompt, box in zip(PROMPTS, boxes, strict=True)]
@@ -98,7 +95,7 @@ def test_two_concepts_make_the_picture_that_the_api_makes(webui: WebUI, page: Pa
     open_accordion(page)
     fill_concepts(page)
     finish(webui, page, page.locator("#img2img_generate"))
-    made = picture(page, tmp_path / "made.png")
+    made = picture(page, tmp_path / "made.png", "img2img")
 
     load(webui, page)
     give(page, tmp_path)
@@ -110,7 +107,7 @@ def test_two_concepts_make_the_picture_that_the_api_makes(webui: WebUI, page: Pa
     for number, prompt in enumerate(PROMPTS, 1):
         expect(part(page, f"concept{number}_prompt").locator("textarea")).to_have_value(prompt)
     finish(webui, page, page.locator("#img2img_generate"))
-    np.testing.assert_array_equal(picture(page, tmp_path / "again.png"), made)
+    np.testing.assert_array_equal(picture(page, tmp_path / "again.png", "img2img"), made)
 
     np.testing.assert_array_equal(made, by_api(webui))
     assert distance(made, webui.img2img(SQUARE, sampler_name="DPM++ 2M").image) > 2
@@ -129,10 +126,10 @@ def test_the_tabs_are_apart(webui: WebUI, page: Page, tmp_path: Path) -> None:
     assert page.locator("#script_omg_concept1_prompt textarea").input_value() == ""
     finish(webui, page, page.locator("#img2img_generate"))
     plain = webui.img2img(SQUARE, sampler_name="DPM++ 2M").image
-    assert distance(picture(page, tmp_path / "made.png"), plain) > 2
+    assert distance(picture(page, tmp_path / "made.png", "img2img"), plain) > 2
     part(page, "enabled").locator(".label-wrap").first.click()
     finish(webui, page, page.locator("#img2img_generate"))
-    np.testing.assert_array_equal(picture(page, tmp_path / "plain.png"), plain)
+    np.testing.assert_array_equal(picture(page, tmp_path / "plain.png", "img2img"), plain)
 
 
 def test_what_has_no_meaning_is_not_there(page: Page) -> None:
@@ -167,7 +164,7 @@ def test_find_concepts_shows_the_given_picture(webui: WebUI, page: Page, tmp_pat
     calls = webui.denoiser_calls()
     finish(webui, page, part(page, "find"))
     assert webui.denoiser_calls() == calls
-    expect(page.locator("#script_img2img_omg_note.prose")).to_contain_text("the picture that you give")
+    expect(page.locator("#script_img2img_omg_note .prose")).to_contain_text("the picture that you give")
     canvas = page.locator("#omg_img2img_who canvas")
     expect(canvas).to_be_visible()
     expect(page.locator("#omg_who canvas")).to_be_hidden()
@@ -200,11 +197,12 @@ def test_each_picture_of_the_batch_tab_is_drawn_over(webui: WebUI, page: Page, t
     page.locator("#img2img_batch_source > .tab-nav button", has_text="From directory").click()
     for name, folder in (("input", given), ("output", drawn)):
         fill(page.locator(f"#img2img_batch_{name}_dir :is(input, textarea)"), str(folder))
-    webui.options(samples_save=True)
+    saving = ["samples_save", *(["img2img_batch_use_original_name"] if webui.is_forge else [])]
+    webui.options(**dict.fromkeys(saving, True))
     try:
         finish(webui, page, page.locator("#img2img_generate"))
     finally:
-        webui.options(samples_save=False)
+        webui.options(**dict.fromkeys(saving, False))
     made = {path.name.partition("-")[2]: np.asarray(Image.open(path).convert("RGB")) for path in drawn.iterdir()}
     assert made.keys() == pictures.keys()
     for name, each in pictures.items():

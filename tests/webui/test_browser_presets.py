@@ -77,7 +77,7 @@ def entries(page: Page) -> list[str]:
 
 
 def infotext(page: Page) -> str:
-    shown = page.locator("#html_info_txt2img.prose")
+    shown = page.locator("#html_info_txt2img .prose")
     expect(shown).to_contain_text("Steps")
     return shown.inner_text()
 

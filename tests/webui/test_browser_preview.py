@@ -22,6 +22,7 @@ from tests.webui.browser import (
     open_accordion,
     part,
     picture,
+    source,
     thumbnails,
 )
 from tests.webui.host import Result, WebUI, distance
@@ -59,7 +60,7 @@ def find_concepts(page: Page) -> None:
 
 def note(page: Page) -> Locator:
     """What the page says of the preview."""
-    return page.locator("#script_omg_note.prose")
+    return page.locator("#script_omg_note .prose")
 
 
 def canvas(page: Page) -> Locator:
@@ -68,11 +69,12 @@ def canvas(page: Page) -> Locator:
 
 def pixels(page: Page) -> np.ndarray:
     """What is to be seen on the picture, uint8 [H, W, 3]."""
-    return decoded(canvas(page).evaluate("canvas => canvas.toDataURL('image/png')"))
+    url: str = canvas(page).evaluate("canvas => canvas.toDataURL('image/png')")
+    return decoded(base64.b64decode(url.partition(",")[2]))
 
 
-def decoded(url: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+def decoded(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def at(page: Page, x: float, y: float) -> tuple[float, float]:
@@ -109,7 +111,7 @@ def place(page: Page, number: int) -> Locator:
 
 def log(page: Page) -> Locator:
     """What the web UI says of the pictures in the gallery."""
-    return page.locator("#html_log_txt2img.prose")
+    return page.locator("#html_log_txt2img .prose")
 
 
 def by_api(webui: WebUI, *places: dict[str, Any], **fields: Any) -> Result:
@@ -176,7 +178,7 @@ def test_two_clicks_or_a_drag_make_a_box(webui: WebUI, concepts: Page, tmp_path:
 def mask(page: Page, number: int) -> np.ndarray | None:
     """The concept's mask as its field shows it; None if there is none."""
     shown = part(page, f"concept{number}_mask_picture").locator("img")
-    return decoded(str(shown.get_attribute("src"))) if shown.count() else None
+    return decoded(source(page, shown)) if shown.count() else None
 
 
 def test_a_box_whose_shape_is_wanted(concepts: Page) -> None:
@@ -291,18 +293,16 @@ def test_a_random_seed_is_filled_in(concepts: Page, tmp_path: Path) -> None:
     seed = concepts.locator("#txt2img_seed input").input_value()
     assert int(seed) >= 0
     expect(note(concepts)).to_contain_text(seed)
-    expect(concepts.locator("#html_info_txt2img.prose")).to_contain_text(f"Seed: {seed}")
+    expect(concepts.locator("#html_info_txt2img .prose")).to_contain_text(f"Seed: {seed}")
     generate(concepts)
     expect(log(concepts)).to_contain_text(REUSED)
 
 
-def test_a_preview_that_fails_says_so_and_shows_nothing(concepts: Page) -> None:
+def test_a_preview_that_fails_says_so_and_shows_nothing(webui: WebUI, concepts: Page) -> None:
     """Whatever an earlier one has left behind."""
     find_concepts(concepts)
-    load_again = concepts.locator("#txt2img_tools #paste")
-    concepts.reload(wait_until="domcontentloaded")
-    expect(load_again).to_be_visible(timeout=120 * SECONDS)
-    load_again.click()
+    load(webui, concepts)
+    concepts.locator("#txt2img_tools #paste").click()
     expect(part(concepts, "concept1_phrase").locator("input, textarea")).to_have_value("man")
     generate(concepts)
     choose(part(concepts, "concept1_where"), "At a point")
@@ -311,6 +311,25 @@ def test_a_preview_that_fails_says_so_and_shows_nothing(concepts: Page) -> None:
     expect(note(concepts)).to_contain_text("There is nothing to show.")
     expect(log(concepts)).to_contain_text("got 'there'")
     expect(canvas(concepts)).to_be_hidden()
+
+
+def test_a_page_that_submits_late_asks_for_a_preview(concepts: Page) -> None:
+    """As Gradio 4 does, some frames after the click."""
+    concepts.evaluate("() => { window.requestAnimationFrame = (run) => setTimeout(run, 300); }")
+    find_concepts(concepts)
+    expect(note(concepts)).to_contain_text("This is the first picture of seed 7.")
+
+
+def test_while_a_picture_is_drawn_nothing_is_asked(concepts: Page) -> None:
+    before = note(concepts).inner_text()
+    concepts.locator("#txt2img_generate").click()
+    concepts.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display === 'block'")
+    part(concepts, "find").click()
+    concepts.wait_for_function("() => gradioApp().querySelector('#txt2img_interrupt').style.display !== 'block'",
+                               timeout=180 * SECONDS)
+    expect(log(concepts)).to_contain_text("Time taken")
+    concepts.wait_for_timeout(2 * SECONDS)
+    expect(note(concepts)).to_have_text(before)
 
 
 def test_concepts_to_choose_from_are_those_shown(concepts: Page) -> None:

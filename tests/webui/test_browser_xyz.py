@@ -33,8 +33,10 @@ def test_a_plot_of_two_axes(webui: WebUI, page: Page, tmp_path: Path) -> None:
     axes = {"x": ("[OMG] Strength of concept 1", "0, 1"), "y": ("[OMG] Draw concept 2", "on, off")}
     page.locator("#script_txt2img_xyz_plot_csv_mode input").check()
     page.locator("#script_txt2img_xyz_plot_draw_legend input").uncheck()
-    for axis, (label, values) in axes.items():
+    for axis, (label, _) in axes.items():
         choose(page.locator(f"#script_txt2img_xyz_plot_{axis}_type"), label)
+    page.wait_for_timeout(2 * SECONDS)  # the web UI answers with values, which would take the place of those here
+    for axis, (_, values) in axes.items():
         fill(page.locator(f"#script_txt2img_xyz_plot_{axis}_values :is(input, textarea)"), values)
     page.locator("#script_txt2img_xyz_plot_include_lone_images input").check()
     generate(page)

@@ -45,7 +45,7 @@ from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, request
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("its ControlNet is another one")]
 
 EXTENSION = "sd-webui-controlnet"
 # whose motion modules SparseCtrl has

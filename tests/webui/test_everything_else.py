@@ -67,8 +67,9 @@ def test_it_is_the_box_that_another_leaves(webui: WebUI, way: str) -> None:
     assert 0 < (shown != first).any(2)[:, 64:].mean() < 0.5
     alone = omg(webui, request(concept(man, LEFT), **{**fields, "show": []})).image
     assert distance(alone[:, 64:], rest.image[:, 64:]) > 2
-    again = webui.generate({"infotext": rest.info["infotexts"][0]})
-    np.testing.assert_array_equal(again.image, rest.image)
+    if not webui.is_forge:  # whose API fails on every infotext
+        again = webui.generate({"infotext": rest.info["infotexts"][0]})
+        np.testing.assert_array_equal(again.image, rest.image)
 
 
 @pytest.mark.parametrize("fields", [{}, {"first_pass": "prefix", "blend_start": 0.4}], ids=str)

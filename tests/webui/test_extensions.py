@@ -42,7 +42,7 @@ from tests.webui.host import (
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("these extensions are made for the web UI")]
 
 EXTENSIONS = ("sd-dynamic-thresholding", "sd-webui-kohya-hiresfix", "sd-webui-freeu", "sd_webui_SAG",
               "sd-webui-incantations", "sd-webui-negpip", "multidiffusion-upscaler-for-automatic1111",
@@ -426,5 +426,5 @@ def test_tags_are_completed_in_all_prompts(beside: WebUI) -> None:
             expect(box).to_have_value(re.compile(r"^a knight, blue hair,? *$"))
             box.blur()
         generate(page)
-        info = page.locator("#html_info_txt2img.prose")
+        info = page.locator("#html_info_txt2img .prose")
         expect(info).to_contain_text('"prompt\\":\\"a knight, blue hair')

@@ -36,6 +36,7 @@ from tests.webui.browser import (
     part,
     picture,
 )
+from tests.webui.controls import write_controls
 from tests.webui.host import (
     CHECKPOINTS,
     DEFAULTS,
@@ -45,21 +46,26 @@ from tests.webui.host import (
     distance,
     find_extension,
     install_extension,
+    is_forge,
     make_data_dir,
 )
 from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_close, concept, omg, request
 from tests.webui.test_controlnet import EXTENSION, add_controlnet, unit
+from tests.webui.test_forge import ACTIVE, FREEU, SHRINK, THRESHOLD
+from tests.webui.test_forge import unit as forge_unit
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.host]
 
 WAYS = ("separate", "shared", "joint")
 BACKGROUND = "a photo of a man and a woman"
 STEPS = 4
 PLACE = (64, 64, 24)
 SIDES = [(30, 60, 24), (98, 60, 24)]
+HALF = ("--opt-sdp-no-mem-attention", "--medvram-sdxl")
+FORGE_HALF = ("--unet-in-bf16", "--unet-in-fp8-e4m3fn")
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.7}
 
 
@@ -71,7 +77,9 @@ def start(installation: Path, checkpoints: Path, folder: Path, flags: tuple[str,
     write_instantid(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
     extension = find_extension(EXTENSION)
-    if extension is not None:
+    if is_forge(installation):
+        write_controls(checkpoints, folder / "models" / "ControlNet")
+    elif extension is not None:
         add_controlnet(extension, checkpoints, folder)
     support = folder / "extensions" / "omg-test-support"
     (support / "scripts" / "knowing.py").symlink_to(Path(__file__).with_name("knowing.py"))
@@ -237,29 +245,100 @@ def test_a_face_beside_a_lora_and_a_style(webui: WebUI) -> None:
 
 @pytest.mark.parametrize("predict", WAYS)
 def test_beside_a_unit_of_controlnet(webui: WebUI, predict: str) -> None:
-    """What both say is summed, though the extension has a UNet's ``forward`` of its own."""
-    if find_extension(EXTENSION) is None:
+    """What both say is summed, though sd-webui-controlnet has a UNet's ``forward`` of its own."""
+    if not webui.is_forge and find_extension(EXTENSION) is None:
         pytest.skip(f"no {EXTENSION}: put it into OMG_EXTENSIONS")
     pose = {"identitynet": {"scale": 0}}
+
+    def of(model: str, **fields: Any) -> dict[str, Any]:
+        return forge_unit(webui, model, **fields) if webui.is_forge else unit(model, **fields)
 
     def drawn(units: list[dict[str, Any]], **fields: Any) -> np.ndarray:
         data = request(concept(PROMPT, face=photo(1), **fields), predict=predict)
         return webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={
             "ControlNet": {"args": units}, "OMG": {"args": [data]}}).image
 
-    silent, speaking = unit("sdxl-t2i", weight=0), unit("sdxl-t2i")
+    silent, speaking = of("sdxl-t2i", weight=0), of("sdxl-t2i")
     assert_close(drawn([silent]), drawn([]))
     assert distance(drawn([speaking]), drawn([])) > 0.5
     assert distance(drawn([speaking]), drawn([speaking], **pose)) > 0.5
-    if predict != "joint":  # which refuses these
-        looking = unit("sdxl-reference_only")
+    if predict != "joint" and not webui.is_forge:  # which refuse these
+        looking = of("sdxl-reference_only")
         assert distance(drawn([looking]), drawn([looking], **pose)) > 0.5
-    if predict == "separate":
-        # with the literal adapter alone: the extension's ``forward`` stands in for the literal one
-        literal(webui, 1, identity_scales=[0])
-        expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts={"ControlNet": {"args": [speaking]}})
+    if predict != "separate":
+        return
+    # sd-webui-controlnet's ``forward`` stands in for the literal one, so there the adapter is literal alone
+    how, fields = ({}, {}) if webui.is_forge else ({"identity_scales": [0]}, pose)
+    for units in ([speaking], [of("sdxl-cn")], [speaking, of("sdxl-cn")]):
+        literal(webui, 1, **how)
+        expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts={"ControlNet": {"args": units}})
         webui.post("/omg-tests/literal", {})
-        assert_close(drawn([speaking], **pose), expected.image)
+        assert_close(drawn(units, **fields), expected.image)
+
+
+def test_beside_forges_ip_adapter(webui: WebUI) -> None:
+    """It stands in for cross-attention, in which faces act, too."""
+    if not webui.is_forge:
+        pytest.skip("not in the web UI: Forge's own IP-Adapter")
+    webui.post("/omg-tests/ip-adapter", True)
+    try:
+        literal(webui, 1)
+        expected = webui.txt2img(prompt=PROMPT, steps=STEPS)
+        webui.post("/omg-tests/literal", {})
+        plain = webui.txt2img(prompt=PROMPT, steps=STEPS)
+        drawn = draw(webui, concept(PROMPT, face=photo(1)))
+        shared = [draw(webui, concept(PROMPT, face=photo(1), face_scale=scale, identitynet={"scale": 0}),
+                       predict="shared") for scale in (0.8, 0)]
+        refused(webui, "predict: joint looks at", concept(PROMPT, face=photo(1)), predict="joint")
+    finally:
+        webui.post("/omg-tests/ip-adapter", False)
+    assert_close(drawn.image, expected.image)
+    assert distance(plain.image, expected.image) > 0.5
+    assert distance(shared[0].image, shared[1].image) > 0.5
+    assert distance(drawn.image, draw(webui, concept(PROMPT, face=photo(1))).image) > 0.5
+
+
+@pytest.mark.parametrize("script", [FREEU, THRESHOLD])
+def test_beside_what_forge_brings(webui: WebUI, script: str) -> None:
+    """FreeU scales what IdentityNet says as what a ControlNet does."""
+    if not webui.is_forge:
+        pytest.skip("not in the web UI: Forge's own extensions")
+    acting = {script: {"args": ACTIVE[script]}}
+    literal(webui, 1)
+    expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts=acting)
+    webui.post("/omg-tests/literal", {})
+    own = {"OMG": {"args": [request(concept(PROMPT, face=photo(1)))]}}
+    made = webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={**acting, **own})
+    assert_close(made.image, expected.image)
+    assert distance(made.image, draw(webui, concept(PROMPT, face=photo(1))).image) > 0.5
+
+
+def test_where_blocks_are_shrunk(webui: WebUI) -> None:
+    """Kohya HRFix has smaller maps in some blocks, for which IdentityNet's are made as small."""
+    if not webui.is_forge:
+        pytest.skip("not in the web UI: Forge's own extensions")
+    acting = {SHRINK: {"args": ACTIVE[SHRINK]}}
+    made = [webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={**acting, "OMG": {"args": [
+        request(concept(PROMPT, face=photo(1), identitynet={"scale": scale}))]}}) for scale in (0.8, 0)]
+    assert made[0].comments == []
+    assert distance(made[0].image, made[1].image) > 0.5
+    assert "control could not be applied" not in webui.log()
+
+
+def test_where_forge_has_no_room(webui: WebUI) -> None:
+    """IdentityNet's weights stay in host memory, and go to the device one by one."""
+    if not webui.is_forge:
+        pytest.skip("not in the web UI: Forge's memory management")
+    expected = draw(webui, concept(PROMPT, face=photo(1)))
+    webui.post("/omg-tests/no-room", True)
+    begin = len(webui.log())
+    try:
+        made = draw(webui, concept(PROMPT, face=photo(1)))
+    finally:
+        webui.post("/omg-tests/no-room", False)
+    assert made.comments == []
+    assert_close(made.image, expected.image)
+    assert webui.log()[begin:].count("CPU Swap Loaded") == 1
 
 
 @pytest.mark.parametrize("predict", WAYS)
@@ -321,10 +400,11 @@ def test_the_photo_stays_out_of_the_infotext(webui: WebUI) -> None:
     assert photo(1) not in text
     mark = json.loads(json.loads(text.partition("OMG: ")[2].partition('", Version')[0] + '"'))["concepts"][0]["face"]
     assert mark.startswith("sha256:")
-    with pytest.raises(ApiError) as refused:
-        webui.post("/sdapi/v1/txt2img", {"infotext": text})
-    assert refused.value.status == 422
-    assert f"infotexts keep its checksum alone, {mark}" in refused.value.detail
+    if not webui.is_forge:  # whose API fails on any infotext
+        with pytest.raises(ApiError) as refused:
+            webui.post("/sdapi/v1/txt2img", {"infotext": text})
+        assert refused.value.status == 422
+        assert f"infotexts keep its checksum alone, {mark}" in refused.value.detail
     with pytest.raises(ApiError, match="the picture is missing"):
         draw(webui, concept(PROMPT, face=mark))
 
@@ -340,11 +420,11 @@ def test_bad_photos(webui: WebUI, fields: dict[str, Any], words: str) -> None:
     refused(webui, words, concept(PROMPT, **fields))
 
 
-def refused(webui: WebUI, words: str, *concepts: dict[str, Any]) -> None:
+def refused(webui: WebUI, words: str, *concepts: dict[str, Any], predict: str = "separate") -> None:
     """Status 422 in these words, and nothing is drawn."""
     calls = webui.denoiser_calls()
     with pytest.raises(ApiError) as error:
-        draw(webui, *concepts)
+        draw(webui, *concepts, predict=predict)
     assert error.value.status == 422
     assert words in error.value.detail
     assert webui.denoiser_calls() == calls
@@ -459,11 +539,14 @@ def test_no_tensor_remains(webui: WebUI) -> None:
         webui.options(omg_keep_detectors=False)
 
 
-@pytest.mark.parametrize("flag", ["--opt-sdp-no-mem-attention", "--medvram-sdxl"])
-def test_half_precision(installation: Path, checkpoints: Path, tmp_path: Path, flag: str) -> None:
-    """In bfloat16 under autocast, and where the web UI moves the models to and fro."""
-    with start(installation, checkpoints, tmp_path, (flag,), half=True) as webui:
+@pytest.mark.parametrize("number", [0, 1])
+def test_half_precision(installation: Path, checkpoints: Path, tmp_path: Path, number: int) -> None:
+    """In bfloat16 under autocast, and where the web UI moves the models to and fro; in Forge weights in few bits, which
+    it casts as it uses them."""
+    flag = (FORGE_HALF if is_forge(installation) else HALF)[number]
+    with start(installation, checkpoints, tmp_path, (flag,), half=not is_forge(installation)) as webui:
         webui.options(live_previews_enable=False)  # the host's cannot be made of bfloat16
+        webui.set_checkpoint(CHECKPOINTS[0])  # Forge has none loaded yet
         placed(webui, [PLACE])
         literal(webui, 1)
         expected = webui.txt2img(prompt=PROMPT, steps=STEPS)
@@ -498,7 +581,7 @@ def test_a_photo_on_the_page(webui: WebUI, page: Page, tmp_path: Path) -> None:
     part(page, "concept1").get_by_text("Face from a photo").click()
     expect(part(page, "concept1_face_mark")).to_be_hidden()
     part(page, "concept1_face").locator("input[type=file]").set_input_files(file)
-    found = page.locator("#script_omg_concept1_face_found.prose")
+    found = page.locator("#script_omg_concept1_face_found .prose")
     expect(found).to_contain_text("2 faces found; the green one counts.", timeout=30 * SECONDS)
     expect(found.locator("img")).to_be_visible()
     choose(part(page, "concept1_face_index"), "1st from the left")
@@ -517,7 +600,7 @@ def test_a_photo_on_the_page(webui: WebUI, page: Page, tmp_path: Path) -> None:
     expect(mark).to_have_value(re.compile("sha256:[0-9a-f]{10}"), timeout=30 * SECONDS)
     expect(part(page, "api")).to_be_hidden()  # the fields show all of it
     generate(page)
-    expect(page.locator("#html_log_txt2img.prose")).to_contain_text("concepts[0].face: the picture is missing")
+    expect(page.locator("#html_log_txt2img .prose")).to_contain_text("concepts[0].face: the picture is missing")
     part(page, "concept1").get_by_text("Face from a photo").click()
     part(page, "concept1_face").locator("input[type=file]").set_input_files(file)
     expect(part(page, "concept1_face_mark")).to_be_hidden(timeout=30 * SECONDS)

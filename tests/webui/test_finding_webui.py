@@ -101,6 +101,7 @@ def test_what_comes_near_is_said(webui: WebUI) -> None:
     assert "comes near" not in missed(webui, "giraffe", "a man in a park")
 
 
+@pytest.mark.not_in_forge("it takes embeddings of the width of SDXL's or SD 1.5's encoders alone")
 def test_embeddings_are_found_by_their_names(webui: WebUI) -> None:
     folder = webui.data_dir / "embeddings"
     folder.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 
 from omg_ext.request import parse_request
 from omg_ext.webui.form import args_from_request
-from tests.webui.host import ApiError, WebUI, distance
+from tests.webui.host import SETTINGS, ApiError, WebUI, distance
 from tests.webui.test_api import LEFT, RIGHT, concept, request
 
 pytestmark = pytest.mark.webui
@@ -84,7 +84,7 @@ def test_img2img_reads_it_too(webui: WebUI, given: Any) -> None:
 
 def test_values_of_another_layout_are_refused(webui: WebUI) -> None:
     """They would be read shifted: as stored while the accordion had other groups."""
-    groups = int(webui.options()["omg_ui_concepts"] or 6)
+    groups = SETTINGS["omg_ui_concepts"]
     args = args_from_request(parse_request(REQUEST), groups - 2)
     with pytest.raises(ApiError, match=f"args: {len(args)} values fit no layout .* page with {groups - 2}") as caught:
         webui.txt2img(alwayson_scripts={"OMG": {"args": args}})

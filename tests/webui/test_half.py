@@ -13,7 +13,7 @@ from tests.webui.host import WebUI, distance, install_extension, make_data_dir
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, concept, omg, request
 
-pytestmark = pytest.mark.webui
+pytestmark = [pytest.mark.webui, pytest.mark.not_in_forge("half precision is made otherwise there")]
 
 KINDS = ("lora", "locon-cp", "loha", "lokr", "dora", "full", "norm", "ia3")
 

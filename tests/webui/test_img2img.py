@@ -113,7 +113,8 @@ def test_concept_everywhere_however_it_is_asked_for(webui: WebUI, payload: dict[
 @pytest.mark.parametrize("payload", [
     {}, {"inpainting_fill": 0}, {"inpainting_fill": 2}, {"inpainting_fill": 3}, {"mask_blur": 4},
     {"mask_blur": 4, "mask_round": False}, {"inpainting_mask_invert": 1}, {"batch_size": 2}, {"sampler_name": "DDIM"},
-    {"alwayson_scripts": {"Soft Inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}}, "mask_blur": 4},
+    pytest.param({"alwayson_scripts": {"Soft Inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}}, "mask_blur": 4},
+                 marks=pytest.mark.not_in_forge("its Soft Inpainting leaves nothing of what is drawn here")),
 ], ids=str)
 def test_concept_everywhere_within_a_mask(webui: WebUI, area: dict[str, Any], payload: dict[str, Any]) -> None:
     scripts = payload.get("alwayson_scripts", {})

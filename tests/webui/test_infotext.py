@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.webui.host import ApiError, Result, WebUI
-from tests.webui.test_api import LEFT, RIGHT, concept, omg, request
+from tests.webui.test_api import LEFT, NO_REPLAY, RIGHT, concept, omg, request
 from tests.webui.test_img2img import SQUARE
 
 pytestmark = pytest.mark.webui
@@ -39,6 +39,7 @@ def test_loras_of_all_prompts_are_among_the_hashes(webui: WebUI) -> None:
     assert "hashed" not in plain
 
 
+@NO_REPLAY
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
 def test_the_apis_infotext_field_asks_for_it_again(webui: WebUI, tab: str) -> None:
     """Fields that the gallery's buttons go by are no values of an infotext; and what is not here is named."""

@@ -25,13 +25,20 @@ TEXTS = """(roots) => {
     for (const root of gradioApp().querySelectorAll(roots)) {
         for (const node of textNodesUnder(root)) {
             const text = node.textContent.trim();
-            const skipped = 'button.hide, button.hidden, .omg-hint i, .token-counter, .omg-proposed button, table';
+            const skipped = 'button.hide, button.hidden, .omg-hint i, .token-counter, .omg-proposed button, table, '
+                + '.progress-text';
             if (canBeTranslated(node, text) && !node.parentElement.closest(skipped)) found.push(text);
         }
-        for (const element of root.querySelectorAll('[title]')) found.push(element.title);
+        // Gradio 4 gives checkboxes their values for titles
+        for (const element of root.querySelectorAll('[title]:not(input)')) found.push(element.title);
     }
     return found;
 }"""
+# beside the settings; Forge does not show those of a list
+COMMENTS = """() => Object.entries(opts._comments_after)
+    .filter(([name]) => name.startsWith('omg_'))
+    .flatMap(([, html]) => textNodesUnder(new DOMParser().parseFromString(html, 'text/html').body))
+    .map((node) => node.textContent.trim())"""
 ROOTS = "#script_omg_enabled, #script_img2img_omg_enabled"
 NO_WORDS = re.compile(r"[\W\d_]*")
 # what the program calls by name
@@ -68,8 +75,8 @@ def texts(running: WebUI) -> set[str]:
     with browsing(running) as page:
         load(running, page)
         open_accordion(page)
-        page.wait_for_selector("#settings_omg .info", state="attached")  # which the host adds by and by
-        found = {*page.evaluate(TEXTS, ROOTS), *page.evaluate(TEXTS, "#settings_omg"), *of_fields(), *said_later()}
+        found = {*page.evaluate(TEXTS, ROOTS), *page.evaluate(TEXTS, "#settings_omg"), *page.evaluate(COMMENTS),
+                 *of_fields(), *said_later()}
     return {text for text in found if text not in NAMES and not NO_WORDS.fullmatch(text)}
 
 
@@ -103,7 +110,7 @@ def test_a_translation_reaches_all_of_it(translated: Page) -> None:
 
 
 def test_what_is_said_later_is_translated_with_its_names(translated: Page) -> None:
-    note = translated.locator("#script_omg_preset_note.prose")
+    note = translated.locator("#script_omg_preset_note .prose")
     part(translated, "preset_load").click()
     expect(note).to_have_text("«Choose a preset first.»")
     for number in (1, 2):

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from tests.webui.host import ApiError, WebUI, distance
-from tests.webui.test_api import LEFT, LONG, PROMPT, RIGHT, assert_close, assert_is_plain, concept, omg, request
+from tests.webui.test_api import LEFT, LONG, PROMPT, RIGHT, WHOLE, assert_close, assert_is_plain, concept, omg, request
 
 pytestmark = pytest.mark.webui
+
+
+COMBINES = pytest.mark.not_in_forge("it has no such place; see test_forge.py")
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,7 @@ def alone_again(webui: WebUI) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DDIM", "DDIM CFG++"])
-@pytest.mark.parametrize("double", ["threshold", "rescale", "forward"])
+@pytest.mark.parametrize("double", [pytest.param("threshold", marks=COMBINES), "rescale", "forward"])
 def test_guidance_of_others_acts_on_concepts(webui: WebUI, double: str, sampler: str) -> None:
     """*everywhere is plain*"""
     without = webui.txt2img(prompt=PROMPT, sampler_name=sampler).image
@@ -56,6 +59,7 @@ def test_extension_that_changes_the_batch_is_refused(webui: WebUI) -> None:
     assert caught.value.status == 422
 
 
+@pytest.mark.not_in_forge("it finds the layers that it merges into by their names")
 def test_what_others_have_put_into_the_unet_is_out_again(webui: WebUI) -> None:
     """*everywhere is plain*: the second pass begins with the blocks that the first began with."""
     without = webui.txt2img(prompt=PROMPT).image
@@ -93,7 +97,7 @@ def test_what_counts_steps_sees_the_first_pass_again(webui: WebUI, double: str, 
 
 
 @pytest.mark.parametrize(("double", "deed"), [
-    ("own guidance", "evaluates the model for guidance of its own"),
+    pytest.param("own guidance", "evaluates the model for guidance of its own", marks=COMBINES),
     ("noisy prompt", "changes the prompts or the predictions")])
 def test_what_does_not_reach_concepts_is_refused_by_name(webui: WebUI, double: str, deed: str) -> None:
     without = webui.txt2img(prompt=PROMPT).image
@@ -135,6 +139,7 @@ def test_negpip_is_let_be_where_it_does_nothing(webui: WebUI) -> None:
     assert_is_plain(webui, f"{PROMPT}, (red:-1.2)")
 
 
+@pytest.mark.not_in_forge("its ControlNet is another one")
 @pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "negative_prompt": LONG}, {"sampler_name": "DDIM"},
                                      {"override_settings": {"batch_cond_uncond": False}}], ids=str)
 @pytest.mark.parametrize("checkpoint", ["tiny-sdxl", "tiny-sd15"])
@@ -147,6 +152,7 @@ def test_marked_rows_are_controlled_as_the_pictures(webui: WebUI, checkpoint: st
     assert_is_plain(webui, PROMPT, **payload)
 
 
+@pytest.mark.not_in_forge("its ControlNet is another one")
 @pytest.mark.parametrize(("unit", "name"), [
     ("ControlNet inpaint_only+lama", "inpaint_only+lama"), ("InstantID instant_id_face_keypoints", "InstantID"),
     ("ReVision revision_clipvision", "ReVision"), ("T2I_StyleAdapter clip_vision", "T2I_StyleAdapter")])
@@ -178,6 +184,7 @@ def test_hires_of_a_skipped_picture_does_not_use_another_batchs_places(webui: We
 
 # --- networks ---
 
+@pytest.mark.not_in_forge("it merges networks before it samples")
 def test_weights_are_merged_in_forward_calls_alone(webui: WebUI) -> None:
     """Under --medvram the UNet lies on the CPU before, where half precision has no arithmetic."""
     webui.doubles()
@@ -187,6 +194,7 @@ def test_weights_are_merged_in_forward_calls_alone(webui: WebUI) -> None:
     assert webui.doubles_saw()["applied outside"] == []
 
 
+@pytest.mark.not_in_forge("it merges networks before it samples")
 def test_files_are_read_once(webui: WebUI) -> None:
     """However many batches and hires passes there are."""
     webui.doubles()
@@ -197,7 +205,7 @@ def test_files_are_read_once(webui: WebUI) -> None:
 
 def test_full_weights_beyond_their_memory(webui: WebUI) -> None:
     """They are made anew in every call, and the picture is the same."""
-    data = request(concept(f"{PROMPT} <lora:sdxl-oft:1>", LEFT), concept("a dog <lora:sdxl-full:1>", RIGHT))
+    data = request(concept(f"{PROMPT} <lora:sdxl-{WHOLE}:1>", LEFT), concept("a dog <lora:sdxl-full:1>", RIGHT))
     kept = omg(webui, data, steps=3).image
     made_anew = omg(webui, data, steps=3, override_settings={"omg_full_budget_mb": 0}).image
     np.testing.assert_array_equal(made_anew, kept)

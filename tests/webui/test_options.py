@@ -35,6 +35,7 @@ class Option:
         payload: of the call.
         checkpoint: which one it is for.
         said: what the web UI's log says once it is on; of those that leave the picture as it is, to rounding.
+        not_in_forge: why it cannot be tested there.
     """
 
     name: str
@@ -42,11 +43,15 @@ class Option:
     payload: dict[str, Any] = field(default_factory=dict)
     checkpoint: str = "tiny-sdxl"
     said: str = ""
+    not_in_forge: str = ""
+
+
+ATTENTION_IN_FORGE = "flags choose attention there, and the option does nothing"
 
 
 def attention(title: str, said: str = "") -> Option:
     return Option(f"attention: {title}", {"cross_attention_optimization": title},
-                  said=said or f"attention optimization: {title.partition(' - ')[0]}")
+                  said=said or f"attention optimization: {title.partition(' - ')[0]}", not_in_forge=ATTENTION_IN_FORGE)
 
 
 ZERO_SNR = {"sd_noise_schedule": "Zero Terminal SNR"}
@@ -63,7 +68,7 @@ RUN = (
     Option("zero terminal SNR", ZERO_SNR),
     Option("zero terminal SNR, v-prediction", ZERO_SNR, checkpoint="tiny-sdxl-v"),
     Option("zero terminal SNR, DDIM", ZERO_SNR, {"sampler_name": "DDIM"}, "tiny-sdxl-v"),
-    Option("downcast alphas", {"use_downcasted_alpha_bar": True}),
+    Option("downcast alphas", {"use_downcasted_alpha_bar": True}, not_in_forge="the option does nothing there"),
     *(attention(title) for title in ATTENTION),
     attention("None", "Disabling attention optimization"),
 )
@@ -82,7 +87,9 @@ CANNOT = {
 """And why not."""
 
 
-@pytest.fixture(params=RUN, ids=lambda option: option.name)
+@pytest.fixture(params=[
+    pytest.param(each, id=each.name, marks=[pytest.mark.not_in_forge(each.not_in_forge)] if each.not_in_forge else [])
+    for each in RUN])
 def option(webui: WebUI, request: pytest.FixtureRequest, nothing_left: None) -> Iterator[Option]:
     """The web UI with this option on, which is off again afterwards."""
     chosen: Option = request.param
@@ -117,6 +124,7 @@ def test_pictures_are_what_they_are_without_omg(webui: WebUI, option: Option) ->
     assert option.said or distance(plain, off) > 0
 
 
+@pytest.mark.not_in_forge(ATTENTION_IN_FORGE)
 def test_every_attention_of_the_web_ui_is_here(webui: WebUI) -> None:
     """Those that it offers on a CPU."""
     offered = next(each["props"]["choices"] for each in webui.get("/config")["components"]
@@ -142,6 +150,7 @@ def eight(installation: Path, checkpoints: Path, tmp_path_factory: pytest.TempPa
     shutil.rmtree(folder / "models")
 
 
+@pytest.mark.not_in_forge("test_forge.py has its weights in few bits")
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_fp8_concept_everywhere_is_the_plain_picture(eight: WebUI, kind: str) -> None:
     """*everywhere is plain*, but for the rounding of merged weights to 8 bits, which concepts are spared."""
@@ -153,6 +162,7 @@ def test_fp8_concept_everywhere_is_the_plain_picture(eight: WebUI, kind: str) ->
         assert distance(made.image, plain) < 0.5 * distance(without, plain)
 
 
+@pytest.mark.not_in_forge("test_forge.py has its weights in few bits")
 def test_fp8_two_passes_repeat(eight: WebUI) -> None:
     """*empty second pass*"""
     data = {"concepts": [concept("a red car <lora:sd15-lora:1>")], "blend_start": 1}

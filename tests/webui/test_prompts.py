@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.webui.host import WebUI, distance
-from tests.webui.test_api import LEFT, PROMPT, RIGHT, assert_is_plain, concept, omg, request
+from tests.webui.test_api import LEFT, NO_REPLAY, PROMPT, RIGHT, assert_is_plain, concept, omg, request
 
 pytestmark = pytest.mark.webui
 
@@ -38,6 +38,7 @@ def test_concepts_negative_prompt_is_rewritten_too(webui: WebUI) -> None:
     assert np.abs(plain.image.astype(int) - own.image).max() <= 2
 
 
+@NO_REPLAY
 @pytest.mark.parametrize("number", ["batch_size", "n_iter"])
 def test_infotext_says_what_was_drawn(webui: WebUI, number: str) -> None:
     """Each picture its own colour, in its own infotext, and the infotext makes the same picture again."""
@@ -77,6 +78,7 @@ def test_styles_change_pictures(webui: WebUI) -> None:
         assert distance(webui.txt2img(prompt=PROMPT, styles=[style]).image, plain) > 1
 
 
+@NO_REPLAY
 @pytest.mark.parametrize("styles", [["words"], ["around"], ["network"], ["network", "words"]], ids=str)
 def test_a_pasted_picture_has_its_styles_once(webui: WebUI, styles: list[str]) -> None:
     """The web UI takes styles out of a pasted main prompt and applies them anew; so are the concepts' prompts."""

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import CHECKPOINTS, WebUI, distance
+from tests.webui.host import CHECKPOINTS, WebUI, distance, reforge_is_tested
 from tests.webui.test_api import LEFT, PROMPT, assert_close, concept, omg, request
 from tests.webui.test_img2img import SQUARE
 
-pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.usefixtures("nothing_left"),
+              pytest.mark.skipif(reforge_is_tested(), reason="refused in reForge: see test_forge.py")]
 
 REFINER: dict[str, Any] = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5, "steps": 4}
 ANOTHER_KIND = {**REFINER, "refiner_checkpoint": "tiny-sd15"}
@@ -26,6 +27,8 @@ NOTE = "from there on the concepts are not drawn"
 @pytest.fixture(params=[10, 1])
 def limit(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[int]:
     """How many checkpoints stay loaded: with one the refiner takes the other model's place."""
+    if webui.is_forge and request.param > 1:
+        pytest.skip("not in Forge: it keeps one checkpoint loaded, whatever the setting")
     webui.options(sd_checkpoints_limit=request.param)
     yield request.param
     webui.set_checkpoint("tiny-sd15")

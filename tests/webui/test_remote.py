@@ -104,7 +104,8 @@ def test_checkpoints_switch_and_the_owners_setting_stays(webui: WebUI, engine: W
     for name in ("tiny-sd15", "models/Stable-diffusion/tiny-sd15.safetensors"):
         other = engine.draw(job(checkpoint=name))
         np.testing.assert_array_equal(np.asarray(other.picture), expected)
-    assert webui.get("/omg-tests/checkpoint") == "tiny-sd15"  # still loaded, for the next job
+    if not webui.is_forge:  # which loads what a setting names as it is looked at
+        assert webui.get("/omg-tests/checkpoint") == "tiny-sd15"  # still loaded, for the next job
     assert webui.options()["sd_model_checkpoint"].startswith("tiny-sdxl")
     np.testing.assert_array_equal(np.asarray(engine.draw(job()).picture), mine)
 

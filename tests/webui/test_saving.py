@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.webui.host import Result, WebUI
-from tests.webui.test_api import LEFT, RIGHT, concept, omg, request
+from tests.webui.test_api import LEFT, RIGHT, assert_close, concept, omg, request
 
 pytestmark = pytest.mark.webui
 
@@ -63,7 +63,11 @@ def test_first_pictures_and_masks_beside_each_picture(webui: WebUI, saved: Calla
     plain = webui.txt2img(steps=3, batch_size=2, n_iter=2).images
     for file, wanted in zip(by_kind["first-pass"], plain, strict=True):
         with Image.open(file) as picture:
-            np.testing.assert_array_equal(np.asarray(picture), wanted)
+            made = np.asarray(picture.convert("RGB"))
+        if webui.is_forge:  # which decodes a batch at once
+            assert_close(made, wanted)
+        else:
+            np.testing.assert_array_equal(made, wanted)
     with Image.open(by_kind["mask-of-concept-1"][0]) as mask:
         assert np.asarray(mask.convert("L"))[:, :60].min() == 255
 

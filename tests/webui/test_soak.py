@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -36,9 +37,10 @@ GROWTH = 1.05
 CHECKPOINTS = ("tiny-sdxl", "tiny-sdxl-v")
 STYLE = "<lora:sdxl-style:0.5>"
 fractions = st.sampled_from([0, 0.25, 0.4, 0.75, 1])
-prompts = st.sampled_from([
-    "a red car", "a man <lora:sdxl-lora:1>", "a woman <lora:sdxl-loha:0.8>", "a [dog:cat:0.5] <lora:sdxl-locon:1>",
-    "a man AND a hat", "(a knight:1.2) BREAK in armour", "a man, " * 30, "a cat <lora:sdxl-oft:0.6>"])
+PROMPTS = ("a red car", "a man <lora:sdxl-lora:1>", "a woman <lora:sdxl-loha:0.8>",
+           "a [dog:cat:0.5] <lora:sdxl-locon:1>", "a man AND a hat", "(a knight:1.2) BREAK in armour", "a man, " * 30,
+           "a cat <lora:sdxl-oft:0.6>")
+prompts = st.sampled_from(PROMPTS)
 wheres = st.sampled_from([
     {"where": {"box": [0, 0, 0.5, 1]}}, {"where": {"box": [0.4, 0.2, 1, 1]}}, {"phrase": "man"}, {"phrase": "woman"},
     {"phrase": "giraffe"}, {"phrase": "man", "where": {"point": [0.3, 0.5]}},
@@ -83,9 +85,11 @@ class Soak:
 
     def __init__(self, webui: WebUI):
         self.webui, self.ends, self.memory = webui, Counter[str](), list[int]()
-        for name in CHECKPOINTS:  # of a model that has had a LoRA merged the web UI keeps the weights before
+        # of a model that has had a LoRA merged the web UI keeps the weights before, and Forge keeps the last five files
+        tags = re.findall("<.*?>", " ".join([STYLE, *PROMPTS]))
+        for name in CHECKPOINTS:
             webui.set_checkpoint(name)
-            webui.txt2img(prompt=f"a man {STYLE}", steps=1)
+            webui.txt2img(prompt=" ".join(["a man", *tags]), steps=1)
         self._plain = self._look()
         self._tensors = webui.tensors()
         self._done = 0

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from omg_ext.request import parse_request
 from omg_ext.webui.form import args_from_request
-from tests.webui.host import Result, WebUI, distance, install_extension, make_data_dir
+from tests.webui.host import SETTINGS, Result, WebUI, distance, install_extension, make_data_dir
 from tests.webui.networks import write_networks
 from tests.webui.test_api import LEFT, PROMPT, assert_close, assert_is_plain, concept, omg, request
 
@@ -46,11 +46,14 @@ def test_file_names(webui: WebUI, name: str) -> None:
 
 @pytest.mark.usefixtures("_odd_files")
 def test_embedding_that_comes_with_a_lora(webui: WebUI) -> None:
-    """*everywhere is plain*"""
+    """*everywhere is plain*; Forge leaves it out, which is said."""
     prompt = "a sksword car <lora:with-embedding:1>"
-    assert distance(webui.txt2img(prompt=prompt).image,
-                    webui.txt2img(prompt="a sksword car <lora:sdxl-lora:1>").image) > 1
+    without = webui.txt2img(prompt="a sksword car <lora:sdxl-lora:1>").image
+    assert (distance(webui.txt2img(prompt=prompt).image, without) > 1) is not webui.is_forge
     assert_is_plain(webui, prompt)
+    said = omg(webui, request(concept(prompt)), steps=2).comments
+    assert any("with-embedding brings an embedding, sksword, which Forge does not read" in each
+               for each in said) is webui.is_forge
 
 
 @pytest.mark.parametrize("payload", [
@@ -72,8 +75,7 @@ def test_order_of_concepts(webui: WebUI) -> None:
 def test_component_values_in_their_order(webui: WebUI) -> None:
     """As queues send them, which know a script by its components alone."""
     data = request(*TWO, show=["masks"])
-    groups = int(webui.options()["omg_ui_concepts"] or 6)
-    args = args_from_request(parse_request(data), groups)
+    args = args_from_request(parse_request(data), SETTINGS["omg_ui_concepts"])
     result = webui.txt2img(alwayson_scripts={"OMG": {"args": args}})
     expected = omg(webui, data)
     assert [image.tobytes() for image in result.images] == [image.tobytes() for image in expected.images]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.world import weights
-from bench.world.webui import find_merges, install
+from bench.world.webui import install
 
 
 def pytest_webui_data_dir(folder: Path, installation: Path) -> None:
     """The checkpoint ``world`` with its networks, if they are trained."""
     if not weights.missing(weights.CHECKPOINT):
-        install(folder, find_merges(installation))
+        install(folder, installation)

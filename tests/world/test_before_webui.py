@@ -12,7 +12,8 @@ from tests.world.before.cases import PROMPT, WEBUI
 from tests.world.before.kept import compare
 
 MISSING = weights.missing(weights.CHECKPOINT)
-pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(MISSING), reason=MISSING),
+              pytest.mark.not_in_forge("what was drawn before is the web UI's, to the last bit")]
 
 DEFAULTS: dict[str, Any] = {
     "prompt": PROMPT, "negative_prompt": "", "width": 128, "height": 128, "steps": 10, "seed": 5, "cfg_scale": 5.0,

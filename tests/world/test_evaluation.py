@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.world import paper, weights
-from bench.world.webui import find_merges, install
+from bench.world.webui import install
 from tests.webui.host import WebUI, install_extension, make_data_dir
 
 MISSING = weights.missing(weights.CHECKPOINT, weights.FIGURES, weights.IDENTITY)
@@ -103,7 +103,7 @@ def two(running: WebUI, installation: Path, checkpoints: Path,
     folder = tmp_path_factory.mktemp("second")
     make_data_dir(folder, checkpoints)
     install_extension(installation, folder)
-    install(folder, find_merges(installation))
+    install(folder, installation)
     with WebUI(installation, folder) as other:
         for each in (running, other):
             each.set_checkpoint(weights.CHECKPOINT.stem)

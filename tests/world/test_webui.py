@@ -25,8 +25,7 @@ from omg_ext.diffusers import OMGPipeline
 from tests.webui.host import Result, WebUI, distance
 
 MISSING = weights.missing(weights.CHECKPOINT)
-pytestmark = [pytest.mark.webui,
-              pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = [pytest.mark.webui, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 PLACE = "in the park"
 PROMPT = f"a man and a woman {PLACE}"
@@ -111,6 +110,7 @@ def test_prompts_are_encoded_as_in_diffusers(webui: WebUI, pipe: Any, prompt: st
     assert_encoded(webui, prompt, context[0], pooled[0])
 
 
+@pytest.mark.not_in_forge("it takes embeddings of the width of SDXL's or SD 1.5's encoders alone")
 def test_embedding_means_what_it_was_trained_to_mean(webui: WebUI, networks: model.Parts) -> None:
     """In training the vectors stand in the trigger's place."""
     name = train_embedding.IDENTITY

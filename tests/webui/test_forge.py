@@ -1,0 +1,222 @@
+"""What Forge and reForge alone have: their own extensions, and what is refused there. The other files' tests run in
+them, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, forge_is_tested, reforge_is_tested
+from tests.webui.test_api import (
+    LEFT,
+    PROMPT,
+    RIGHT,
+    assert_close,
+    concept,
+    omg,
+    png,
+    request,
+)
+from tests.webui.test_ways import HIRES, UNGUIDED
+
+pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.usefixtures("nothing_left"),
+              pytest.mark.skipif(not forge_is_tested(), reason="no Forge: set OMG_FORGE to its folder")]
+
+WAYS = ("separate", "shared", "joint")
+FREEU, THRESHOLD, SHRINK, SAG, PAG, ALIGN, TILES = (
+    "FreeU Integrated (SD 1.x, SD 2.x, SDXL)", "DynamicThresholding (CFG-Fix) Integrated", "Kohya HRFix Integrated",
+    "SelfAttentionGuidance Integrated (SD 1.x, SD 2.x, SDXL)", "PerturbedAttentionGuidance Integrated",
+    "StyleAlign Integrated", "MultiDiffusion Integrated")
+ACTIVE: dict[str, list[Any]] = {
+    FREEU: [True, 1.3, 1.4, 0.9, 0.2, 0, 1], THRESHOLD: [True, 3, 0.9, "Constant", 0, "Constant", 0, 1, "enable",
+                                                         "MEAN", "AD", 1],
+    SHRINK: [True, 3, 2, 0, 0.5, True, "bicubic", "bicubic"], SAG: [True, 0.5, 2, 1], PAG: [True, 3, 0, 0, 1],
+    ALIGN: [True, 1], TILES: [True, "MultiDiffusion", 64, 64, 32, 4]}
+IN_REFORGE: dict[str, list[Any]] = {
+    **ACTIVE, FREEU: ACTIVE[FREEU][:5], THRESHOLD: [True, False, *ACTIVE[THRESHOLD][1:]], SAG: ACTIVE[SAG][:3],
+    TILES: [*ACTIVE[TILES], "random"]}
+REFINER = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}
+REFORGES_OWN = pytest.mark.skipif(not reforge_is_tested(), reason="reForge's own")
+FORGES_OWN = pytest.mark.skipif(reforge_is_tested(), reason="not in reForge")
+
+
+def with_scripts(webui: WebUI, data: Any, scripts: dict[str, Any], **payload: Any) -> Any:
+    """A picture beside other scripts of Forge; without OMG if ``data`` is None."""
+    own = {} if data is None else {"OMG": {"args": [data]}}
+    # reForge's titles do not say for which models they are
+    others = {name.partition(" (SD ")[0] if webui.is_reforge else name: {"args": args}
+              for name, args in scripts.items()}
+    return webui.txt2img(alwayson_scripts={**own, **others}, **payload)
+
+
+def active(webui: WebUI, script: str) -> list[Any]:
+    """What such a script takes to be on."""
+    return (IN_REFORGE if webui.is_reforge else ACTIVE)[script]
+
+
+@pytest.mark.parametrize("script", [FREEU, THRESHOLD, SHRINK])
+@pytest.mark.parametrize("way", WAYS)
+def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: str, way: str) -> None:
+    """*everywhere is plain*, in a batch of which one picture has no concept."""
+    acting, payload = {script: active(webui, script)}, {"steps": 5, "batch_size": 2}
+    plain = with_scripts(webui, None, acting, prompt=PROMPT, **payload)
+    made = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), predict=way), acting, **payload)
+    for ours, theirs in zip(made.images, plain.images, strict=True):
+        assert_close(ours, theirs)
+    assert distance(plain.image, webui.txt2img(prompt=PROMPT, **payload).image) > 1
+
+
+@pytest.mark.parametrize(("script", "reason"), [
+    (SAG, "self-attention"), pytest.param(PAG, "guidance of its own", marks=FORGES_OWN),
+    pytest.param(ALIGN, "self-attention", marks=FORGES_OWN), (TILES, "tiles")])
+def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, reason: str) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        with_scripts(webui, request(concept(PROMPT)), {script: active(webui, script)}, steps=3, batch_size=2)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(("fields", "payload", "named"), [
+    ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:1:2>"}, {}, r"concepts\[0\].prompt: .*rank of 2 \(dyn\)"),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {},
+                 r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT", marks=FORGES_OWN),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge",
+                 marks=FORGES_OWN),
+    ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
+    pytest.param({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in reForge",
+                 marks=REFORGES_OWN),
+    pytest.param({}, REFINER, "refiner: reForge destroys", marks=REFORGES_OWN)])
+def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
+                                                   named: str) -> None:
+    with pytest.raises(ApiError, match=named) as caught:
+        omg(webui, request({**concept(PROMPT), **fields}), steps=2, **payload)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("family", ["another family", "compiled"])
+def test_models_without_a_unet_that_is_known_are_refused(webui: WebUI, family: str) -> None:
+    webui.doubles(family)
+    with pytest.raises(ApiError, match="checkpoint: ") as caught:
+        omg(webui, request(concept(PROMPT)), steps=2)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("payload", [
+    {"s_min_uncond": 4}, {"s_min_uncond": 4, "override_settings": {"s_min_uncond_all": True}},
+    {"override_settings": {"skip_early_cond": 0.4}}], ids=str)
+def test_steps_without_guidance(webui: WebUI, payload: dict[str, Any]) -> None:
+    plain = webui.txt2img(prompt=PROMPT, sampler_name="Euler a", steps=4, **payload).image
+    for way in WAYS:
+        data = request(concept(PROMPT, cfg_scale=5), predict=way)
+        assert_close(omg(webui, data, sampler_name="Euler a", steps=4, **payload).image, plain)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_concept_is_guided_where_the_picture_is_not(webui: WebUI, way: str) -> None:
+    """At a scale of 1 Forge evaluates no unconditional rows."""
+    plain = webui.txt2img(prompt=PROMPT, steps=4, cfg_scale=5).image
+    assert_close(omg(webui, request(concept(PROMPT, cfg_scale=5), predict=way), steps=4, cfg_scale=1).image, plain)
+
+
+# --- one model at a time ---
+
+@pytest.mark.parametrize(("data", "payload"), [
+    ({"preview": True}, {}), ({"predict": "joint", "layout": {"cross": 1, "self": 0.5}}, {"n_iter": 2}), ({}, HIRES),
+    pytest.param({"show": ["first_pass"]}, REFINER, marks=FORGES_OWN)], ids=str)
+def test_no_model_remains_that_forge_has_let_go(webui: WebUI, data: dict[str, Any], payload: dict[str, Any]) -> None:
+    """*nothing remains*: what is kept for the next press does not hold the model."""
+    networks = "<lora:sdxl-lora:1>", "<lora:sdxl-full:1>"
+
+    def others() -> int:
+        webui.set_checkpoint(CHECKPOINTS[2])
+        webui.txt2img(steps=1)
+        tensors: int = webui.tensors()["bytes"]
+        return tensors
+
+    webui.txt2img(prompt=" ".join(networks), steps=1)  # Forge keeps the last files
+    before = others()
+    webui.set_checkpoint(CHECKPOINTS[0])
+    omg(webui, request(concept(f"a man {networks[0]}", LEFT), concept(f"a dog {networks[1]}", RIGHT),
+                       **{"blend_start": 0.3, **data}), steps=4, **payload)
+    assert others() < 1.05 * before
+
+
+# --- weights in few bits ---
+
+@pytest.fixture
+def few_bits(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The UNet's weights are kept so, and computed with in float32. Forge asks for it as it loads a checkpoint."""
+    def load(kind: str) -> None:
+        webui.options(forge_unet_storage_dtype=kind)
+        for name in CHECKPOINTS[1], CHECKPOINTS[0]:
+            webui.set_checkpoint(name)
+
+    load(request.param)
+    yield request.param
+    load("Automatic")
+
+
+@FORGES_OWN
+@pytest.mark.parametrize("few_bits", ["float8-e4m3fn (fp16 LoRA)", "float8-e5m2 (fp16 LoRA)"], indirect=True)
+def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
+    """*everywhere is plain*: Forge adds networks of the main prompt to weights as it computes with them, and so do
+    concepts', in every way to draw them."""
+    without = webui.txt2img(prompt=PROMPT, **UNGUIDED).image
+    for kind in ("lora", "locon", "loha", "dora", "full", "norm"):
+        prompt = f"{PROMPT} <lora:sdxl-{kind}:0:1>"
+        plain = webui.txt2img(prompt=prompt, **UNGUIDED).image
+        assert distance(plain, without) > 1
+        for way in WAYS:
+            assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
+
+
+@FORGES_OWN
+@pytest.mark.parametrize("few_bits", ["float8-e4m3fn"], indirect=True)
+def test_concepts_beside_networks_that_are_rounded_to_few_bits(webui: WebUI, few_bits: str) -> None:
+    """Forge rounds what it merges into weights, but not what concepts add to them: the same but for that."""
+    prompt = f"{PROMPT} <lora:sdxl-lora:1>"
+    plain, without = (webui.txt2img(prompt=text, steps=4).image for text in (prompt, PROMPT))
+    made = omg(webui, request(concept(prompt)), steps=4)
+    assert distance(made.image, plain) < 0.3 * distance(without, plain)
+
+
+# --- its ControlNet ---
+
+def unit(webui: WebUI, model: str, **fields: Any) -> dict[str, Any]:
+    """A unit with a map that shows, and one of the control models by the beginning of its name."""
+    hint = np.zeros((128, 128, 3), np.uint8)
+    hint[32:96, 32:96] = 255
+    known = webui.get("/controlnet/model_list")["model_list"]
+    name = next(each for each in known if each.startswith(f"{model} "))
+    return {"enabled": True, "model": name, "module": "None", "image": png(hint), "weight": 1.0, **fields}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("model", "fields"), [
+    ("sdxl-cn", {}), ("sdxl-cn", {"control_mode": "ControlNet is more important"}), ("sdxl-t2i", {})])
+def test_controlnet_acts_on_concepts(webui: WebUI, model: str, fields: dict[str, Any], way: str) -> None:
+    acting = {"ControlNet": [unit(webui, model, **fields)]}
+    # what a ControlNet reads of the prompt is, in a joint row, the main prompt
+    background = PROMPT if way == "joint" else "a photo of a man and a woman"
+    plain = with_scripts(webui, None, acting, prompt=PROMPT, steps=5).image
+    data = request(concept(PROMPT, cfg_scale=5), predict=way)
+    assert_close(with_scripts(webui, data, acting, prompt=background, steps=5).image, plain)
+    assert distance(plain, webui.txt2img(prompt=PROMPT, steps=5).image) > 2
+
+
+def test_concepts_may_be_free_of_controlnet(webui: WebUI) -> None:
+    acting = {"ControlNet": [unit(webui, "sdxl-cn")]}
+    free = with_scripts(webui, request(concept(PROMPT, cfg_scale=5), control_concepts=False), acting, steps=5)
+    assert_close(free.image, webui.txt2img(prompt=PROMPT, steps=5).image)
+
+
+def test_both_passes_with_controlnet_and_hires(webui: WebUI) -> None:
+    acting = {"ControlNet": [unit(webui, "sdxl-cn")]}
+    empty = {"concepts": [concept("a red car")], "blend_start": 1}
+    plain = with_scripts(webui, None, acting, steps=4, **HIRES)
+    np.testing.assert_array_equal(with_scripts(webui, empty, acting, steps=4, **HIRES).image, plain.image)
+    data = request(concept("a man <lora:sdxl-lora:1>", LEFT), concept("a dog <lora:sdxl-locon:1>", RIGHT),
+                   blend_start=0.3, layout={"cross": 1, "self": 0.4}, predict="joint")
+    assert distance(with_scripts(webui, data, acting, steps=6, **HIRES).image, plain.image) > 2
