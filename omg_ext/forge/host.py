@@ -22,6 +22,7 @@ from ..webui.faces import Faces
 from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
 from ..webui.reach import refuse_unreachable
+from ..webui.refiner import Refiner
 from ..webui.which import KIND
 from . import control
 from .backend import backend
@@ -61,7 +62,8 @@ class ForgeHost(Batch):
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         refuse_unreachable(shared.sd_model)
-        super().__init__(p, sample, concept_prompts, asked, ForgeRefiner(p), kept.faces)
+        refiner = ForgeRefiner(p) if backend.LEAVES_MODELS_WHOLE else Refiner(p)  # which is then refused below
+        super().__init__(p, sample, concept_prompts, asked, refiner, kept.faces)
         self._kept = kept.networks
         refuse(p, asked, self.unet)
         self._refuse()

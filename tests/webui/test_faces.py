@@ -57,7 +57,7 @@ from tests.webui.test_forge import ACTIVE, FREEU, SHRINK, THRESHOLD
 from tests.webui.test_forge import unit as forge_unit
 from tests.webui.test_img2img import ONLY_MASKED, SQUARE
 
-pytestmark = [pytest.mark.webui, pytest.mark.host]
+pytestmark = pytest.mark.webui
 
 WAYS = ("separate", "shared", "joint")
 BACKGROUND = "a photo of a man and a woman"
