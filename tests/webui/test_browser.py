@@ -28,7 +28,7 @@ from tests.webui.browser import (
 )
 from tests.webui.host import WebUI
 
-pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.browser]
+pytestmark = [pytest.mark.webui, pytest.mark.browser]
 
 
 def test_two_concepts_make_the_picture_that_the_api_makes(webui: WebUI, page: Page, tmp_path: Path) -> None:

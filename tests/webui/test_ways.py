@@ -87,7 +87,6 @@ def embedding(webui: WebUI) -> Iterator[str]:
 
 # --- *joint everywhere is separate*, *everywhere is plain* ---
 
-@pytest.mark.host
 @pytest.mark.parametrize("network", [f"{name}-{kind}" for name in ("sdxl", "sd15") for kind in kinds_for(name)])
 def test_every_network(webui: WebUI, network: str) -> None:
     """And *row-wise is merged*: guided, it acts on a concept's unconditional rows, too, which one way alone has."""
