@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from typing import Any
 
 from modules import shared
@@ -15,11 +15,10 @@ from ..errors import OMGError
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
-from ..unet.deltas import Sources
-from ..webui.batch import Batch, EncodedConcept, Sample
+from ..webui.batch import Batch, EncodedConcept, Kept, Sample
 from ..webui.conditioning import encode, prompt_words
 from ..webui.faces import Faces
-from ..webui.neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles
+from ..webui.neighbours import refuse_negative_weights
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
 from ..webui.reach import refuse_unreachable
 from ..webui.refiner import Refiner
@@ -35,25 +34,11 @@ UNET_NAMES = {"crossattn": "c_crossattn", "vector": "y"}
 """What Forge's models call the parts of conditioning"""
 
 
-@dataclass
-class Kept:
-    """What was read for one press of Generate.
-
-    Attributes:
-        networks: of concepts.
-        faces: models of faces.
-    """
-
-    networks: KeptNetworks = field(default_factory=KeptNetworks)
-    faces: Faces = field(default_factory=lambda: Faces(backend.identitynets()))
-
-
 class ForgeHost(Batch):
     """One batch of Forge. The global prompt's networks are in the model's weights, so there is no style to add.
 
     Args:
-        p, sample, concept_prompts, asked: see :class:`omg_ext.webui.batch.Batch`.
-        kept: what was read before.
+        p, sample, kept, concept_prompts, asked: see :class:`omg_ext.webui.batch.Batch`.
 
     Raises:
         OMGError: the model, an extension or a wish is out of OMG's reach.
@@ -63,13 +48,8 @@ class ForgeHost(Batch):
                  asked: request.Request):
         refuse_unreachable(shared.sd_model)
         refiner = ForgeRefiner(p) if backend.LEAVES_MODELS_WHOLE else Refiner(p)  # which is then refused below
-        super().__init__(p, sample, concept_prompts, asked, refiner, kept.faces)
-        self._kept = kept.networks
-        refuse(p, asked, self.unet)
+        super().__init__(p, sample, kept, concept_prompts, asked, refiner)
         self._refuse()
-        self._samplings = 0
-        self._counters = Counters(p, self.unet)
-        self.style: Sources = {}
         self.tag_arguments: Collection[str] = ()
 
     @property
@@ -130,18 +110,8 @@ class ForgeHost(Batch):
         return EncodedConcept(on_unet(self.unet, in_unet), bool(read) or face is not None, prompts, bare, None, face,
                               [*warnings, *of_face])
 
-    def sample(self, tap: Tap) -> Tensor:
-        self._samplings += 1
-        if self._samplings > 1:
-            shared.state.nextjob()
-            self._counters.put_back()
-        refuse_tiles(tap.patches)
-        with (tapped(self._patcher, self._p.sampler.model_wrap_cfg, tap, self.refiner, self._asked.control_concepts),
-              self.refiner.sampling(tap)):
-            try:
-                return self._sample()
-            finally:
-                self._models_of_faces.rest()
+    def _tapped(self, tap: Tap) -> AbstractContextManager[None]:
+        return tapped(self._patcher, self._p.sampler.model_wrap_cfg, tap, self.refiner, self._asked.control_concepts)
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
         return {**like, **_by_unet_names(cond)}
@@ -167,6 +137,11 @@ class ForgeHost(Batch):
         finally:
             backend.cleanup(patcher)
         return (x - denoised) / sigma
+
+
+def kept() -> Kept:
+    """See :class:`omg_ext.webui.engine.Engine`."""
+    return Kept(KeptNetworks(), Faces(backend.identitynets()))
 
 
 def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],

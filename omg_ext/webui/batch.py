@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,12 +17,13 @@ from .. import request
 from ..comprehension.places import Places
 from ..faces.base import ConceptFace, Face
 from ..faces.concepts import ConceptFaces
-from ..host import ConceptConditioning, Host, Prompts
+from ..host import ConceptConditioning, Host, Prompts, Tap
 from ..unet.deltas import Sources
 from ..unet.patches import Patches
 from ..unet.regions import Regions
 from .conditioning import EncodedPrompts, steps_of_pass, wordings
 from .faces import Faces
+from .neighbours import Counters, refuse, refuse_tiles
 from .refiner import Refiner
 
 Sample = Callable[[], Tensor]
@@ -51,6 +53,19 @@ class EncodedConcept:
         return self.bare_prompts.at(step, self.denoiser)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What was read for one press of Generate, on one checkpoint.
+
+    Attributes:
+        networks: of concepts; each host has its own.
+        faces: models of faces.
+    """
+
+    networks: Any
+    faces: Faces
+
+
 class OpenHost(Host, Protocol):
     """A web UI's host of one batch.
 
@@ -68,17 +83,24 @@ class Batch:
     Args:
         p: the web UI's processing object.
         sample: runs the sampler that it is about to use once, from the start.
+        kept: what was read before.
         concept_prompts: each concept's for all pictures of all batches.
         asked: what the user asks for.
         refiner: see :class:`OpenHost`.
-        models_of_faces: what draws faces.
+
+    Raises:
+        OMGError: another extension or a setting is out of OMG's reach.
     """
 
-    def __init__(self, p: Any, sample: Sample, concept_prompts: Sequence[Prompts], asked: request.Request,
-                 refiner: Refiner, models_of_faces: Faces):
+    def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts], asked: request.Request,
+                 refiner: Refiner):
         self._p, self._sample, self._concept_prompts, self._asked = p, sample, concept_prompts, asked
-        self.refiner, self._models_of_faces = refiner, models_of_faces
-        self._faces = ConceptFaces(models_of_faces, models_of_faces.unet, asked.concepts, {}, steps_of_pass(p))
+        self.refiner, self._kept, self._models_of_faces = refiner, kept.networks, kept.faces
+        unet = kept.faces.unet
+        self._faces = ConceptFaces(kept.faces, unet, asked.concepts, {}, steps_of_pass(p))
+        refuse(p, asked, unet)
+        self._samplings, self._counters = 0, Counters(p, unet)
+        self.style: Sources = {}
         self.context_name = "crossattn"
         self.pooled_name = "vector" if shared.sd_model.is_sdxl else None
 
@@ -120,6 +142,22 @@ class Batch:
 
     def wordings(self, prompt: str) -> Sequence[str]:
         return wordings(prompt, self._p.firstpass_steps)
+
+    def sample(self, tap: Tap) -> Tensor:
+        self._samplings += 1
+        if self._samplings > 1:
+            shared.state.nextjob()
+            self._counters.put_back()
+        refuse_tiles(tap.patches)
+        with self._tapped(tap), self.refiner.sampling(tap):
+            try:
+                return self._sample()
+            finally:
+                self._models_of_faces.rest()
+
+    def _tapped(self, tap: Tap) -> AbstractContextManager[None]:
+        """Within the block the host's sampling goes through the tap."""
+        raise NotImplementedError
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         # as the web UI, which decodes after sampling: its autoencoder may be lifted out of half precision

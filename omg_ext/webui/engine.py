@@ -8,23 +8,23 @@ from typing import Any, Protocol
 from .. import request
 from ..errors import OMGError
 from ..host import Prompts
-from .batch import OpenHost, Sample
+from .batch import Kept, OpenHost, Sample
 from .which import KIND, Kind, refusal
 
 
 class Engine(Protocol):
     """The module of a web UI's kind that knows how it draws."""
 
-    def Kept(self) -> Any:  # noqa: N802, a class
+    def kept(self) -> Kept:
         """What is read once for a press of Generate, on one checkpoint; nothing yet."""
         ...
 
-    def open_host(self, p: Any, sample: Sample, kept: Any, concept_prompts: Sequence[Prompts],
+    def open_host(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                   asked: request.Request) -> OpenHost:
         """The host of one batch; arguments as :class:`.Batch`.
 
         Args:
-            kept: see :meth:`Kept`.
+            kept: see :meth:`kept`.
 
         Raises:
             OMGError: the model or a setting is out of OMG's reach.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,14 +16,13 @@ from ..errors import OMGError
 from ..host import ConceptConditioning, ConceptPrompt, Prompts, Tap
 from ..request.tags import also_in_main_prompt
 from ..unet.calls import Row
-from ..unet.deltas import Sources
-from .batch import Batch, EncodedConcept, Sample
+from .batch import Batch, EncodedConcept, Kept, Sample
 from .block_weights import ARGUMENTS
 from .conditioning import as_host_conditioning, encode, prompt_words
 from .controlnet import Units
 from .denoiser import tapped
 from .faces import Faces
-from .neighbours import Counters, refuse, refuse_negative_weights, refuse_tiles, scripts_of
+from .neighbours import refuse_negative_weights, scripts_of
 from .network_files import active_files, add_hashes, file_of, refuse_unknown
 from .networks import Kept as KeptNetworks
 from .networks import on_unet
@@ -31,25 +30,11 @@ from .refiner import Refiner
 from .sgm_identitynets import SgmIdentityNets
 
 
-@dataclass
-class Kept:
-    """What was read for one press of Generate.
-
-    Attributes:
-        networks: of concepts.
-        faces: models of faces.
-    """
-
-    networks: KeptNetworks = field(default_factory=KeptNetworks)
-    faces: Faces = field(default_factory=lambda: Faces(SgmIdentityNets()))
-
-
 class WebUIHost(Batch):
     """One batch of the web UI. The global prompt's networks are in the model's weights, so there is no style to add.
 
     Args:
-        p, sample, concept_prompts, asked: see :class:`.Batch`.
-        kept: what was read before.
+        p, sample, kept, concept_prompts, asked: see :class:`.Batch`.
 
     Raises:
         OMGError: the model or a setting is out of OMG's reach.
@@ -58,12 +43,8 @@ class WebUIHost(Batch):
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         _check(p)
-        super().__init__(p, sample, concept_prompts, asked, Refiner(p), kept.faces)
-        refuse(p, asked, self.unet)
-        self._kept = kept.networks
-        self._samplings = 0
-        self._counters, self._units = Counters(p, self.unet), Units(scripts_of(p), asked.control_concepts)
-        self.style: Sources = {}
+        super().__init__(p, sample, kept, concept_prompts, asked, Refiner(p))
+        self._units = Units(scripts_of(p), asked.control_concepts)
         self.tag_arguments: Collection[str] = ARGUMENTS
 
     @property
@@ -87,18 +68,10 @@ class WebUIHost(Batch):
         return EncodedConcept(on_unet(nets, concept.field), bool(nets) or face is not None, prompts, bare,
                               self._p.sampler.model_wrap_cfg, face, [*warnings, *of_face])
 
-    def sample(self, tap: Tap) -> Tensor:
-        self._samplings += 1
-        if self._samplings > 1:
-            shared.state.nextjob()
-            self._counters.put_back()
-        refuse_tiles(tap.patches)
-        with (tapped(self._p.sampler.model_wrap_cfg, tap, self.refiner),
-              self._units.following(tap.patches), self.refiner.sampling(tap)):
-            try:
-                return self._sample()
-            finally:
-                self._models_of_faces.rest()
+    @contextmanager
+    def _tapped(self, tap: Tap) -> Iterator[None]:
+        with tapped(self._p.sampler.model_wrap_cfg, tap, self.refiner), self._units.following(tap.patches):
+            yield
 
     def unet_input(self, cond: Mapping[str, Tensor], like: Any, rows: Sequence[Row]) -> dict[str, Any]:
         return as_host_conditioning(cond, like, rows)
@@ -136,6 +109,11 @@ def _check(p: Any) -> None:
                                      "load an SD 1.x, SD 2.x or SDXL checkpoint")
     if sd_unet.current_unet is not None:
         raise OMGError("SD Unet", "OMG cannot reach into a compiled UNet; set SD Unet to None")
+
+
+def kept() -> Kept:
+    """See :class:`.engine.Engine`."""
+    return Kept(KeptNetworks(), Faces(SgmIdentityNets()))
 
 
 def open_host(p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],

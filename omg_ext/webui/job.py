@@ -72,7 +72,7 @@ class Job:
     Attributes:
         p: the web UI's processing object.
         memory: budgets, and the numbers of rows that were found to fit.
-        kept: what was read for this model, see :meth:`.Engine.Kept`.
+        kept: what was read for this model, see :meth:`.Engine.kept`.
         prompts: each concept's for all pictures of all batches, once the first is drawn.
         places: where the concepts are in the batch at hand; None if its first pass was broken off, or never ran.
         pictures: extra pictures of all batches.
@@ -84,7 +84,7 @@ class Job:
 
     p: weakref.ref[Any]
     memory: Memory = field(default_factory=settings.memory)
-    kept: Any = field(default_factory=lambda: engine().Kept())
+    kept: Any = field(default_factory=lambda: engine().kept())
     model: weakref.ref[Any] = field(default_factory=lambda: weakref.ref(shared.sd_model))
     prompts: list[Prompts] = field(default_factory=list)
     places: Places | None = None
@@ -101,7 +101,7 @@ class Job:
         if job is None or job.p() is not p:
             job = p.omg_job = cls(weakref.ref(p))
         if job.model() is not shared.sd_model:
-            job.kept, job.model = engine().Kept(), weakref.ref(shared.sd_model)
+            job.kept, job.model = engine().kept(), weakref.ref(shared.sd_model)
         return job
 
     def draw(self, request: Request, sample: Sample, noise: Tensor, shown: Preview) -> tuple[Tensor, Sequence[str]]:
