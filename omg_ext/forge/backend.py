@@ -15,7 +15,7 @@ Patches = Mapping[str, Any]
 
 
 class Backend(Protocol):
-    """A module that says how one of them does it.
+    """How one of them does it.
 
     Attributes:
         READS: the kinds of networks that it reads, and those that it does not.
@@ -101,10 +101,13 @@ class Backend(Protocol):
 
 def _backend() -> Backend:
     if KIND is Kind.REFORGE:
-        from . import of_reforge
-        return of_reforge
-    from . import of_forge
-    return of_forge
+        from .of_reforge import ReForge
+        return ReForge()
+    if KIND is Kind.NEO:
+        from .of_neo import Neo
+        return Neo()
+    from .of_forge import Forge
+    return Forge()
 
 
 backend = _backend()

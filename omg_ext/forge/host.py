@@ -64,8 +64,8 @@ class ForgeHost(Batch):
 
     def _refuse(self) -> None:
         if self.refiner.is_due and not backend.LEAVES_MODELS_WHOLE:
-            raise OMGError("refiner", f"{KIND.value} destroys the model that a refiner takes over from, which concepts "
-                                      "need; take the refiner out, or turn OMG off")
+            raise OMGError("refiner", f"{KIND.value} does not keep the model that a refiner takes over from, which "
+                                      "concepts need; take the refiner out, or turn OMG off")
         for index, concept in enumerate(self._asked.concepts):
             if concept.faces and not backend.DRAWS_FACES:
                 raise OMGError(f"concepts[{index}].face", f"faces (InstantID) are not drawn in {KIND.value}; take "

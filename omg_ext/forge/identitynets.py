@@ -98,7 +98,7 @@ def _make_room(own: Any, x: Tensor) -> None:
 
 def _forget(own: Any) -> None:
     """Have Forge forget an IdentityNet, whose memory is then free at once if it is not kept."""
-    memory_management.unload_model_clones(own)
+    _unload(own)
     vars(own.model).pop("lora_loader", None)  # which holds it, too
 
 

@@ -86,11 +86,13 @@ def encode(p: Any, prompts: Sequence[str], negatives: Sequence[str] | None) -> E
     conds = prompt_parser.SdConditioning(prompts, **size)
     unconds = prompt_parser.SdConditioning(global_negatives if negatives is None else negatives, **size,
                                            is_negative_prompt=True)
-    schedule = (p.firstpass_steps, hires_steps, shared.opts.use_old_scheduling)
+    schedule: dict[str, Any] = {"hires_steps": hires_steps}
+    if hasattr(shared.opts, "use_old_scheduling"):  # Forge Neo has the new one alone
+        schedule["use_old_scheduling"] = shared.opts.use_old_scheduling
     with devices.autocast():
         return EncodedPrompts(
-            prompt_parser.get_multicond_learned_conditioning(shared.sd_model, conds, *schedule),
-            prompt_parser.get_learned_conditioning(shared.sd_model, unconds, *schedule))
+            prompt_parser.get_multicond_learned_conditioning(shared.sd_model, conds, p.firstpass_steps, **schedule),
+            prompt_parser.get_learned_conditioning(shared.sd_model, unconds, p.firstpass_steps, **schedule))
 
 
 def steps_of_pass(p: Any) -> int:
@@ -158,6 +160,5 @@ def _spelled(encoder: Any, tokens: Sequence[int]) -> Sequence[str]:
     if hasattr(encoder, "tokenizer"):
         spelled: Sequence[str] = encoder.tokenizer.convert_ids_to_tokens(tokens)
         return spelled
-    # Forge Neo has no such module, and has to show that OMG does not draw there
-    from modules.sd_hijack_open_clip import tokenizer
+    from modules.sd_hijack_open_clip import tokenizer  # which Forge Neo lacks
     return [tokenizer.decoder[token] for token in tokens]

@@ -71,7 +71,7 @@ def add_hashes(p: Any, nets: Sequence[Any]) -> None:
 def loaded_architecture() -> str:
     """The family of the loaded model."""
     model = shared.sd_model
-    return "SDXL" if model.is_sdxl else "SD 2.x" if model.is_sd2 else "SD 1.x"
+    return "SDXL" if model.is_sdxl else "SD 2.x" if getattr(model, "is_sd2", False) else "SD 1.x"
 
 
 def shapes_of(disk: Any) -> Shapes:

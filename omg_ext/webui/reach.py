@@ -7,6 +7,8 @@ from typing import Any
 from ..errors import OMGError
 
 UNETS = ("sd1", "sd2", "sdxl")
+COMPILED_AT_CALLS = "_torch_compile_config"
+"""Where Forge Neo says that it compiles the UNet each time that it asks it."""
 
 
 def refuse_unreachable(model: Any) -> None:
@@ -20,8 +22,9 @@ def refuse_unreachable(model: Any) -> None:
     name = model.sd_checkpoint_info.name
     if not any(getattr(model, f"is_{family}", False) for family in UNETS):
         raise OMGError("checkpoint", f"{name} has no UNet that OMG knows; load an SD 1.x, SD 2.x or SDXL checkpoint")
-    unet = model.forge_objects.unet.model.diffusion_model
-    if hasattr(unet, "_orig_mod") or getattr(unet, "_compiled_call_impl", None) is not None:
+    around, unet = model.forge_objects.unet.model, model.forge_objects.unet.model.diffusion_model
+    is_compiled = hasattr(unet, "_orig_mod") or getattr(unet, "_compiled_call_impl", None) is not None
+    if is_compiled or getattr(around, COMPILED_AT_CALLS, None) is not None:
         raise OMGError("checkpoint", "OMG cannot reach into a compiled UNet; turn off what compiles it")
     modules = [(inner, type(layer)) for inner, layer in unet.named_modules()]
     if any("nunchaku" in f"{base.__module__}.{base.__name__}".lower() for _, kind in modules for base in kind.__mro__):

@@ -33,10 +33,10 @@ def look() -> Kind:
 
 def refusal(kind: Kind) -> str:
     """Why OMG draws nothing in this web UI; empty where it does."""
-    if kind in (Kind.WEBUI, Kind.FORGE, Kind.REFORGE):
+    if kind is not Kind.OTHER:
         return ""
-    return (f"OMG does not know how {kind.value} draws; use AUTOMATIC1111's web UI v1.10, Forge (its versions of 2025) "
-            "or reForge")
+    return (f"OMG does not know how {kind.value} draws; use AUTOMATIC1111's web UI v1.10, Forge (its versions of "
+            "2025), Forge Neo or reForge")
 
 
 KIND = look()

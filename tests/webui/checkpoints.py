@@ -162,11 +162,12 @@ if __name__ == "__main__":
     root, target = Path(sys.argv[1]), Path(sys.argv[2]).absolute()
     is_forge, is_reforge = (root / "backend").is_dir(), (root / "ldm_patched").is_dir()
     # the host's own modules read the command line
-    sys.argv = [str(root), *(["--always-cpu"] if is_forge or is_reforge else [])]
+    is_neo = (root / "modules_forge" / "packages").is_dir()
+    sys.argv = [str(root), *(["--cpu"] if is_neo else ["--always-cpu"] if is_forge or is_reforge else [])]
     sys.path.insert(0, str(root))
     target.mkdir(parents=True, exist_ok=True)
     if is_forge:
-        sys.path.append(str(root / "packages_3rdparty"))
+        sys.path.append(str(root / "modules_forge" / "packages" if is_neo else root / "packages_3rdparty"))
         forge_configs.write(root, target / "forge", SDXL)
     else:
         importlib.import_module("modules.paths")  # makes ldm and sgm importable

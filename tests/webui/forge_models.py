@@ -27,3 +27,5 @@ class TinySD15(model_list.SD15):
 
 
 model_list.models[:0] = [TinySDXL, TinySD15]
+for engine in import_module("backend.loader").possible_models:  # Neo takes no subclass for the class
+    engine.matched_guesses += [tiny for tiny in (TinySDXL, TinySD15) if tiny.__base__ in engine.matched_guesses]

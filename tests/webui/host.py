@@ -34,10 +34,12 @@ CHECKPOINTS = ("tiny-sdxl", "tiny-sdxl-v", "tiny-sd15")
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 
-FLAGS = ("--skip-torch-cuda-test", "--api", "--no-hashing", "--do-not-download-clip", "--no-download-sd-model",
-         "--skip-version-check", "--skip-prepare-environment", "--disable-console-progressbars")
-ON_CPU = ("--use-cpu", "all", "--no-half")
-FORGE_ON_CPU = ("--always-cpu", "--all-in-fp32")
+FLAGS = ("--skip-torch-cuda-test", "--api", "--no-hashing", "--skip-version-check", "--skip-prepare-environment",
+         "--disable-console-progressbars")
+NO_DOWNLOADS = ("--do-not-download-clip", "--no-download-sd-model")
+ON_CPU = ("--use-cpu", "all", "--no-half", *NO_DOWNLOADS)
+FORGE_ON_CPU = ("--always-cpu", "--all-in-fp32", *NO_DOWNLOADS)
+NEO_ON_CPU = ("--cpu", "--fp32-unet", "--fp32-vae", "--fp32-text-enc")
 # A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
 # stay loaded, which saves time.
 SETTINGS: dict[str, Any] = {
@@ -51,6 +53,7 @@ SETTINGS: dict[str, Any] = {
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
     "omg_host_budget_mb": 8192, "omg_ui_concepts": 4, "omg_save": [], "save_incomplete_images": False,
     "localization": "None", "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
+    "VERSION_UID": "PY313",  # without which Forge Neo takes them for an old version's, and waits for Enter
 }
 SCRIPTS = ("support.py", "doubles.py", "rewriters.py")
 """What runs inside the web UI, as scripts of a second extension."""
@@ -131,6 +134,11 @@ def reforge_is_tested() -> bool:
     return forge_is_tested() and is_reforge(Path(os.environ["OMG_FORGE"]).expanduser())
 
 
+def neo_is_tested() -> bool:
+    """Whether the tests run in a Forge Neo."""
+    return forge_is_tested() and is_neo(Path(os.environ["OMG_FORGE"]).expanduser())
+
+
 def is_forge(installation: Path) -> bool:
     """Whether it is a Forge."""
     return (installation / "modules_forge").is_dir()
@@ -139,6 +147,12 @@ def is_forge(installation: Path) -> bool:
 def is_reforge(installation: Path) -> bool:
     """Whether it is a reForge, which has no ``backend``."""
     return is_forge(installation) and not (installation / "backend").is_dir()
+
+
+def is_neo(installation: Path) -> bool:
+    """Whether it is a Forge Neo."""
+    says = installation / "modules_forge" / "forge_version.py"
+    return says.is_file() and '"neo"' in says.read_text()
 
 
 def find_extension(name: str) -> Path | None:
@@ -269,7 +283,9 @@ class WebUI:
         self._log = data_dir / "log.txt"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.is_forge, self.is_reforge = is_forge(installation), is_reforge(installation)
-        on_cpu = FORGE_ON_CPU if self.is_forge else (*ON_CPU, "--precision", "autocast" if half else "full")
+        self.is_neo = is_neo(installation)
+        on_cpu = (NEO_ON_CPU if self.is_neo else FORGE_ON_CPU if self.is_forge else
+                  (*ON_CPU, "--precision", "autocast" if half else "full"))
         command = [str(python_of(installation)), "launch.py", *FLAGS, *on_cpu, *flags, "--data-dir", str(data_dir),
                    "--port", str(port)]
         self._code = data_dir / "webui"
@@ -374,9 +390,20 @@ class WebUI:
         """
         if self.is_forge and not self.is_reforge and payload.get("enable_hr"):  # the page's values, which its API lacks
             payload = {"hr_additional_modules": ["Use same choices"], "hr_cfg": payload["cfg_scale"], **payload}
+        if self.is_neo:
+            payload = self._in_neo(payload)
         answer = self.post(f"/sdapi/v1/{tab}", payload)
         pictures = [decode(text) for text in answer["images"]]
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))
+
+    def _in_neo(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Without the settings that it lacks; nor does it have an upscaler of latents."""
+        changed = {**payload, **({"hr_upscaler": "None"} if payload.get("hr_upscaler") == "Latent" else {})}
+        if "override_settings" in payload:
+            known = self.options()
+            changed["override_settings"] = {name: value for name, value in payload["override_settings"].items()
+                                            if name in known}
+        return changed
 
     def encode(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
         """A prompt as SDXL's UNet gets it: context [tokens, width] and pooled vector with sizes [width]."""

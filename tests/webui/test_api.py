@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, forge_is_tested
+from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, forge_is_tested, neo_is_tested
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
-SAMPLERS = (
+NEO_LACKS = {"DDIM CFG++", "DPM++ 2M SDE Heun", "DPM2 a", "DPM adaptive", "DPM++ 2S a", "DPM fast"}
+SAMPLERS = tuple(sampler for sampler in (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
     "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
     "LCM", *(("HeunPP2", "IPNDM", "IPNDM_V", "DEIS", "DDPM") if forge_is_tested() else ()),
-)
+) if not (neo_is_tested() and sampler in NEO_LACKS))
 SCHEDULERS = (
     "automatic", "uniform", "karras", "exponential", "polyexponential", "sgm_uniform", "kl_optimal", "align_your_steps",
     "simple", "normal", "ddim", "beta",
@@ -130,6 +131,10 @@ def test_every_sampler_and_schedule_is_tested(webui: WebUI) -> None:
     schedulers = {scheduler["name"] for scheduler in webui.get("/sdapi/v1/schedulers")}
     if webui.is_reforge:  # which has dozens more, and lacks one
         assert samplers > {*SAMPLERS} - {"DDIM CFG++"}
+        assert schedulers > {*SCHEDULERS}
+    elif webui.is_neo:  # which has others besides, see test_forge.py
+        assert samplers > {*SAMPLERS}
+        assert not NEO_LACKS & samplers
         assert schedulers > {*SCHEDULERS}
     else:
         assert samplers == set(SAMPLERS)

@@ -1,5 +1,5 @@
-"""What Forge and reForge alone have: their own extensions, and what is refused there. The other files' tests run in
-them, too."""
+"""What Forge, reForge and Forge Neo alone have: their own extensions, and what is refused there. The other files' tests
+run in them, too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import CHECKPOINTS, ApiError, WebUI, distance, forge_is_tested, reforge_is_tested
+from tests.webui.host import (
+    CHECKPOINTS,
+    ApiError,
+    WebUI,
+    distance,
+    forge_is_tested,
+    neo_is_tested,
+    reforge_is_tested,
+)
 from tests.webui.test_api import (
     LEFT,
     PROMPT,
     RIGHT,
+    SAMPLERS,
     assert_close,
     concept,
     omg,
@@ -38,9 +47,16 @@ ACTIVE: dict[str, list[Any]] = {
 IN_REFORGE: dict[str, list[Any]] = {
     **ACTIVE, FREEU: ACTIVE[FREEU][:5], THRESHOLD: [True, False, *ACTIVE[THRESHOLD][1:]], SAG: ACTIVE[SAG][:3],
     TILES: [*ACTIVE[TILES], "random"]}
+MORE_SAMPLERS = ("Euler CFG++", "Euler a CFG++", "DPM++ 2M CFG++", "DPM++ 2s a RF", "ER SDE", "Kohaku LoNyu Yog",
+                 "Res Multistep")
+"""Of Forge Neo"""
 REFINER = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5}
 REFORGES_OWN = pytest.mark.skipif(not reforge_is_tested(), reason="reForge's own")
-FORGES_OWN = pytest.mark.skipif(reforge_is_tested(), reason="not in reForge")
+NEOS_OWN = pytest.mark.skipif(not neo_is_tested(), reason="Forge Neo's own")
+FORGES_OWN = pytest.mark.skipif(reforge_is_tested() or neo_is_tested(), reason="Forge's own")
+NOT_IN_FORGE = pytest.mark.skipif(not (reforge_is_tested() or neo_is_tested()), reason="not in Forge")
+NOT_IN_REFORGE = pytest.mark.skipif(reforge_is_tested(), reason="not in reForge")
+NOT_IN_NEO = pytest.mark.skipif(neo_is_tested(), reason="Forge Neo has no such script")
 
 
 def with_scripts(webui: WebUI, data: Any, scripts: dict[str, Any], **payload: Any) -> Any:
@@ -57,6 +73,7 @@ def active(webui: WebUI, script: str) -> list[Any]:
     return (IN_REFORGE if webui.is_reforge else ACTIVE)[script]
 
 
+@NOT_IN_NEO
 @pytest.mark.parametrize("script", [FREEU, THRESHOLD, SHRINK])
 @pytest.mark.parametrize("way", WAYS)
 def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: str, way: str) -> None:
@@ -69,6 +86,7 @@ def test_its_extensions_act_on_concepts_as_on_the_picture(webui: WebUI, script: 
     assert distance(plain.image, webui.txt2img(prompt=PROMPT, **payload).image) > 1
 
 
+@NOT_IN_NEO
 @pytest.mark.parametrize(("script", "reason"), [
     (SAG, "self-attention"), pytest.param(PAG, "guidance of its own", marks=FORGES_OWN),
     pytest.param(ALIGN, "self-attention", marks=FORGES_OWN), (TILES, "tiles")])
@@ -82,17 +100,45 @@ def test_what_does_not_reach_the_concepts_is_refused(webui: WebUI, script: str, 
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:1:2>"}, {}, r"concepts\[0\].prompt: .*rank of 2 \(dyn\)"),
     pytest.param({"prompt": f"{PROMPT} <lora:sdxl-oft:1>"}, {},
                  r"concepts\[0\].prompt: .*sdxl-oft has key names .* no OFT", marks=FORGES_OWN),
-    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge cannot merge",
-                 marks=FORGES_OWN),
+    pytest.param({"prompt": f"{PROMPT} <lora:sdxl-lokr-cp:1>"}, {}, r"concepts\[0\].prompt: Forge.* cannot merge",
+                 marks=NOT_IN_REFORGE),
     ({"prompt": f"{PROMPT} <lora:sdxl-lora:1:lbw=OUTALL>"}, {}, r"concepts\[0\].prompt: .*lbw"),
     pytest.param({"face": png(np.full((64, 64, 3), 99, np.uint8))}, {}, r"concepts\[0\].face: .*not drawn in reForge",
                  marks=REFORGES_OWN),
-    pytest.param({}, REFINER, "refiner: reForge destroys", marks=REFORGES_OWN)])
+    pytest.param({}, REFINER, "refiner: .* model that a refiner takes over from", marks=NOT_IN_FORGE)])
 def test_wishes_that_forge_cannot_have_are_refused(webui: WebUI, fields: dict[str, Any], payload: dict[str, Any],
                                                    named: str) -> None:
     with pytest.raises(ApiError, match=named) as caught:
         omg(webui, request({**concept(PROMPT), **fields}), steps=2, **payload)
     assert caught.value.status == 422
+
+
+@NEOS_OWN
+@pytest.mark.parametrize("sampler", MORE_SAMPLERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_more_samplers(webui: WebUI, sampler: str, way: str) -> None:
+    """*everywhere is plain*, also with those that step along what guidance starts from (CFG++)."""
+    plain = webui.txt2img(prompt=PROMPT, sampler_name=sampler).image
+    assert_close(omg(webui, request(concept(PROMPT, cfg_scale=5), predict=way), sampler_name=sampler).image, plain)
+
+
+@NEOS_OWN
+def test_all_its_samplers_are_tested(webui: WebUI) -> None:
+    names = {sampler["name"] for sampler in webui.get("/sdapi/v1/samplers")}
+    assert names - {*SAMPLERS} == {*MORE_SAMPLERS}
+
+
+@NEOS_OWN
+def test_a_unet_that_it_compiles_is_refused(webui: WebUI) -> None:
+    script = next(name for name in webui.get("/sdapi/v1/scripts")["txt2img"] if "torch" in name)
+    try:
+        with pytest.raises(ApiError, match=r"checkpoint: .*compiled") as caught:
+            with_scripts(webui, request(concept(PROMPT)), {script: ["dynamic"]}, steps=2)
+        assert caught.value.status == 422
+    finally:
+        webui.set_checkpoint(CHECKPOINTS[1])  # the other stays compiled
+    webui.set_checkpoint(CHECKPOINTS[0])
+    omg(webui, request(concept(PROMPT)), steps=2)
 
 
 @pytest.mark.parametrize("family", ["another family", "compiled"])
@@ -158,7 +204,7 @@ def few_bits(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[str]:
     load("Automatic")
 
 
-@FORGES_OWN
+@NOT_IN_REFORGE
 @pytest.mark.parametrize("few_bits", ["float8-e4m3fn (fp16 LoRA)", "float8-e5m2 (fp16 LoRA)"], indirect=True)
 def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
     """*everywhere is plain*: Forge adds networks of the main prompt to weights as it computes with them, and so do
@@ -172,14 +218,15 @@ def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
             assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
 
 
-@FORGES_OWN
+@NOT_IN_REFORGE
 @pytest.mark.parametrize("few_bits", ["float8-e4m3fn"], indirect=True)
 def test_concepts_beside_networks_that_are_rounded_to_few_bits(webui: WebUI, few_bits: str) -> None:
-    """Forge rounds what it merges into weights, but not what concepts add to them: the same but for that."""
+    """Forge rounds what it merges into weights (Neo at random), but not what concepts add to them: the same but for
+    that."""
     prompt = f"{PROMPT} <lora:sdxl-lora:1>"
     plain, without = (webui.txt2img(prompt=text, steps=4).image for text in (prompt, PROMPT))
     made = omg(webui, request(concept(prompt)), steps=4)
-    assert distance(made.image, plain) < 0.3 * distance(without, plain)
+    assert distance(made.image, plain) < (0.5 if webui.is_neo else 0.3) * distance(without, plain)
 
 
 # --- its ControlNet ---
@@ -189,7 +236,7 @@ def unit(webui: WebUI, model: str, **fields: Any) -> dict[str, Any]:
     hint = np.zeros((128, 128, 3), np.uint8)
     hint[32:96, 32:96] = 255
     known = webui.get("/controlnet/model_list")["model_list"]
-    name = next(each for each in known if each.startswith(f"{model} "))
+    name = next(each for each in known if each.partition(" ")[0] == model)
     return {"enabled": True, "model": name, "module": "None", "image": png(hint), "weight": 1.0, **fields}
 
 

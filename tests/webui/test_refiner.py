@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.host import CHECKPOINTS, WebUI, distance, reforge_is_tested
+from tests.webui.host import CHECKPOINTS, WebUI, distance, neo_is_tested, reforge_is_tested
 from tests.webui.test_api import LEFT, PROMPT, assert_close, concept, omg, request
 from tests.webui.test_img2img import SQUARE
 
 pytestmark = [pytest.mark.webui, pytest.mark.host, pytest.mark.usefixtures("nothing_left"),
-              pytest.mark.skipif(reforge_is_tested(), reason="refused in reForge: see test_forge.py")]
+              pytest.mark.skipif(reforge_is_tested() or neo_is_tested(), reason="refused there: see test_forge.py")]
 
 REFINER: dict[str, Any] = {"refiner_checkpoint": "tiny-sdxl-v", "refiner_switch_at": 0.5, "steps": 4}
 ANOTHER_KIND = {**REFINER, "refiner_checkpoint": "tiny-sd15"}
