@@ -79,9 +79,9 @@ def shapes_of(disk: Any) -> Shapes:
     if disk.is_safetensors:
         with safetensors.safe_open(disk.filename, framework="pt") as file:
             return {key: file.get_slice(key).get_shape() for key in list(file.keys())}
+    read = getattr(lora, "load_lora_state_dict", None) or sd_models.read_state_dict  # Forge's; there the other is empty
     # files of embeddings hold other things beside tensors
-    return {str(key): tuple(getattr(value, "shape", ())) for key, value
-            in sd_models.read_state_dict(disk.filename).items()}
+    return {str(key): tuple(getattr(value, "shape", ())) for key, value in read(disk.filename).items()}
 
 
 def wrong_architecture_of(disk: Any, field: str) -> OMGError:

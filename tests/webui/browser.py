@@ -54,7 +54,8 @@ def browsing(running: WebUI) -> Iterator[Page]:
 def load(webui: WebUI, page: Page) -> None:
     page.goto(webui.url, wait_until="domcontentloaded")
     expect(page.locator("#txt2img_generate")).to_be_visible(timeout=120 * SECONDS)
-    page.wait_for_function("() => Object.keys(opts).length > 0")  # which the page asks for by and by
+    # which the page asks for by and by
+    page.wait_for_function("() => typeof opts === 'object' && Object.keys(opts).length > 0")
 
 
 def ask_for_a_small_picture(page: Page) -> None:

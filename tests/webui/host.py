@@ -39,7 +39,7 @@ FLAGS = ("--skip-torch-cuda-test", "--api", "--no-hashing", "--skip-version-chec
 NO_DOWNLOADS = ("--do-not-download-clip", "--no-download-sd-model")
 ON_CPU = ("--use-cpu", "all", "--no-half", *NO_DOWNLOADS)
 FORGE_ON_CPU = ("--always-cpu", "--all-in-fp32", *NO_DOWNLOADS)
-NEO_ON_CPU = ("--cpu", "--fp32-unet", "--fp32-vae", "--fp32-text-enc")
+NEO_ON_CPU = ("--cpu", "--fp32-vae", "--fp32-text-enc")
 # A setting that a request overrides is only restored if it stands in the file: hence some defaults. All checkpoints
 # stay loaded, which saves time.
 SETTINGS: dict[str, Any] = {
@@ -137,6 +137,11 @@ def reforge_is_tested() -> bool:
 def neo_is_tested() -> bool:
     """Whether the tests run in a Forge Neo."""
     return forge_is_tested() and is_neo(Path(os.environ["OMG_FORGE"]).expanduser())
+
+
+def reads_oft() -> bool:
+    """Whether what the tests run in knows networks that rotate weights."""
+    return not forge_is_tested() or reforge_is_tested() or neo_is_tested()
 
 
 def is_forge(installation: Path) -> bool:

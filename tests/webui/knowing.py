@@ -270,7 +270,8 @@ def with_ip_adapter(patcher: Any) -> Any:
               for number, (part, place) in enumerate(PLACES) for kind in "kv"}
     apply: Any = import_module("lib_ipadapter.IPAdapterPlus").IPAdapterApply().apply_ipadapter
     adapter = {"image_proj": projection, "ip_adapter": layers}
-    return apply(adapter, patcher, weight=0.7, embeds=torch.randn(2, 1, seen, generator=random))[0]
+    made = apply(adapter, patcher, weight=0.7, embeds=torch.randn(2, 1, seen, generator=random))
+    return made[0] if isinstance(made, tuple) else made  # Forge's node's outputs; Neo's
 
 
 script_callbacks.on_app_started(know)

@@ -27,7 +27,7 @@ from lycoris.modules.norms import NormModule
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.webui.host import forge_is_tested
+from tests.webui.host import forge_is_tested, reads_oft
 
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)  # it tells of every size it chooses
 
@@ -131,8 +131,9 @@ KINDS: dict[str, Kind] = {
 }
 # the web UI knows these only by compvis names, which SD 1.5 files do not use
 SDXL_ONLY = ("oft-kohya",)
-# Forge leaves these out without a word, and fails on the last
-NOT_IN_FORGE = (*(kind for kind in KINDS if kind.startswith(("ia3", "oft", "boft"))), "lokr-cp")
+# Forges leave these out without a word, and fail on the last
+_UNREAD = ("ia3", "oft-kohya", "oft-old") if reads_oft() else ("ia3", "oft", "boft")
+NOT_IN_FORGE = (*(kind for kind in KINDS if kind.startswith(_UNREAD)), "lokr-cp")
 
 
 def kinds_for(architecture: str) -> tuple[str, ...]:
@@ -243,11 +244,15 @@ def sdxl_models(checkpoint: Path) -> dict[str, Layers]:
 
 def sd15_models(checkpoint: Path) -> dict[str, Layers]:
     """The parts of the tiny SD 1.5 checkpoint that networks train; the UNet's as diffusers names them."""
+    return {"lora_unet": sd15_unet(),
+            "lora_te": layers_from(load_file(checkpoint), "cond_stage_model.transformer.", r"encoder\.layers")}
+
+
+def sd15_unet() -> Layers:
+    """Its UNet's layers, as diffusers names them."""
     shape = {"block_out_channels": (32, 64, 128, 128), "attention_head_dim": 8, "cross_attention_dim": 32}
     unet: Any = UNet2DConditionModel(**shape)
-    kinds = (nn.Linear, nn.Conv2d, *NORMS)
-    return {"lora_unet": {name: layer for name, layer in unet.named_modules() if isinstance(layer, kinds)},
-            "lora_te": layers_from(load_file(checkpoint), "cond_stage_model.transformer.", r"encoder\.layers")}
+    return {name: layer for name, layer in unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d, *NORMS))}
 
 
 def write_networks(checkpoints: Path, folder: Path, kinds: Iterable[str] = KINDS) -> None:

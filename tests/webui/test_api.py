@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, forge_is_tested, neo_is_tested
+from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance, forge_is_tested, neo_is_tested, reads_oft
 
 pytestmark = [pytest.mark.webui, pytest.mark.usefixtures("nothing_left")]
 
@@ -29,12 +29,13 @@ SCHEDULERS = (
     "simple", "normal", "ddim", "beta",
     *(("turbo", "align_your_steps_GITS", "align_your_steps_11", "align_your_steps_32") if forge_is_tested() else ()),
 )
-NO_OFT = pytest.mark.not_in_forge("it does not read OFT and IA3")
+NO_OFT = pytest.mark.skipif(not reads_oft(), reason="not in Forge: it does not read OFT")
+NO_IA3 = pytest.mark.not_in_forge("it does not read IA3")
 NO_REPLAY = pytest.mark.not_in_forge("its API fails on every infotext")
 NO_DYN = pytest.mark.not_in_forge("it does not cut ranks")
 EVERYWHERE = {"box": [0, 0, 1, 1]}
 LEFT, RIGHT = {"box": [0, 0, 0.5, 1]}, {"box": [0.5, 0, 1, 1]}
-WHOLE = "full" if forge_is_tested() else "oft"
+WHOLE = "oft" if reads_oft() else "full"
 """A kind of network that changes weights as a whole."""
 LONG = "a portrait of a knight in shining armour, " * 12
 PROMPT = "a portrait of a knight"
@@ -67,6 +68,7 @@ def assert_is_plain(webui: WebUI, prompt: str, *, background: str = "a photo of 
         fields: of the concept.
         ways: to predict it; each is tested.
     """
+    payload = {"steps": 5, **payload}
     plain = webui.txt2img(**{**payload, "prompt": prompt})
     for way in ways:
         # the picture's scale throughout: some ways begin with more
@@ -118,6 +120,7 @@ def test_empty_second_pass_is_the_first_however_it_is_asked_for(webui: WebUI, pa
 
 
 def assert_second_pass_repeats(webui: WebUI, **payload: Any) -> None:
+    payload = {"steps": 5, **payload}
     plain = webui.txt2img(**payload)
     data = {"concepts": [concept("a red car <lora:sdxl-lora:1>")], "blend_start": 1}
     result = omg(webui, data, **payload)
@@ -228,7 +231,7 @@ def test_samplers_that_choose_their_own_steps(webui: WebUI, budget: int) -> None
     """Of the second pass's steps some were not made by the first, and some of the first's have nothing to replay."""
     data = request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT), layout={"cross": 0.86, "self": 0.89})
     settings = {"omg_device_budget_mb": budget, "omg_host_budget_mb": budget}
-    result = omg(webui, data, sampler_name="DPM adaptive", override_settings=settings)
+    result = omg(webui, data, sampler_name="DPM adaptive", override_settings=settings, width=64, height=64)
     assert result.comments == []
     assert result.image.std() > 5
 
@@ -266,7 +269,7 @@ def test_one_file_keeps_both_multipliers(webui: WebUI, kind: str, left: str, rig
     shutil.copyfile(folder / f"sdxl-{kind}.safetensors", folder / f"copy-{kind}.safetensors")
     one, two, swapped = (
         omg(webui, request(concept(f"a man <lora:sdxl-{kind}:{weights[0]}>", LEFT),
-                           concept(f"a dog <lora:{second}-{kind}:{weights[1]}>", RIGHT))).image
+                           concept(f"a dog <lora:{second}-{kind}:{weights[1]}>", RIGHT)), steps=4).image
         for second, weights in (("sdxl", (left, right)), ("copy", (left, right)), ("copy", (right, left))))
     np.testing.assert_array_equal(one, two)
     assert distance(one, swapped) > 1
@@ -282,7 +285,7 @@ def test_style_network_of_the_global_prompt_stays_on_every_row(webui: WebUI) -> 
 
 @pytest.mark.parametrize(("style", "network"), [
     pytest.param("full", "oft", marks=NO_OFT), pytest.param("oft", "dora", marks=NO_OFT), ("norm", "lora"),
-    pytest.param("ia3", "glora", marks=NO_OFT), ("full", "dora"), ("norm", "glora")])
+    pytest.param("ia3", "glora", marks=NO_IA3), ("full", "dora"), ("norm", "glora")])
 def test_types_that_depend_on_the_weight_see_the_styled_one(webui: WebUI, style: str, network: str) -> None:
     plain = webui.txt2img(prompt=f"{PROMPT} <lora:sdxl-{style}:0.7> <lora:sdxl-{network}:1>")
     data = request(concept(f"{PROMPT} <lora:sdxl-{network}:1>"))

@@ -95,7 +95,8 @@ def test_stop(webui: WebUI, settings: Page) -> None:
     get(settings, "transformers")
     said = settings.locator("#setting_omg_detectors_said .prose")
     expect(said).to_contain_text("15 of 30 MB")
-    settings.locator("#setting_omg_detectors_stop").click()
+    with settings.expect_response(lambda response: "/run/" in response.url):  # Gradio 4 takes its time
+        settings.locator("#setting_omg_detectors_stop").click()
     Weights.go.set()
     expect(said).to_contain_text("Stopped.")
     assert list((webui.data_dir / "models" / "omg" / "owlvit").iterdir()) == []

@@ -47,6 +47,7 @@ from tests.webui.host import (
     find_extension,
     install_extension,
     is_forge,
+    is_neo,
     make_data_dir,
 )
 from tests.webui.instantid import ADAPTER, IDENTITYNET, SHAPE, write_instantid
@@ -65,7 +66,7 @@ STEPS = 4
 PLACE = (64, 64, 24)
 SIDES = [(30, 60, 24), (98, 60, 24)]
 HALF = ("--opt-sdp-no-mem-attention", "--medvram-sdxl")
-FORGE_HALF = ("--unet-in-bf16", "--unet-in-fp8-e4m3fn")
+FORGE_HALF, NEO_HALF = ("--unet-in-bf16", "--unet-in-fp8-e4m3fn"), ("--bf16-unet", "--fp8_e4m3fn-unet")
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.7}
 
 
@@ -301,8 +302,8 @@ def test_beside_forges_ip_adapter(webui: WebUI) -> None:
 @pytest.mark.parametrize("script", [FREEU, THRESHOLD])
 def test_beside_what_forge_brings(webui: WebUI, script: str) -> None:
     """FreeU scales what IdentityNet says as what a ControlNet does."""
-    if not webui.is_forge:
-        pytest.skip("not in the web UI: Forge's own extensions")
+    if not webui.is_forge or webui.is_neo:
+        pytest.skip("Forge's own extensions")
     acting = {script: {"args": ACTIVE[script]}}
     literal(webui, 1)
     expected = webui.txt2img(prompt=PROMPT, steps=STEPS, alwayson_scripts=acting)
@@ -315,8 +316,8 @@ def test_beside_what_forge_brings(webui: WebUI, script: str) -> None:
 
 def test_where_blocks_are_shrunk(webui: WebUI) -> None:
     """Kohya HRFix has smaller maps in some blocks, for which IdentityNet's are made as small."""
-    if not webui.is_forge:
-        pytest.skip("not in the web UI: Forge's own extensions")
+    if not webui.is_forge or webui.is_neo:
+        pytest.skip("Forge's own extensions")
     acting = {SHRINK: {"args": ACTIVE[SHRINK]}}
     made = [webui.txt2img(prompt=BACKGROUND, steps=STEPS, alwayson_scripts={**acting, "OMG": {"args": [
         request(concept(PROMPT, face=photo(1), identitynet={"scale": scale}))]}}) for scale in (0.8, 0)]
@@ -543,7 +544,7 @@ def test_no_tensor_remains(webui: WebUI) -> None:
 def test_half_precision(installation: Path, checkpoints: Path, tmp_path: Path, number: int) -> None:
     """In bfloat16 under autocast, and where the web UI moves the models to and fro; in Forge weights in few bits, which
     it casts as it uses them."""
-    flag = (FORGE_HALF if is_forge(installation) else HALF)[number]
+    flag = (NEO_HALF if is_neo(installation) else FORGE_HALF if is_forge(installation) else HALF)[number]
     with start(installation, checkpoints, tmp_path, (flag,), half=not is_forge(installation)) as webui:
         webui.options(live_previews_enable=False)  # the host's cannot be made of bfloat16
         webui.set_checkpoint(CHECKPOINTS[0])  # Forge has none loaded yet

@@ -4,26 +4,34 @@ run in them, too."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.webui.host import (
     CHECKPOINTS,
+    REPOSITORY,
     ApiError,
     WebUI,
+    clean_environment,
     distance,
     forge_is_tested,
     neo_is_tested,
+    python_of,
     reforge_is_tested,
+    run,
 )
+from tests.webui.networks import sd15_unet
 from tests.webui.test_api import (
     LEFT,
     PROMPT,
     RIGHT,
     SAMPLERS,
     assert_close,
+    assert_is_plain,
     concept,
     omg,
     png,
@@ -129,6 +137,15 @@ def test_all_its_samplers_are_tested(webui: WebUI) -> None:
 
 
 @NEOS_OWN
+@pytest.mark.parametrize("way", WAYS)
+def test_its_scaling_of_predicted_noise_acts_on_concepts(webui: WebUI, way: str) -> None:
+    payload: dict[str, Any] = {"override_settings": {"scaling_factor": 1.05}, "steps": 5}
+    plain = webui.txt2img(prompt=PROMPT, **payload).image
+    assert_close(omg(webui, request(concept(PROMPT, cfg_scale=5), predict=way), **payload).image, plain)
+    assert distance(plain, webui.txt2img(prompt=PROMPT, steps=5).image) > 1
+
+
+@NEOS_OWN
 def test_a_unet_that_it_compiles_is_refused(webui: WebUI) -> None:
     script = next(name for name in webui.get("/sdapi/v1/scripts")["txt2img"] if "torch" in name)
     try:
@@ -139,6 +156,27 @@ def test_a_unet_that_it_compiles_is_refused(webui: WebUI) -> None:
         webui.set_checkpoint(CHECKPOINTS[1])  # the other stays compiled
     webui.set_checkpoint(CHECKPOINTS[0])
     omg(webui, request(concept(PROMPT)), steps=2)
+
+
+def test_files_with_diffusers_keys(webui: WebUI) -> None:
+    """They are read there, unlike in the web UI: *everywhere is plain*."""
+    webui.set_checkpoint(CHECKPOINTS[2])
+    folder = webui.data_dir / "models" / "Lora"
+    kohyas, layers = load_file(folder / "sd15-lora.safetensors"), {name.replace(".", "_"): name for name in sd15_unet()}
+    state = {}
+    for key, value in kohyas.items():
+        layer, _, weight = key.removeprefix("lora_unet_").partition(".")
+        if layer in layers and weight != "alpha":
+            kind = "lora_A" if weight == "lora_down.weight" else "lora_B"
+            state[f"unet.{layers[layer]}.{kind}.weight"] = value
+    file = folder / "of-diffusers.safetensors"
+    save_file(state, file)
+    try:
+        webui.post("/sdapi/v1/refresh-loras")
+        assert_is_plain(webui, f"{PROMPT} <lora:{file.stem}:1>", ways=WAYS, **UNGUIDED)
+    finally:
+        file.unlink()
+        webui.post("/sdapi/v1/refresh-loras")
 
 
 @pytest.mark.parametrize("family", ["another family", "compiled"])
@@ -227,6 +265,34 @@ def test_concepts_beside_networks_that_are_rounded_to_few_bits(webui: WebUI, few
     plain, without = (webui.txt2img(prompt=text, steps=4).image for text in (prompt, PROMPT))
     made = omg(webui, request(concept(prompt)), steps=4)
     assert distance(made.image, plain) < (0.5 if webui.is_neo else 0.3) * distance(without, plain)
+
+
+@pytest.fixture
+def quantised(webui: WebUI, installation: Path) -> Iterator[str]:
+    """The checkpoint of a UNet in GGUF."""
+    models = webui.data_dir / "models" / "Stable-diffusion"
+    file = models / "tiny-sdxl-q8.gguf"
+    run([python_of(installation), "-m", "tests.webui.gguf_unet", installation, models / f"{CHECKPOINTS[0]}.safetensors",
+         file], clean_environment(), cwd=REPOSITORY)
+    webui.post("/sdapi/v1/refresh-checkpoints")
+    webui.set_checkpoint(file.stem)
+    yield file.stem
+    webui.set_checkpoint(CHECKPOINTS[0])
+    file.unlink()
+    webui.post("/sdapi/v1/refresh-checkpoints")
+
+
+@NEOS_OWN
+def test_concepts_on_gguf(webui: WebUI, quantised: str) -> None:
+    """*everywhere is plain*: of layers that are not torch's, whose weights have another shape than they say. (Forge
+    itself fails on a UNet of SDXL in GGUF.)"""
+    without = webui.txt2img(prompt=PROMPT, **UNGUIDED).image
+    for kind in ("lora", "locon", "loha", "dora", "full", "norm"):
+        prompt = f"{PROMPT} <lora:sdxl-{kind}:0:1>"
+        plain = webui.txt2img(prompt=prompt, **UNGUIDED).image
+        assert distance(plain, without) > 1
+        for way in WAYS:
+            assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
 
 
 # --- its ControlNet ---

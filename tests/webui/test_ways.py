@@ -27,6 +27,7 @@ from tests.webui.test_api import (
     NO_REPLAY,
     PROMPT,
     RIGHT,
+    WHOLE,
     assert_close,
     assert_is_plain,
     concept,
@@ -171,7 +172,7 @@ def test_embeddings(webui: WebUI, embedding: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_networks_of_the_main_prompt_act_everywhere(webui: WebUI, way: str) -> None:
     """Types that depend on the weight see the styled one."""
-    for network in ("locon", "dora", "oft"):
+    for network in ("locon", "dora", WHOLE):
         plain = webui.txt2img(prompt=f"{PROMPT} <lora:sdxl-style:0.7> <lora:sdxl-{network}:1>", **UNGUIDED)
         data = request(concept(f"{PROMPT} <lora:sdxl-{network}:1>"), predict=way)
         assert_close(omg(webui, data, prompt="a street <lora:sdxl-style:0.7>", **UNGUIDED).image, plain.image)
@@ -278,7 +279,8 @@ def test_each_concept_has_its_place(webui: WebUI) -> None:
 @pytest.mark.parametrize("settings", [
     {"token_merging_ratio": 0.5},
     {"token_merging_ratio": 0.8},  # to as many as the next grid has
-    {"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128, "hypertile_swap_size_unet": 1}], ids=str)
+    pytest.param({"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128, "hypertile_swap_size_unet": 1},
+                 marks=pytest.mark.not_in_forge("it has no HyperTile"))], ids=str)
 def test_tokens_without_a_place_are_refused(webui: WebUI, settings: dict[str, Any]) -> None:
     webui.set_checkpoint("tiny-sd15")
     payload: dict[str, Any] = {"steps": 3, "width": 256, "override_settings": settings}
@@ -288,6 +290,8 @@ def test_tokens_without_a_place_are_refused(webui: WebUI, settings: dict[str, An
     with pytest.raises(ApiError, match="turn off token merging and HyperTile, or choose shared") as caught:
         omg(webui, request(concept(f"{PROMPT} <lora:sd15-lora:1>", LEFT), predict="joint"), **payload)
     assert caught.value.status == 422
+    if webui.is_forge:  # which merges tokens at random: no two pictures are alike
+        return
     # tokens are merged in self-attention alone: prompts have their places
     assert_is_plain(webui, PROMPT, ways=WAYS, **payload)
     assert_is_plain(webui, f"{PROMPT} <lora:sd15-lora:1>", ways=["shared"], cfg_scale=1, **payload)
