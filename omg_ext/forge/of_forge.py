@@ -16,9 +16,6 @@ from ..webui.identitynet import IdentityNets
 from .backend import Patches
 from .identitynets import ForgeIdentityNets
 
-# of more keys than these that it has no use for, Forge leaves a whole file out
-MOST_UNKNOWN = 12
-
 
 class Forge:
     """See :class:`.backend.Backend`."""
@@ -44,8 +41,12 @@ class Forge:
         # both fill the dict they are given, and by default one that they share
         on_unet, left = load_lora(state, model_lora_keys_unet(unet, {}))
         on_clip, left = load_lora(left, model_lora_keys_clip(clip, {}))
-        is_left_out = len(left) > MOST_UNKNOWN or not (on_unet or on_clip)
+        is_left_out = self._leaves_out(len(left), len(state)) or not (on_unet or on_clip)
         return on_unet, on_clip, next(iter(left), "") if is_left_out else None
+
+    def _leaves_out(self, unknown: int, keys: int) -> bool:
+        """Whether a whole file is left out, of whose keys so many are unknown."""
+        return unknown > 12
 
     def parts(self, patch: Any) -> tuple[str, Sequence[Any]]:
         kind, values = patch

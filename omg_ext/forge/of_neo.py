@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from backend.patcher.lora import load_lora, merge_lora_to_weight, model_lora_keys_clip, model_lora_keys_unet
+from backend.patcher.lora import merge_lora_to_weight
 from backend.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from .adapters import Adapters
-from .backend import Patches
 from .of_forge import Forge, dequantised
-
-# of which part of its keys Neo must have no use to leave a whole file out
-MOST_UNKNOWN = 0.5
 
 
 class Neo(Adapters, Forge):
@@ -24,12 +20,8 @@ class Neo(Adapters, Forge):
     READS = "Forge Neo reads LoRA, LoHa, LoKr, OFT, BOFT, GLora, full and norm networks, with DoRA, but no IA3"
     LEAVES_MODELS_WHOLE = False
 
-    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, str | None]:
-        # both fill the dict they are given, and by default one that they share
-        on_unet, left = load_lora(state, model_lora_keys_unet(unet, {}))
-        on_clip, left = load_lora(left, model_lora_keys_clip(clip, {}))
-        is_left_out = len(left) > MOST_UNKNOWN * len(state) or not (on_unet or on_clip)
-        return on_unet, on_clip, next(iter(left), "") if is_left_out else None
+    def _leaves_out(self, unknown: int, keys: int) -> bool:
+        return unknown > keys / 2
 
     def _calculated(self, patches: Sequence[Any], parameter: Tensor) -> Tensor:
         result: Tensor = merge_lora_to_weight(patches, parameter, "OMG")
