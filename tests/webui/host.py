@@ -53,6 +53,7 @@ SETTINGS: dict[str, Any] = {
     "omg_rows_per_call": 0, "omg_full_budget_mb": 2048, "omg_device_budget_mb": 2048,
     "omg_host_budget_mb": 8192, "omg_ui_concepts": 4, "omg_save": [], "save_incomplete_images": False,
     "localization": "None", "refiner_switch_by_sample_steps": False, "hires_fix_refiner_pass": "second pass",
+    "scaling_factor": 1.0,
     "VERSION_UID": "PY313",  # without which Forge Neo takes them for an old version's, and waits for Enter
 }
 SCRIPTS = ("support.py", "doubles.py", "rewriters.py")

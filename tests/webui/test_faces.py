@@ -339,7 +339,8 @@ def test_where_forge_has_no_room(webui: WebUI) -> None:
         webui.post("/omg-tests/no-room", False)
     assert made.comments == []
     assert_close(made.image, expected.image)
-    assert webui.log()[begin:].count("CPU Swap Loaded") == 1
+    if not webui.is_neo:  # whose log does not say
+        assert webui.log()[begin:].count("CPU Swap Loaded") == 1
 
 
 @pytest.mark.parametrize("predict", WAYS)

@@ -166,9 +166,9 @@ def test_files_with_diffusers_keys(webui: WebUI) -> None:
     state = {}
     for key, value in kohyas.items():
         layer, _, weight = key.removeprefix("lora_unet_").partition(".")
-        if layer in layers and weight != "alpha":
-            kind = "lora_A" if weight == "lora_down.weight" else "lora_B"
-            state[f"unet.{layers[layer]}.{kind}.weight"] = value
+        if layer in layers and weight != "alpha":  # as its processors were saved before PEFT
+            name = layers[layer].replace(".to_", ".processor.to_").removesuffix(".0" if "to_out" in layer else " ")
+            state[f"unet.{name}_{weight.replace('_', '.')}"] = value
     file = folder / "of-diffusers.safetensors"
     save_file(state, file)
     try:
