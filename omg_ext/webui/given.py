@@ -69,7 +69,8 @@ class GivenPictures:
             concept.needs_detection for concept in request_here.concepts)
         is_seen = request.preview or is_sought
         latents = _encoded(p, shown, count) if is_filled and is_seen else p.init_latent
-        drawn = None if p.mask is None else p.nmask[0].float().cpu().numpy()
+        # [C, h, w], in Forge Neo [1, C, h, w]; of all channels alike
+        drawn = None if p.mask is None else p.nmask.flatten(0, -3)[0].float().cpu().numpy()
         pictures = [np.asarray(image) for image in shown]
         whole = pictures if frame.crop is None else [np.asarray(image) for image in given]
         here = Given(latents, _for_each(pictures, count), p.denoising_strength, drawn, outside)

@@ -237,7 +237,7 @@ def run(command: list[Path | str], env: dict[str, str], cwd: Path | None = None)
 def make_data_dir(folder: Path, checkpoints: Path) -> None:
     """A web UI data folder with the tiny checkpoints, ``support.py``, ``doubles.py`` and settings."""
     models, networks = folder / "models" / "Stable-diffusion", folder / "models" / "Lora"
-    for kind in (models, networks):
+    for kind in (models, networks, folder / "tmp"):  # Forge Neo does not make the last, which its page writes to
         kind.mkdir(parents=True, exist_ok=True)
     for name in CHECKPOINTS:
         for suffix in (".safetensors", ".yaml"):

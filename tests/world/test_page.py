@@ -45,7 +45,8 @@ def test_two_characters_from_the_page(running: WebUI, browser_page: Page, tmp_pa
     if SHEET:
         page.screenshot(path=SHEET, full_page=True)
     given = {"prompt": MAIN, "negative_prompt": "", "steps": 25, "width": 128, "height": 128, "cfg_scale": 5.0,
-             "seed": 5, "sampler_name": "DPM++ 2M", "scheduler": "Automatic", "save_images": False}
+             "seed": 5, "sampler_name": page.locator("#txt2img_sampling input").input_value(),
+             "scheduler": page.locator("#txt2img_scheduler input").input_value(), "save_images": False}
     request = {"concepts": [{"phrase": phrase, "prompt": prompt} for phrase, prompt in CONCEPTS]}
     wanted = running.generate({**given, "alwayson_scripts": {"OMG": {"args": [request]}}})
     assert wanted.comments == []
