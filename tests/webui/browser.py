@@ -56,6 +56,8 @@ def load(webui: WebUI, page: Page) -> None:
     expect(page.locator("#txt2img_generate")).to_be_visible(timeout=120 * SECONDS)
     # which the page asks for by and by
     page.wait_for_function("() => typeof opts === 'object' && Object.keys(opts).length > 0")
+    if webui.is_neo:  # whose presets fill the fields once more, some time after the page is there
+        page.wait_for_timeout(5 * SECONDS)
 
 
 def ask_for_a_small_picture(page: Page) -> None:
@@ -129,7 +131,7 @@ def thumbnails(page: Page) -> Locator:
 
 def saved(webui: WebUI, ending: str) -> set[Path]:
     """What the buttons under the gallery have saved."""
-    return set(webui.data_dir.glob(f"**/log/images/**/*.{ending}"))
+    return set(webui.data_dir.glob(f"**/{'output' if webui.is_neo else 'log'}/images/**/*.{ending}"))
 
 
 def picture(page: Page, file: Path, tab: str = "txt2img") -> np.ndarray:
