@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -12,6 +13,18 @@ from ..webui.which import KIND, Kind
 
 Patches = Mapping[str, Any]
 """By the names of a model's parameters, what is merged into them"""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """
+    Attributes:
+        keys: of a network file, that are not known.
+        is_all: whether the whole file is left out for that.
+    """
+
+    keys: Sequence[str]
+    is_all: bool
 
 
 class Backend(Protocol):
@@ -49,8 +62,8 @@ class Backend(Protocol):
         """
         ...
 
-    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, str | None]:
-        """A network file's patches for UNet and text encoders; a key of it if it is left out without a word."""
+    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, Unread]:
+        """A network file's patches for UNet and text encoders, and what is not read of it."""
         ...
 
     def parts(self, patch: Any) -> tuple[str, Sequence[Any]]:
@@ -62,7 +75,7 @@ class Backend(Protocol):
         ...
 
     def merged(self, patch: Any, strength: float, parameter: Tensor) -> Tensor:
-        """A parameter with the patch, which may be the very tensor, changed.
+        """A new tensor: a parameter with the patch.
 
         Raises:
             RuntimeError: the patch cannot be merged into it.

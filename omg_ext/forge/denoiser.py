@@ -7,6 +7,7 @@ of conditioning carries what it is, see :class:`Named`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ NAMES = "omg_rows"
 MODIFIERS, WRAPPER, AFTER_CFG, CFG = ("conditioning_modifiers", "model_function_wrapper", "sampler_post_cfg_function",
                                       "sampler_cfg_function")
 """Options of Forge's patcher"""
+TEXTS = ("c_crossattn", "y")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class _Call:
         control: what ControlNets say of each row.
         scale: the picture's guidance scale.
         progress: what the denoiser has behind itself, as a refiner is asked whether it takes over.
+        texts: see :func:`_texts`.
     """
 
     left: set[Row] = field(default_factory=set)
@@ -74,6 +77,7 @@ class _Call:
     control: Control = field(default_factory=Control)
     scale: float = 1.0
     progress: float = 0.0
+    texts: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,10 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, refiner: Refiner, controls_con
     trajectory, forward = _Trajectory.of(backend.sigmas(patcher.model)), denoiser.forward
     now, watch = _Call(), Watch()
 
+    def remember(model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *others: Any) -> Any:
+        now.texts = _texts([*cond, *(uncond or ())])
+        return model, x, sigma, uncond, cond, *others
+
     def denoise(x: Tensor, sigma: Tensor, *others: Any, **named: Any) -> Tensor:
         # DDIM, PLMS and others count the model's timesteps
         at = trajectory.at_timestep if denoiser.classic_ddim_eps_estimation else trajectory.at_sigma
@@ -127,6 +135,7 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, refiner: Refiner, controls_con
 
     def begin(model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, scale: float, *others: Any) -> Any:
         watch.check()
+        _refuse_others(now.texts, _texts([*cond, *(uncond or ())]))
         tap.begin(trajectory.at_sigma(float(sigma.max())), denoiser.step)
         named = [(each, tuple(Row(picture, part=part) for picture in range(len(x)))) for part, each in enumerate(cond)]
         named += [(each, tuple(Row(picture, part=None) for picture in range(len(x)))) for each in uncond or ()]
@@ -154,14 +163,14 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, refiner: Refiner, controls_con
         has_uncond = any(row.part is None for row in now.asked)
         plain = Guided(given["denoised"], given["uncond_denoised" if has_uncond else "cond_denoised"])
         p = denoiser.p
-        is_skipped = not has_uncond and not math.isclose(p.hr_cfg if p.is_hr_pass else p.cfg_scale, 1.0)
+        is_skipped = math.isclose(now.scale, 1.0) and not math.isclose(p.hr_cfg if p.is_hr_pass else p.cfg_scale, 1.0)
         guidance = ForgeGuidance(given, now.scale if has_uncond else None, is_skipped)
         blended = tap.guided(plain, guidance)
         if has_uncond and blended is not plain:
-            given["uncond_denoised"].copy_(blended.uncond)  # DDIM CFG++ steps along the unconditional noise
+            _hand_on(given, blended, now.scale)
         return blended.prediction
 
-    options = {**before, WRAPPER: unet, MODIFIERS: [*before.get(MODIFIERS, ()), begin],
+    options = {**before, WRAPPER: unet, MODIFIERS: [remember, *before.get(MODIFIERS, ()), begin],
                AFTER_CFG: [guided, *before.get(AFTER_CFG, ())]}
     with ExitStack() as stack:
         for owner, name, value in ((patcher, "model_options", options), (denoiser, "forward", denoise)):
@@ -195,6 +204,36 @@ def _evaluate_with(apply: Callable[..., Tensor], wrap: Any, others: Mapping[str,
         return output
 
     return evaluate
+
+
+def _texts(conds: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What the prompts say in each part of conditioning."""
+    parts = [each["model_conds"].get(name) for each in conds for name in TEXTS]
+    return [None if part is None else part.cond for part in parts]
+
+
+def _refuse_others(before: Sequence[Any], after: Sequence[Any]) -> None:
+    """
+    Raises:
+        OMGError: these are not the very tensors.
+    """
+    if len(before) != len(after) or not all(map(operator.is_, before, after)):
+        raise OMGError("other extensions", "one changes what the prompts say as they are drawn (Revision or "
+                                           "PhotoMaker, say), which does not reach the concepts; turn it off for "
+                                           "pictures with OMG")
+
+
+def _hand_on(given: Mapping[str, Any], blended: Guided, scale: float) -> None:
+    """What guidance is made of, for those who read it afterwards: samplers of CFG++ step along the unconditional noise,
+    MaHiRo weighs both.
+
+    Args:
+        given: what Forge hands on after guidance, changed in place.
+        scale: the picture's.
+    """
+    given["uncond_denoised"].copy_(blended.uncond)
+    if scale:
+        given["cond_denoised"].copy_(blended.uncond + (blended.prediction - blended.uncond) / scale)
 
 
 def _where(marks: Sequence[int], mark: int) -> list[int]:

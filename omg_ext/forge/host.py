@@ -21,14 +21,13 @@ from ..webui.faces import Faces
 from ..webui.neighbours import refuse_negative_weights
 from ..webui.network_files import active_files, add_hashes, file_of, refuse_unknown
 from ..webui.reach import refuse_unreachable
-from ..webui.refiner import Refiner
 from ..webui.which import KIND
 from . import control
 from .backend import backend
 from .denoiser import tapped
 from .networks import Kept as KeptNetworks
 from .networks import in_text_encoders, on_unet
-from .refiner import ForgeRefiner
+from .refiner import refiner_of
 
 UNET_NAMES = {"crossattn": "c_crossattn", "vector": "y"}
 """What Forge's models call the parts of conditioning"""
@@ -47,8 +46,7 @@ class ForgeHost(Batch):
     def __init__(self, p: Any, sample: Sample, kept: Kept, concept_prompts: Sequence[Prompts],
                  asked: request.Request):
         refuse_unreachable(shared.sd_model)
-        refiner = ForgeRefiner(p) if backend.LEAVES_MODELS_WHOLE else Refiner(p)  # which is then refused below
-        super().__init__(p, sample, kept, concept_prompts, asked, refiner)
+        super().__init__(p, sample, kept, concept_prompts, asked, refiner_of(p))
         self._refuse()
         self.tag_arguments: Collection[str] = ()
 
@@ -105,7 +103,7 @@ class ForgeHost(Batch):
         add_hashes(self._p, networks)
         warnings = [also_in_main_prompt(concept.field, network.mentioned_name) for network in networks
                     if file_of(network) in in_main_prompt]
-        warnings += [f"{concept.field}: {network.note}" for network in networks if network.note]
+        warnings += [f"{concept.field}: {note}" for network in networks for note in network.notes]
         face, of_face = self._face(concept.index)
         return EncodedConcept(on_unet(self.unet, in_unet), bool(read) or face is not None, prompts, bare, None, face,
                               [*warnings, *of_face])

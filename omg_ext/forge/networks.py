@@ -39,6 +39,7 @@ class Network:
         mentioned_name: what the tag calls it.
         unet, clip: what it does to UNet and text encoders.
         embeddings: the names of textual inversions that it brings, which Forge does not read.
+        unknown: its other keys that Forge does not know.
     """
 
     network_on_disk: Any
@@ -46,14 +47,19 @@ class Network:
     unet: Patches
     clip: Patches
     embeddings: Sequence[str] = ()
+    unknown: Sequence[str] = ()
 
     @property
-    def note(self) -> str:
-        """What the user should know; empty if nothing."""
-        named = ", ".join(self.embeddings)
-        brings = f"an embedding, {named}," if len(self.embeddings) == 1 else f"embeddings, {named},"
-        return named and (f"the LoRA {self.mentioned_name} brings {brings} which Forge does not read: its name is in "
-                          "prompts a word like others")
+    def notes(self) -> Iterator[str]:
+        """What the user should know."""
+        if self.embeddings:
+            named = ", ".join(self.embeddings)
+            brings = f"an embedding, {named}," if len(self.embeddings) == 1 else f"embeddings, {named},"
+            yield (f"the LoRA {self.mentioned_name} brings {brings} which Forge does not read: its name is in prompts "
+                   "a word like others")
+        if self.unknown:
+            yield (f"of the LoRA {self.mentioned_name} {len(self.unknown)} keys are not read, such as "
+                   f"{self.unknown[0]!r}; neither does {KIND.value} in the main prompt")
 
 
 @dataclass
@@ -94,10 +100,11 @@ def _read(model: Any, disk: Any, name: str, field: str) -> Network:
     disk.read_hash()
     objects = model.forge_objects
     embeddings = dict.fromkeys(key.split(".")[1] for key in state if key.startswith(_EMBEDDING))
-    unet, clip, left_out = backend.read(state, objects.unet.model, objects.clip.cond_stage_model)
-    network = Network(disk, name, unet, clip, [*embeddings])
-    if left_out is not None:
-        raise _not_read(disk, left_out, field)
+    unet, clip, unread = backend.read(state, objects.unet.model, objects.clip.cond_stage_model)
+    unknown = [key for key in unread.keys if not key.startswith(_EMBEDDING)]
+    network = Network(disk, name, unet, clip, [*embeddings], unknown)
+    if unread.is_all:
+        raise _not_read(disk, next(iter(unread.keys), ""), field)
     if not unet and is_for_another(shapes_of(disk), disk.metadata or {}, loaded_architecture()):
         raise wrong_architecture_of(disk, field)
     for key, patch in unet.items():
@@ -126,13 +133,13 @@ def _parameter(model: nn.Module, key: Any) -> Any:
 
 
 def _fits(patch: Any, parameter: Any) -> bool:
-    """Whether a patch changes a parameter of this shape. Quantised ones do not tell theirs, and Forge tries.
+    """Whether a patch changes a parameter of this shape. Those of four bits do not tell theirs, and Forge tries.
 
     Raises:
         RuntimeError: Forge fails on it.
         IndexError: the same.
     """
-    if hasattr(parameter, "bnb_quantized") or hasattr(parameter, "gguf_cls"):
+    if hasattr(parameter, "bnb_quantized"):
         return True
     kind, values = backend.parts(patch)
     shape = tuple(parameter.shape)
@@ -201,8 +208,7 @@ class Merged:
         """dW of a weight or bias, float32."""
         if patch is None:
             return torch.zeros_like(parameter)
-        # Forge adds to the very tensor if it has the type it computes in
-        return backend.merged(patch, self.strength, parameter.clone()) - parameter
+        return backend.merged(patch, self.strength, parameter) - parameter
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from backend.sampling.sampling_function import sampling_cleanup, sampling_prepar
 from torch import Tensor, nn
 
 from ..webui.identitynet import IdentityNets
-from .backend import Patches
+from .backend import Patches, Unread
 from .identitynets import ForgeIdentityNets
 
 
@@ -37,12 +37,12 @@ class Forge:
     def control(self, first: Any, x: Tensor, sigma: Tensor, inputs: dict[str, Any], count: int) -> dict[str, Any]:
         return {"control": first.get_control(x, sigma, inputs, count), "control_model": first}
 
-    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, str | None]:
+    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, Unread]:
         # both fill the dict they are given, and by default one that they share
         on_unet, left = load_lora(state, model_lora_keys_unet(unet, {}))
         on_clip, left = load_lora(left, model_lora_keys_clip(clip, {}))
         is_left_out = self._leaves_out(len(left), len(state)) or not (on_unet or on_clip)
-        return on_unet, on_clip, next(iter(left), "") if is_left_out else None
+        return on_unet, on_clip, Unread([*left], is_left_out)
 
     def _leaves_out(self, unknown: int, keys: int) -> bool:
         """Whether a whole file is left out, of whose keys so many are unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from backend.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from .adapters import Adapters
+from .backend import Patches, Unread
 from .of_forge import Forge, dequantised
 
 
@@ -19,6 +20,10 @@ class Neo(Adapters, Forge):
 
     READS = "Forge Neo reads LoRA, LoHa, LoKr, OFT, BOFT, GLora, full and norm networks, with DoRA, but no IA3"
     LEAVES_MODELS_WHOLE = False
+
+    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, Unread]:
+        return super().read({key.replace("lora_unet__", "lora_unet_", 1): value for key, value in state.items()}, unet,
+                            clip)
 
     def _leaves_out(self, unknown: int, keys: int) -> bool:
         return unknown > keys / 2

@@ -15,7 +15,7 @@ from modules_forge.forge_sampler import sampling_cleanup, sampling_prepare
 from torch import Tensor, nn
 
 from .adapters import Adapters
-from .backend import Patches
+from .backend import Patches, Unread
 
 
 class ReForge(Adapters):
@@ -38,10 +38,11 @@ class ReForge(Adapters):
     def control(self, first: Any, x: Tensor, sigma: Tensor, inputs: dict[str, Any], count: int) -> dict[str, Any]:
         return {"control": first.get_control(x, sigma, inputs, count, inputs["transformer_options"])}
 
-    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, str | None]:
+    def read(self, state: Mapping[str, Tensor], unet: Any, clip: Any) -> tuple[Patches, Patches, Unread]:
         on_unet, on_clip = (load_lora(convert_lora(state), keys, log_missing=False)
                             for keys in (model_lora_keys_unet(unet, {}), model_lora_keys_clip(clip, {})))
-        return on_unet, on_clip, None if on_unet or on_clip else next(iter(state), "")
+        # which of them are read it tells in its log alone
+        return on_unet, on_clip, Unread([], False) if on_unet or on_clip else Unread([*state], True)
 
     def _calculated(self, patches: Any, parameter: Tensor) -> Tensor:
         result: Tensor = calculate_weight(patches, parameter, "OMG")

@@ -1,4 +1,4 @@
-"""A refiner in Forge, which keeps one model and reads every other one from its file."""
+"""Refiners in Forges, which keep one model and read every other one from its file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from modules import sd_models, shared
 
 from ..webui.refiner import Refiner
+from ..webui.which import KIND, Kind
 from .backend import backend
 
 
@@ -38,6 +39,24 @@ class ForgeRefiner(Refiner):
         self._loaded.put_back()
         self._p.setup_conds()
         self._p.sampler.model_wrap_cfg.update_inner_model()
+
+
+class NeoRefiner(Refiner):
+    """See :class:`omg_ext.webui.refiner.Refiner`. Neo's rules are others, and it does not keep the model before."""
+
+    @property
+    def is_due(self) -> bool:
+        p = self._p
+        has_other = p.refiner_checkpoint_info not in (None, self._base)
+        # from a sigma on, or from a part of the steps on; with Hires. fix not at all
+        return has_other and bool(p.refiner_switch_at) and not getattr(p, "enable_hr", False)
+
+
+def refiner_of(p: Any) -> Refiner:
+    """A batch's, by the rules of the Forge that runs."""
+    if KIND is Kind.NEO:
+        return NeoRefiner(p)
+    return ForgeRefiner(p) if backend.LEAVES_MODELS_WHOLE else Refiner(p)
 
 
 class _Loaded:

@@ -19,7 +19,9 @@
   at that call alone, ``fault N`` another error once;
   ``rows N`` raises CUDA's error in all calls of more rows once a first pass of 8 calls is over.
 * ``skip N`` presses Skip in that call, ``skip denoiser N`` as a sampler asks for its N-th prediction, of any model;
-* in Forge, ``another family`` has the model be of none that is known, ``compiled`` its UNet be compiled;
+* in Forge, ``another family`` has the model be of none that is known, ``compiled`` its UNet be compiled, ``flow`` be
+  one of rectified flow; ``other texts`` changes what prompts say as they are drawn, as Revision does; ``weighs`` takes
+  the mean of what guidance gives and of what it was made of, as MaHiRo does;
 * ``downloads URL`` gives the detector ``transformers`` small files from there to download, and a stand-in for pip that
   refuses;
 * ``applied outside`` counts where the Lora extension rewrites a layer's weights outside that layer's forward call,
@@ -68,6 +70,8 @@ def switch(names: list[str]) -> None:
         replace_attribute(shared.sd_model, "is_sdxl", False)
     if "compiled" in active:
         replace_attribute(shared.sd_model.forge_objects.unet.model, "diffusion_model", Compiled(unet))
+    if "flow" in active:
+        replace_attribute(shared.sd_model.forge_objects.unet.model.predictor, "prediction_type", "const")
     if "hooks attention" in active:
         layer = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_q"))
         handles.append(layer.register_forward_hook(double_output))
@@ -175,6 +179,14 @@ def one_row_first(layer: Any, args: Any, kwargs: Any) -> None:
     layer.to_q(x[:1])
 
 
+def other_texts(model: Any, x: Any, sigma: Any, uncond: Any, cond: Any, *others: Any) -> Any:
+    """Half of each pooled vector."""
+    for each in cond:
+        pooled = each["model_conds"]["y"]
+        each["model_conds"]["y"] = type(pooled)(pooled.cond / 2)
+    return model, x, sigma, uncond, cond, *others
+
+
 class Doubles(scripts.Script):
     """Patches each new sampler's denoiser."""
 
@@ -192,6 +204,15 @@ class Doubles(scripts.Script):
         if "forward" in active:
             forward = denoiser.forward
             denoiser.forward = p.omg_test_forward = lambda *given, **named: 3 * torch.tanh(forward(*given, **named) / 3)
+
+        if active & {"other texts", "weighs"}:
+            objects = p.sd_model.forge_objects
+            objects.unet = objects.unet.clone()
+            if "weighs" in active:
+                objects.unet.set_model_sampler_post_cfg_function(
+                    lambda given: (given["denoised"] + given["cond_denoised"]) / 2)
+            else:
+                objects.unet.add_conditioning_modifier(other_texts)
 
     def process(self, p: Any, *args: Any) -> None:
         if "samples itself" in active:

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,10 @@ SETTINGS: dict[str, Any] = {
     "scaling_factor": 1.0,
     "VERSION_UID": "PY313",  # without which Forge Neo takes them for an old version's, and waits for Enter
 }
+UNKNOWN_TO_NEO = ("batch_cond_uncond", "pad_cond_uncond", "pad_cond_uncond_v0", "hypertile_enable_unet",
+             "hypertile_max_tile_unet", "hypertile_swap_size_unet", "refiner_switch_by_sample_steps",
+             "hires_fix_refiner_pass")
+"""Settings"""
 SCRIPTS = ("support.py", "doubles.py", "rewriters.py")
 """What runs inside the web UI, as scripts of a second extension."""
 FORGE_SCRIPTS, REFORGE_SCRIPTS = ("forge_models.py",), ("reforge_models.py",)
@@ -297,6 +301,8 @@ class WebUI:
         self._code = data_dir / "webui"
         copy_code(installation, self._code)
         told = {"OMG_TEST_FORGE": FORGE_CONFIGS} if self.is_forge else {"OMG_TEST_OPENCLIP": OPENCLIP}
+        if self.is_neo:
+            self._forget_settings(UNKNOWN_TO_NEO)
         env = clean_environment(OMG_TEST_HALF="1" if half else "",
                                 **{name: str(data_dir / configs) for name, configs in told.items()})
         with self._log.open("wb") as log:
@@ -313,6 +319,12 @@ class WebUI:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    def _forget_settings(self, names: Collection[str]) -> None:
+        """They would be there though the web UI does not know them."""
+        file = self.data_dir / "config.json"
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps({name: value for name, value in settings.items() if name not in names}))
 
     def _wait_until_ready(self) -> None:
         """Wait for what it prints last.
