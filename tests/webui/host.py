@@ -291,6 +291,7 @@ class WebUI:
         self.url = f"http://127.0.0.1:{port}"
         self.data_dir = data_dir
         self._log = data_dir / "log.txt"
+        self._checkpoint, self._others = "", dict[tuple[str, str], np.ndarray]()
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.is_forge, self.is_reforge = is_forge(installation), is_reforge(installation)
         self.is_neo = is_neo(installation)
@@ -380,6 +381,13 @@ class WebUI:
             ApiError: the web UI refused it.
         """
         return self.generate({**DEFAULTS, **payload})
+
+    def other(self, **payload: Any) -> np.ndarray:
+        """What :meth:`txt2img` draws, but drawn once a session: a picture that is only to differ from others."""
+        key = self._checkpoint, json.dumps(payload, sort_keys=True)
+        if key not in self._others:
+            self._others[key] = self.txt2img(**payload).image
+        return self._others[key]
 
     def img2img(self, picture: np.ndarray, **payload: Any) -> Result:
         """One img2img request over a picture, or several [B, H, W, 3]; what is not given comes from :data:`DEFAULTS`.
@@ -483,6 +491,7 @@ class WebUI:
             RuntimeError: the web UI went on with another, which its API does not tell; with the end of its log.
         """
         self.options(sd_model_checkpoint=name)
+        self._checkpoint = name
         loaded = self.get("/omg-tests/checkpoint")
         if loaded != name:
             raise RuntimeError(f"asked for the checkpoint {name}, {loaded} is loaded:\n{self.log()[-4000:]}")
