@@ -163,7 +163,8 @@ def tapped(patcher: Any, denoiser: Any, tap: Tap, refiner: Refiner, controls_con
         has_uncond = any(row.part is None for row in now.asked)
         plain = Guided(given["denoised"], given["uncond_denoised" if has_uncond else "cond_denoised"])
         p = denoiser.p
-        is_skipped = math.isclose(now.scale, 1.0) and not math.isclose(p.hr_cfg if p.is_hr_pass else p.cfg_scale, 1.0)
+        is_bare = not has_uncond or math.isclose(now.scale, 1.0)  # reForge keeps the scale, CFG++ the rows
+        is_skipped = is_bare and not math.isclose(p.hr_cfg if p.is_hr_pass else p.cfg_scale, 1.0)
         guidance = ForgeGuidance(given, now.scale if has_uncond else None, is_skipped)
         blended = tap.guided(plain, guidance)
         if has_uncond and blended is not plain:
