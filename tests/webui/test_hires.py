@@ -10,7 +10,7 @@ import pytest
 from tests.webui.host import ApiError, WebUI, distance
 from tests.webui.test_api import LEFT, PROMPT, assert_is_plain, concept, omg, request
 
-pytestmark = [pytest.mark.webui, pytest.mark.host]
+pytestmark = pytest.mark.webui
 
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7, "steps": 5}
 
