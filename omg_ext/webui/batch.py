@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class OpenHost(Host, Protocol):
     def refiner(self) -> Refiner: ...
 
 
-class Batch:
+class Batch(ABC):
     """What :class:`omg_ext.host.Host` asks for, as far as it lies in the processing object.
 
     Args:
@@ -155,9 +156,9 @@ class Batch:
             finally:
                 self._models_of_faces.rest()
 
+    @abstractmethod
     def _tapped(self, tap: Tap) -> AbstractContextManager[None]:
         """Within the block the host's sampling goes through the tap."""
-        raise NotImplementedError
 
     def decode(self, latents: Tensor, picture: int) -> npt.NDArray[np.uint8]:
         # as the web UI, which decodes after sampling: its autoencoder may be lifted out of half precision

@@ -278,11 +278,8 @@ def few_bits(webui: WebUI, request: pytest.FixtureRequest) -> Iterator[str]:
     load("Automatic")
 
 
-@NOT_IN_REFORGE
-@pytest.mark.parametrize("few_bits", ["float8-e4m3fn (fp16 LoRA)", "float8-e5m2 (fp16 LoRA)"], indirect=True)
-def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
-    """*everywhere is plain*: Forge adds networks of the main prompt to weights as it computes with them, and so do
-    concepts', in every way to draw them."""
+def assert_networks_are_plain(webui: WebUI) -> None:
+    """*everywhere is plain*, in the UNet, of one network of each kind and in every way to draw it."""
     without = webui.txt2img(prompt=PROMPT, **UNGUIDED).image
     for kind in ("lora", "locon", "loha", "dora", "full", "norm"):
         prompt = f"{PROMPT} <lora:sdxl-{kind}:0:1>"
@@ -290,6 +287,14 @@ def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
         assert distance(plain, without) > 1
         for way in WAYS:
             assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
+
+
+@NOT_IN_REFORGE
+@pytest.mark.parametrize("few_bits", ["float8-e4m3fn (fp16 LoRA)", "float8-e5m2 (fp16 LoRA)"], indirect=True)
+def test_concepts_on_weights_in_few_bits(webui: WebUI, few_bits: str) -> None:
+    """*everywhere is plain*: Forge adds networks of the main prompt to weights as it computes with them, and so do
+    concepts', in every way to draw them."""
+    assert_networks_are_plain(webui)
 
 
 @NOT_IN_REFORGE
@@ -322,13 +327,7 @@ def quantised(webui: WebUI, installation: Path) -> Iterator[str]:
 def test_concepts_on_gguf(webui: WebUI, quantised: str) -> None:
     """*everywhere is plain*: of layers that are not torch's, whose weights have another shape than they say. (Forge
     itself fails on a UNet of SDXL in GGUF.)"""
-    without = webui.txt2img(prompt=PROMPT, **UNGUIDED).image
-    for kind in ("lora", "locon", "loha", "dora", "full", "norm"):
-        prompt = f"{PROMPT} <lora:sdxl-{kind}:0:1>"
-        plain = webui.txt2img(prompt=prompt, **UNGUIDED).image
-        assert distance(plain, without) > 1
-        for way in WAYS:
-            assert_close(omg(webui, request(concept(prompt), predict=way), **UNGUIDED).image, plain)
+    assert_networks_are_plain(webui)
 
 
 # --- its ControlNet ---
