@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,10 +22,12 @@ from ..faces.reference import choose
 from .fields import CONCEPT_FIELDS
 from .form import handy
 from .models import models
+from .which import JS, in_the_browser
 
 CHOSEN, OTHERS = (0, 158, 115), (160, 160, 160)
 # of what is shown, in pixels
 _SIDE = 320
+HIDDEN = in_the_browser(visible=False)
 _INDEX = next(each for each in CONCEPT_FIELDS if each.name == "face_index")
 
 
@@ -32,9 +35,13 @@ def connect(photo: Any, mark: Any, index: Any, found: Any) -> None:
     """What happens as a photo is put in: the components are its slot, the field that says which photo is missing, the
     choice of a face, and the place for what is found."""
     photo.change(seen, [photo, index], [found], show_progress=False)
-    # as where a concept moves, or the gallery's buttons send it from the other tab
-    mark.change(lambda text: gr.update(visible=bool(text)), [mark], [mark], show_progress=False, queue=False)
-    photo.change(_in_its_place, [photo], [mark], show_progress=False, queue=False)
+    # as where a concept moves, or the gallery's buttons send it from the other tab; in the browser, since the server's
+    # answers to two quick changes may come in any order
+    quiet = {"show_progress": False, "queue": False}
+    seen_if_any = f"(text) => text ? {json.dumps(in_the_browser(visible=True))} : {json.dumps(HIDDEN)}"
+    replaced = f"(photo) => photo ? {json.dumps({**HIDDEN, 'value': ''})} : {json.dumps(in_the_browser())}"
+    mark.change(None, [mark], [mark], **{JS: seen_if_any}, **quiet)
+    photo.change(None, [photo], [mark], **{JS: replaced}, **quiet)
     index.change(seen, [photo, index], [found], show_progress=False)
 
 
@@ -52,11 +59,6 @@ def seen(photo: Image.Image | None, choice: Any) -> str:
     count = "1 face found." if len(faces) == 1 else f"{len(faces)} faces found; the green one counts."
     return (f'<img alt="faces" src="data:image/jpeg;base64,{_jpeg(_marked(picture, faces, chosen))}"/>'
             f"<p>{count}{html.escape(f' {doubt}' if doubt else '')}</p>")
-
-
-def _in_its_place(photo: Image.Image | None) -> Any:
-    """A photo takes the place of the missing one."""
-    return gr.update() if photo is None else missing("")
 
 
 def missing(mark: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -35,7 +36,7 @@ from .fields import (
 )
 from .form import args_from_request, request_from_args
 from .prompts import unstyled
-from .which import JS, KIND, refusal
+from .which import JS, KIND, in_the_browser, refusal
 
 __all__ = ["build", "request_from_args"]
 
@@ -172,8 +173,7 @@ def _started(each: Field, number: int, start: Start) -> Field:
             each = replace(each, options={**each.options, "visible": True})
     if each.name in ("where_text", "mask_picture") and (number, "where") in start.values:
         text, mask = _place_inputs(start.values[number, "where"])
-        shown = {name: value for name, value in (text if each.name == "where_text" else mask).items() if value
-                 and name != "__type__"}
+        shown = {name: value for name, value in (text if each.name == "where_text" else mask).items() if value}
         label, info = shown.pop("label", each.label), shown.pop("info", each.info)
         each = replace(each, label=label, info=info, options={**each.options, **shown})
     return each
@@ -217,9 +217,11 @@ def _parts(each: Field, elem_id: Callable[[str], str]) -> Components:
 def _connect(made: Components, concepts: list[Components], components: list[Component], lacking: Component) -> None:
     """What happens in the accordion as values change, whether the user or a pasted infotext changed them."""
     quiet = {"show_progress": False, "queue": False}
+    # in the browser: the server's answers to two quick changes may come in any order
+    inputs = {place.choice: [in_the_browser(**each) for each in _place_inputs(place.choice)] for place in PLACES}
     for concept in concepts:
-        concept["where"].change(_place_inputs, [concept["where"]], [concept["where_text"], concept["mask_picture"]],
-                                **quiet)
+        concept["where"].change(None, [concept["where"]], [concept["where_text"], concept["mask_picture"]],
+                                **{JS: f"(choice) => ({json.dumps(inputs)})[choice]"}, **quiet)
         face_page.connect(concept["face"], concept["face_mark"], concept["face_index"], concept[FACE_FOUND])
     made["api"].change(_spread_request(len(concepts)), [made["api"]], [*components, lacking], **quiet)
     # a request that the fields cannot show must not outlive the accordion that it came with
@@ -227,11 +229,11 @@ def _connect(made: Components, concepts: list[Components], components: list[Comp
                            show_progress=False, **{JS: "(enabled, request) => enabled ? request : ''"})
 
 
-def _place_inputs(choice: str) -> list[Any]:
-    """The text field and the mask picture that go with a choice of "which one"."""
+def _place_inputs(choice: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The properties of the text field and of the mask picture that go with a choice of "which one"."""
     place = next(place for place in PLACES if place.choice == choice)
-    return [gr.update(visible=bool(place.label), label=place.label, info=place.info, placeholder=place.hint),
-            gr.update(visible=place.kind == "mask")]
+    return ({"visible": bool(place.label), "label": place.label, "info": place.info, "placeholder": place.hint},
+            {"visible": place.kind == "mask"})
 
 
 def _spread_request(groups: int) -> Callable[[str], list[Any]]:

@@ -6,6 +6,7 @@ from enum import Enum
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 
 class Kind(Enum):
@@ -37,6 +38,11 @@ def refusal(kind: Kind) -> str:
         return ""
     return (f"OMG does not know how {kind.value} draws; use AUTOMATIC1111's web UI v1.10, Forge (its versions of "
             "2025), Forge Neo or reForge")
+
+
+def in_the_browser(**properties: Any) -> dict[str, Any]:
+    """A component's new properties as a function in the browser gives them (``gr.update`` is the server's)."""
+    return {"__type__": "update", **properties}
 
 
 KIND = look()

@@ -71,6 +71,7 @@ around,"a poster of {prompt}, in a frame",
 network,"watercolour <lora:sdxl-style:0.7>",
 """
 NOT_COPIED = ("venv", ".git", "repositories", "models", "embeddings", "extensions", "outputs", "log", "tmp", "cache")
+NEO_PROMPTS = {f"{tab}/{name}/value": "" for tab in ("txt2img", "img2img") for name in ("Prompt", "Negative Prompt")}
 DEFAULTS: dict[str, Any] = {
     "prompt": "a photo of a man and a woman", "negative_prompt": "blurry", "width": 128, "height": 128, "steps": 8,
     "seed": 7, "cfg_scale": 5.0, "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
@@ -304,6 +305,9 @@ class WebUI:
         told = {"OMG_TEST_FORGE": FORGE_CONFIGS} if self.is_forge else {"OMG_TEST_OPENCLIP": OPENCLIP}
         if self.is_neo:
             self._forget_settings(UNKNOWN_TO_NEO)
+            # as after a first start, in which its arrow skips what has no value yet
+            kept = data_dir / "ui-config.json"
+            kept.write_text(json.dumps({**NEO_PROMPTS, **(json.loads(kept.read_text()) if kept.exists() else {})}))
         env = clean_environment(OMG_TEST_HALF="1" if half else "",
                                 **{name: str(data_dir / configs) for name, configs in told.items()})
         with self._log.open("wb") as log:
