@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tests.webui.host import (
     CHECKPOINTS,
+    PAGE,
     WebUI,
     find_installation,
     forge_is_tested,
@@ -24,6 +27,8 @@ from tests.webui.host import (
 
 NO_WEBUI = ("no web UI: set OMG_WEBUI to a web UI v1.10 folder, or OMG_FORGE to a Forge's, that has its Python "
             "environment in venv/")
+
+NO_PARAMETERS = SimpleNamespace(params={})
 
 HAS_FAILED = pytest.StashKey[bool]()
 
@@ -38,6 +43,35 @@ class Hooks:
     @staticmethod
     def pytest_webui_data_dir(folder: Path, installation: Path) -> None:
         """Put more into the data folder of the session's web UI, before it starts."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--each-choice", action="store_true", help=(
+        "in a web UI each choice of a test's parameters, but not each combination of them"))
+
+
+@pytest.hookimpl(trylast=True)  # of what -k and -m leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each-choice coverage, where it was asked for: left out is what brings no choice that its test has not had."""
+    if not config.getoption("each_choice"):
+        return
+    had, kept, left_out = set[tuple[str, ...]](), list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        now = set(choices(item)) if item.get_closest_marker("webui") else set()
+        (left_out if now and now <= had else kept).append(item)
+        had |= now
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
+
+
+def choices(item: pytest.Item) -> Iterator[tuple[str, ...]]:
+    """What a test runs with, each with the test's name; arguments of one ``parametrize`` are one choice."""
+    given = dict(getattr(item, "callspec", NO_PARAMETERS).params)
+    together = [[name.strip() for name in names.split(",")] if isinstance(names, str) else names
+                for names in (mark.args[0] for mark in item.iter_markers("parametrize"))]
+    alone = [[name] for name in given if not any(name in names for names in together)]
+    for names in (*together, *alone):
+        yield (item.nodeid.partition("[")[0], *names, *(repr(given[name]) for name in names))
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -90,6 +124,7 @@ def running(installation: Path, checkpoints: Path, tmp_path_factory: pytest.Temp
     if is_forge(installation):  # whose ControlNet is a part of it, and knows the files that are there at the start
         write_controls(checkpoints, folder / "models" / "ControlNet")
     install_extension(installation, folder)
+    (folder / "ui-config.json").write_text(json.dumps(PAGE))
     pytestconfig.hook.pytest_webui_data_dir(folder=folder, installation=installation)
     with WebUI(installation, folder) as started:
         # the first switch of checkpoints changes the last bit of later pictures, with or without the extension

@@ -113,7 +113,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._running: str | None = None
+        self._running: str | None = None  # the file of the callback that is
         self._params: Any = None
         self._refusal: OMGError | None = None
 
@@ -146,8 +146,9 @@ class Watch:
 
     def blame(self, deed: str, who: str | None = None) -> None:
         """An extension (the one that is running) has done what cannot reach the concepts."""
+        who = who or extension_name(self._running or "")
         self._refusal = self._refusal or OMGError("other extensions", (
-            f"{who or self._running} {deed}, which does not reach the concepts; turn it off for pictures with OMG"))
+            f"{who} {deed}, which does not reach the concepts; turn it off for pictures with OMG"))
 
     def check(self) -> None:
         """
@@ -161,7 +162,7 @@ class Watch:
         """The callbacks; what the web UI does with one happens before the next is asked for."""
         for registered in callbacks:
             before = [tensor.clone() for tensor in _of_single_rows(category, self._params)]
-            self._running = extension_name(registered.script)
+            self._running = registered.script
             yield registered
             if not _equal(before, _of_single_rows(category, self._params)):
                 self.blame("changes the prompts or the predictions of single rows")

@@ -63,11 +63,12 @@ def load(webui: WebUI, page: Page) -> None:
 def ask_for_a_small_picture(page: Page) -> None:
     fill(page.locator("#txt2img_prompt textarea"), "a photo of a man and a woman")
     fill(page.locator("#txt2img_neg_prompt textarea"), "blurry")
-    choose(page.locator("#txt2img_sampling"), SAMPLER)
-    for name, value in SIZE.items():
-        fill(page.locator(f"#txt2img_{name} input[type=number]"), value)
-    fill(page.locator("#txt2img_cfg_scale input[type=number]"), "5")
-    fill(page.locator("#txt2img_seed input"), "7")
+    if not SAMPLER.search(page.locator("#txt2img_sampling input").input_value()):
+        choose(page.locator("#txt2img_sampling"), SAMPLER)
+    fields = {f"#txt2img_{name} input[type=number]": value for name, value in {**SIZE, "cfg_scale": "5"}.items()}
+    for field, value in {**fields, "#txt2img_seed input": "7"}.items():
+        if page.locator(field).input_value() != value:  # each that is filled in has the page rendered anew
+            fill(page.locator(field), value)
 
 
 def fill(field: Locator, value: str) -> None:

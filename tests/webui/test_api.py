@@ -434,13 +434,16 @@ def test_lora_for_sdxl_is_refused_on_sd15(webui: WebUI) -> None:
 ONE = {"concepts": [concept("a red car <lora:sdxl-lora:1>", LEFT)], "blend_start": 0.1}
 
 
+STOPPED = 32  # steps
+
+
 def stop_in(webui: WebUI, run: int, stop: Callable[[], None], data: Any = ONE, **payload: Any) -> Result:
     """Start a long request and stop it some steps into its ``run``-th sampling (0: first pass, 1: second pass)."""
     results: list[Result | Exception] = []
 
     def generate() -> None:
         try:
-            results.append(omg(webui, data, steps=60, **payload))
+            results.append(omg(webui, data, steps=STOPPED, **payload))
         except Exception as error:  # for the test's own thread
             results.append(error)
 
@@ -448,7 +451,7 @@ def stop_in(webui: WebUI, run: int, stop: Callable[[], None], data: Any = ONE, *
     thread.start()
     while thread.is_alive():
         state = webui.progress()["state"]
-        if state["job_no"] == run and state["sampling_step"] > 15:
+        if state["job_no"] == run and state["sampling_step"] > STOPPED // 4:
             stop()
             break
         time.sleep(0.02)
@@ -461,7 +464,7 @@ def stop_in(webui: WebUI, run: int, stop: Callable[[], None], data: Any = ONE, *
 @pytest.mark.parametrize("how", ["interrupt", "skip"])
 def test_stopped_first_pass_returns_what_is_there(webui: WebUI, how: str) -> None:
     started = time.monotonic()
-    full = omg(webui, ONE, steps=60)
+    full = omg(webui, ONE, steps=STOPPED)
     duration = time.monotonic() - started
     started = time.monotonic()
     result = stop_in(webui, 0, getattr(webui, how))
@@ -475,7 +478,7 @@ def test_stopped_first_pass_returns_what_is_there(webui: WebUI, how: str) -> Non
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("how", ["interrupt", "skip"])
 def test_stopped_second_pass_returns_the_first_picture_and_says_so(webui: WebUI, how: str, strict: bool) -> None:
-    plain = webui.txt2img(steps=60)
+    plain = webui.txt2img(steps=STOPPED)
     result = stop_in(webui, 1, getattr(webui, how), {**ONE, "strict": strict})
     image, = result.images
     np.testing.assert_array_equal(image, plain.image)
@@ -497,7 +500,7 @@ def test_picture_skipped_in_its_second_pass_is_upscaled_as_it_was(webui: WebUI) 
 
 def test_interrupt_after_current_finishes_both_passes(webui: WebUI) -> None:
     """Wherever in the first of three pictures it is asked for: its second pass is part of it."""
-    expected = omg(webui, ONE, steps=60)
+    expected = omg(webui, ONE, steps=STOPPED)
     for run in (0, 1):
         result = stop_in(webui, run, webui.stop_after_current, n_iter=3)
         image, = result.images
@@ -506,7 +509,7 @@ def test_interrupt_after_current_finishes_both_passes(webui: WebUI) -> None:
 
 
 def test_skipped_picture_is_followed_by_the_next(webui: WebUI) -> None:
-    expected = omg(webui, ONE, steps=60, seed=DEFAULTS["seed"] + 1)
+    expected = omg(webui, ONE, steps=STOPPED, seed=DEFAULTS["seed"] + 1)
     result = stop_in(webui, 0, webui.skip, n_iter=2)
     assert len(result.images) == 2
     np.testing.assert_array_equal(result.images[1], expected.image)

@@ -88,11 +88,14 @@ def embedding(webui: WebUI) -> Iterator[str]:
 
 # --- *joint everywhere is separate*, *everywhere is plain* ---
 
-@pytest.mark.parametrize("network", [f"{name}-{kind}" for name in ("sdxl", "sd15") for kind in kinds_for(name)])
-def test_every_network(webui: WebUI, network: str) -> None:
+@pytest.mark.parametrize("kind", kinds_for("sdxl"))
+@pytest.mark.parametrize("name", ["sdxl", "sd15"])
+def test_every_network(webui: WebUI, name: str, kind: str) -> None:
     """And *row-wise is merged*: guided, it acts on a concept's unconditional rows, too, which one way alone has."""
-    webui.set_checkpoint(f"tiny-{network.partition('-')[0]}")
-    prompt = f"{PROMPT} <lora:{network}:1>"
+    if kind not in kinds_for(name):
+        pytest.skip("of SDXL alone")
+    webui.set_checkpoint(f"tiny-{name}")
+    prompt = f"{PROMPT} <lora:{name}-{kind}:1>"
     plain = webui.txt2img(prompt=prompt, **UNGUIDED)
     assert plain.comments == []  # the web UI says here what it could not load
     assert distance(plain.image, webui.other(prompt=PROMPT, **UNGUIDED)) > 2
