@@ -24,6 +24,8 @@ PLACES = ("0, 0, 0.5, 1", "0.5, 0, 1, 1")
 SIZE = {"steps": "6", "width": "128", "height": "128"}
 SAMPLER = re.compile(r"DPM\+\+ 2M\s*$")  # Forge begins with another
 
+expect.set_options(timeout=15 * SECONDS)  # a busy machine's page takes its time
+
 
 @contextmanager
 def browsing(running: WebUI) -> Iterator[Page]:
