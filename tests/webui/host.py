@@ -76,9 +76,9 @@ DEFAULTS: dict[str, Any] = {
     "prompt": "a photo of a man and a woman", "negative_prompt": "blurry", "width": 128, "height": 128, "steps": 8,
     "seed": 7, "cfg_scale": 5.0, "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
 }
-PAGE = {"customscript/sampler.py/txt2img/Sampling steps/value": 6, "txt2img/Width/value": 128,
-        "txt2img/Height/value": 128, "txt2img/CFG Scale/value": 5.0, "customscript/seed.py/txt2img/Seed/value": 7}
-"""A small picture, as a page may begin with: to fill it in takes seconds."""
+PAGE = {"txt2img/Width/value": 128, "txt2img/Height/value": 128, "txt2img/CFG Scale/value": 5.0,
+        "customscript/seed.py/txt2img/Seed/value": 7}
+"""A small picture, as a page may begin with: to fill it in takes seconds. (Few steps would have a note shown.)"""
 
 
 class ApiError(Exception):
