@@ -23,7 +23,7 @@ from .frame import Frame
 Pixels = npt.NDArray[np.uint8]
 
 # by their titles: scripts of the tab that have the picture drawn in tiles
-TILING = ("SD upscale", "Ultimate SD upscale")
+TILING = ("sd upscale", "ultimate sd upscale")
 
 
 def is_given(p: Any) -> bool:
@@ -95,7 +95,7 @@ def _refuse(p: Any) -> None:
                                      "(InstructPix2Pix), which leaves no place for concepts; load another checkpoint")
     chosen = p.script_args[0] if p.scripts is not None and p.scripts.selectable_scripts and p.script_args else 0
     title = p.scripts.selectable_scripts[chosen - 1].title() if isinstance(chosen, int) and chosen > 0 else ""
-    if title in TILING:
+    if title.lower() in TILING:  # Neo writes them with capitals
         raise OMGError("script", f"{title} draws a picture in tiles, and concepts have their places in the whole; turn "
                                  "OMG off for it, or draw the whole picture at once, without the script")
 

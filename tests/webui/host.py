@@ -430,8 +430,8 @@ class WebUI:
         return Result(pictures, json.loads(answer["info"]), self.get("/omg-tests/comments"))
 
     def _in_neo(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Without the settings that it lacks; nor does it have an upscaler of latents."""
-        changed = {**payload, **({"hr_upscaler": "None"} if payload.get("hr_upscaler") == "Latent" else {})}
+        """Without the settings that it lacks; nor does it have an upscaler but those that need a file, and none."""
+        changed = {**payload, **({"hr_upscaler": "None"} if "hr_upscaler" in payload else {})}
         if "override_settings" in payload:
             known = self.options()
             changed["override_settings"] = {name: value for name, value in payload["override_settings"].items()

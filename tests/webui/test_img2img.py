@@ -325,8 +325,8 @@ def test_loopback_draws_the_concepts_in_each_loop(webui: WebUI) -> None:
 
 
 def test_scripts_that_draw_tiles_are_refused(webui: WebUI) -> None:
-    args = ["", 16, 0, 1.5]
-    with pytest.raises(ApiError, match="SD upscale draws a picture in tiles") as refused:
+    args = [16, 0, 1.5, False] if webui.is_neo else ["", 16, 0, 1.5]
+    with pytest.raises(ApiError, match=r"(?i)SD upscale draws a picture in tiles") as refused:
         over(webui, request(concept("a red car")), script_name="SD upscale", script_args=args)
     assert refused.value.status == 422
     assert over(webui, {"enabled": False, **request(concept("a red car"))}, script_name="SD upscale",
