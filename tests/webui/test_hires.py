@@ -49,7 +49,9 @@ def test_hires_checkpoint_that_the_networks_fit(webui: WebUI) -> None:
 
 def test_hires_checkpoint_that_the_networks_do_not_fit(webui: WebUI) -> None:
     """Both passes are paid for by then: the picture is upscaled without the concepts, and that is said."""
-    options = {**HIRES, "hr_upscaler": "Nearest", "hr_checkpoint_name": "tiny-sd15"}
+    # Neo takes what another hires checkpoint has made of the same prompts
+    options = {**HIRES, "hr_upscaler": "Nearest", "hr_checkpoint_name": "tiny-sd15", "prompt": "a man beside a woman",
+               "negative_prompt": "dark"}
     result = omg(webui, request(concept(f"{PROMPT} <lora:sdxl-lora:1>", LEFT)), **options)
     assert any("was upscaled without them" in comment for comment in result.comments)
     assert result.image.shape == (192, 192, 3)
