@@ -10,10 +10,8 @@ with how often samplers have asked for a prediction. ``POST /omg-tests/seeds`` m
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -108,10 +106,8 @@ def parts() -> list[torch.nn.Module]:
 
 
 def tensors() -> dict[str, int]:
-    """Live tensors of the whole process: their number and bytes. What is free is given back to the system."""
+    """Live tensors of the whole process: their number and bytes."""
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
     found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
     return {"number": len(found), "bytes": sum(tensor.nbytes for tensor in found if tensor.device.type != "meta")}
 

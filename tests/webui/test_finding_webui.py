@@ -77,7 +77,7 @@ def test_words_between(webui: WebUI) -> None:
 def test_edited_prompt_is_read_as_at_its_step(webui: WebUI, phrase: str, edited: str, plain: str, steps: int) -> None:
     for detector in ("attention", "contrast"):
         found, wanted = (place(webui, phrase, prompt, detector, steps=steps) for prompt in (edited, plain))
-        assert (found != wanted).mean() < 0.001  # Neo's encoder rounds another way
+        assert (found != wanted).mean() <= (0.001 if webui.is_neo else 0)  # whose encoder rounds them in two ways
 
 
 @pytest.mark.parametrize("prompt", ["a [man:woman:0.5] in a park", "a [woman:man:0.5] in a park", "[man|woman], park",

@@ -129,7 +129,6 @@ class Soak:
         """*off is off*, *nothing remains*."""
         self.webui.doubles()
         np.testing.assert_array_equal(self._look(), self._plain)
-        self.webui.tensors()  # without what allocators keep for later
         self.memory.append(self._process().memory_info().rss)
 
     def end(self) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.webui.host import DEFAULTS, ApiError, Result, WebUI, distance
-from tests.webui.networks import kinds_for
+from tests.webui.networks import SDXL_ONLY, kinds_for
 from tests.webui.test_api import (
     EVERYWHERE,
     LEFT,
@@ -88,14 +88,22 @@ def embedding(webui: WebUI) -> Iterator[str]:
 
 # --- *joint everywhere is separate*, *everywhere is plain* ---
 
-@pytest.mark.parametrize("kind", kinds_for("sdxl"))
+@pytest.mark.parametrize("kind", kinds_for("sd15"))
 @pytest.mark.parametrize("name", ["sdxl", "sd15"])
 def test_every_network(webui: WebUI, name: str, kind: str) -> None:
-    """And *row-wise is merged*: guided, it acts on a concept's unconditional rows, too, which one way alone has."""
-    if kind not in kinds_for(name):
-        pytest.skip("of SDXL alone")
     webui.set_checkpoint(f"tiny-{name}")
-    prompt = f"{PROMPT} <lora:{name}-{kind}:1>"
+    assert_is_plain_in_every_way(webui, f"{name}-{kind}")
+
+
+@pytest.mark.not_in_forge("it does not read them")
+@pytest.mark.parametrize("kind", SDXL_ONLY)
+def test_networks_of_sdxl_alone(webui: WebUI, kind: str) -> None:
+    assert_is_plain_in_every_way(webui, f"sdxl-{kind}")
+
+
+def assert_is_plain_in_every_way(webui: WebUI, network: str) -> None:
+    """And *row-wise is merged*: guided, it acts on a concept's unconditional rows, too, which one way alone has."""
+    prompt = f"{PROMPT} <lora:{network}:1>"
     plain = webui.txt2img(prompt=prompt, **UNGUIDED)
     assert plain.comments == []  # the web UI says here what it could not load
     assert distance(plain.image, webui.other(prompt=PROMPT, **UNGUIDED)) > 2
